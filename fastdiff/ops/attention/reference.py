@@ -1,0 +1,41 @@
+"""attention in plain PyTorch: the specification, the fallback and the baseline. Any dtype and layout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _compute_dtype(q: Tensor) -> torch.dtype:
+    return torch.float64 if q.dtype == torch.float64 else torch.float32
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """-> out [B, H, T, D] like q, lse [B, H, T] = log sum exp of the scaled scores, in float32 or float64."""
+    dtype = _compute_dtype(q)
+    scores = (q.to(dtype) * scale) @ k.to(dtype).transpose(-1, -2)  # [B, H, T, S]
+    lse = torch.logsumexp(scores, dim=-1)
+    out = torch.exp(scores - lse[..., None]) @ v.to(dtype)
+    return torch.empty_like(q).copy_(out), lse
+
+
+def attention_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """-> dq, dk, dv like q, k, v.
+
+    With p = exp(scale * q k^T - lse):
+        dv = p^T do,  dp = do v^T,  ds = p * (dp - rowsum(do * out)),  dq = scale * ds k,  dk = scale * ds^T q
+    """
+    dtype = _compute_dtype(q)
+    q_, k_, v_, do, o = (a.to(dtype) for a in (q, k, v, grad, out))
+    p = torch.exp((q_ * scale) @ k_.transpose(-1, -2) - lse[..., None])  # [B, H, T, S]
+    dv = p.transpose(-1, -2) @ do
+    ds = p * (do @ v_.transpose(-1, -2) - (do * o).sum(-1, keepdim=True))
+    dq = scale * (ds @ k_)
+    dk = scale * (ds.transpose(-1, -2) @ q_)
+    return (
+        torch.empty_like(q).copy_(dq),
+        torch.empty_like(k).copy_(dk),
+        torch.empty_like(v).copy_(dv),
+    )

@@ -1,0 +1,143 @@
+"""Group normalisation, optional adaptive scale and shift, and SiLU in one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdiff.backend import Backend
+from fastdiff.errors import FastdiffError
+from fastdiff.ops._op import FusedOp
+from fastdiff.ops.group_norm_silu import reference
+
+
+def group_norm_silu(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    eps: float = 1e-5,
+    silu: bool = True,
+) -> Tensor:
+    r"""SiLU of a group normalisation, with AdaGN's scale and shift.
+
+    .. math::
+        h = \Big(\frac{x - \mu_{ng}}{\sqrt{\sigma^2_{ng} + \epsilon}} \gamma_c + \beta_c\Big)
+            (1 + \mathrm{scale}_{nc}) + \mathrm{shift}_{nc}, \qquad y = h \cdot \mathrm{sigmoid}(h)
+
+    Statistics and arithmetic are float32 (float64 for float64 input); only the result is rounded to x's dtype.
+
+    Args:
+        x: [N, C, *], float32, bfloat16, float16 or float64; contiguous or channels_last, kept as it comes.
+        num_groups: G, a divisor of C.
+        weight, bias: gamma, beta [C], or None for 1 and 0; float32 or x's dtype.
+        scale, shift: [N, C] (trailing dimensions of size 1 allowed), or None for 0; float32 or x's dtype.
+        eps: added to the variance.
+        silu: False leaves the activation out.
+
+    Returns:
+        y, with x's shape, dtype and layout.
+
+    Raises:
+        FastdiffError: shapes, dtypes or devices that do not fit together.
+
+    Source: GroupNorm, Wu & He 2018, eq. 1-3; AdaGN, Dhariwal & Nichol 2021, section 3; SiLU, Elfwing et al. 2017.
+    """
+    _check(x, num_groups, weight, bias, scale, shift)
+    if scale is not None and scale.dim() > 2:
+        scale = scale.flatten(1)
+    if shift is not None and shift.dim() > 2:
+        shift = shift.flatten(1)
+    return forward_op(x, num_groups, weight, bias, scale, shift, eps, silu)[0]
+
+
+def _check(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+) -> None:
+    if x.dim() < 2 or not x.is_floating_point():
+        raise FastdiffError(
+            f"group_norm_silu: x must be a floating-point tensor [N, C, *], got {x.dtype} {list(x.shape)}"
+        )
+    n, c = x.shape[0], x.shape[1]
+    if num_groups < 1 or c % num_groups:
+        raise FastdiffError(f"group_norm_silu: num_groups={num_groups} does not divide the {c} channels of x")
+    for name, p, shape in (
+        ("weight", weight, (c,)),
+        ("bias", bias, (c,)),
+        ("scale", scale, (n, c)),
+        ("shift", shift, (n, c)),
+    ):
+        if p is None:
+            continue
+        rank = len(shape)
+        if p.shape[:rank] != shape or p.numel() != (c if rank == 1 else n * c):
+            raise FastdiffError(f"group_norm_silu: {name} must have shape {list(shape)}, got {list(p.shape)}")
+        if p.device != x.device:
+            raise FastdiffError(f"group_norm_silu: {name} is on {p.device}, x is on {x.device}")
+        if p.dtype != x.dtype and p.dtype != torch.float32:
+            raise FastdiffError(f"group_norm_silu: {name} must be float32 or {x.dtype} like x, got {p.dtype}")
+
+
+def _stats_like(x: Tensor, *shape: Any) -> Tensor:
+    return x.new_empty(shape, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def _fake_forward(x, num_groups, weight, bias, scale, shift, eps, silu):
+    n = x.shape[0]
+    return torch.empty_like(x), _stats_like(x, n, num_groups), _stats_like(x, n, num_groups)
+
+
+def _fake_backward(grad, x, mean, rstd, num_groups, weight, bias, scale, shift, silu):
+    n, c = x.shape[:2]
+    per_image = (_stats_like(x, n, c), _stats_like(x, n, c))
+    return torch.empty_like(x), _stats_like(x, c), _stats_like(x, c), *per_image
+
+
+forward_op = FusedOp(
+    "group_norm_silu",
+    "(Tensor x, int num_groups, Tensor? weight, Tensor? bias, Tensor? scale, Tensor? shift, float eps, bool silu)"
+    " -> (Tensor y, Tensor mean, Tensor rstd)",
+    reference=reference.group_norm_silu,
+    fake=_fake_forward,
+    package=__name__,
+    backends=(),
+)
+
+backward_op = FusedOp(
+    "group_norm_silu_backward",
+    "(Tensor grad, Tensor x, Tensor mean, Tensor rstd, int num_groups, Tensor? weight, Tensor? bias,"
+    " Tensor? scale, Tensor? shift, bool silu)"
+    " -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dscale, Tensor dshift)",
+    reference=reference.group_norm_silu_backward,
+    fake=_fake_backward,
+    package=__name__,
+    backends=(),
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, ctx.num_groups, weight, bias, scale, shift, _, ctx.silu = inputs
+    ctx.save_for_backward(x, output[1], output[2], weight, bias, scale, shift)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 8
+    x, mean, rstd, *affine = ctx.saved_tensors
+    dx, *daffine = backward_op(grad, x, mean, rstd, ctx.num_groups, *affine, ctx.silu)
+    cast = (None if p is None else g.to(p.dtype) for p, g in zip(affine, daffine, strict=True))
+    return (dx, None, *cast, None, None)
+
+
+forward_op.register_autograd(_backward, _setup_context)

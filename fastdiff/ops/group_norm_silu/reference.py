@@ -1,0 +1,103 @@
+"""group_norm_silu in plain PyTorch: the specification, the fallback and the baseline. Any dtype and layout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _per_channel(p: Tensor | None, x: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """[C] or [N, C] -> [1 or N, C, 1, ..., 1] in the computing precision."""
+    if p is None:
+        return None
+    p = p.to(dtype) if p.dim() == 2 else p.to(dtype)[None]
+    return p.reshape(*p.shape, *[1] * (x.dim() - 2))
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _affine(
+    norm: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+) -> Tensor:
+    """(norm * weight + bias) * (1 + scale) + shift, all broadcastable."""
+    h = norm if weight is None else norm * weight
+    h = h if bias is None else h + bias
+    h = h if scale is None else h * (1 + scale)
+    return h if shift is None else h + shift
+
+
+def group_norm_silu(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """-> y like x, mean [N, G], rstd [N, G] (float32; float64 for float64 input)."""
+    dtype = _compute_dtype(x)
+    n = x.shape[0]
+    if x.numel() == 0:
+        stats = x.new_zeros(n, num_groups, dtype=dtype)
+        return torch.empty_like(x), stats, stats.clone()
+    groups = x.to(dtype).reshape(n, num_groups, -1)  # [N, G, C/G * HW]
+    var, mean = torch.var_mean(groups, dim=2, correction=0)
+    rstd = torch.rsqrt(var + eps)
+    norm = ((groups - mean[..., None]) * rstd[..., None]).reshape(x.shape)
+    h = _affine(norm, *(_per_channel(p, x, dtype) for p in (weight, bias, scale, shift)))
+    y = h * torch.sigmoid(h) if silu else h
+    return torch.empty_like(x).copy_(y), mean, rstd
+
+
+def group_norm_silu_backward(
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """-> dx like x, and in the computing precision dweight [C], dbias [C], dscale [N, C], dshift [N, C].
+
+    With norm = (x - mean) * rstd, u = norm * weight + bias, h = u * (1 + scale) + shift, y = silu(h):
+        dh = dy * sigmoid(h) * (1 + h * (1 - sigmoid(h)))
+        dshift = sum dh,  dscale = sum dh * u,  dbias = sum dh * (1 + scale),  dweight = sum dh * (1 + scale) * norm
+        dnorm = dh * (1 + scale) * weight
+        dx = rstd * (dnorm - mean_group(dnorm) - norm * mean_group(dnorm * norm))
+    """
+    dtype = _compute_dtype(x)
+    n, c = x.shape[:2]
+    spatial = tuple(range(2, x.dim()))
+    w, b, s, t = (_per_channel(p, x, dtype) for p in (weight, bias, scale, shift))
+    groups = x.to(dtype).reshape(n, num_groups, -1)
+    norm = ((groups - mean[..., None]) * rstd[..., None]).reshape(x.shape)
+    u = _affine(norm, w, b, None, None)
+    dh = grad.to(dtype)
+    if silu:
+        h = _affine(u, None, None, s, t)
+        sig = torch.sigmoid(h)
+        dh = dh * sig * (1 + h * (1 - sig))
+    dshift = dh.sum(dim=spatial).reshape(n, c)
+    dscale = (dh * u).sum(dim=spatial).reshape(n, c)
+    du = dh if s is None else dh * (1 + s)
+    dbias = du.sum(dim=(0, *spatial))
+    dweight = (du * norm).sum(dim=(0, *spatial))
+    dnorm = (du if w is None else du * w).reshape(n, num_groups, -1)
+    grouped = norm.reshape(n, num_groups, -1)
+    if x.numel() == 0:
+        return torch.empty_like(x), dweight, dbias, dscale, dshift
+    inner = dnorm - dnorm.mean(2, keepdim=True) - grouped * (dnorm * grouped).mean(2, keepdim=True)
+    dx = (rstd[..., None] * inner).reshape(x.shape)
+    return torch.empty_like(x).copy_(dx), dweight, dbias, dscale, dshift
