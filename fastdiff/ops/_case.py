@@ -1,0 +1,30 @@
+"""Named inputs of an op: what the test module, the benchmark module and ``fastdiff info`` iterate over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Case:
+    """One readable situation an op must get right, and how to judge it.
+
+    ``fused`` and ``eager`` take the same keyword arguments and return a tensor or a tuple of tensors. ``eager``
+    is what a user would write today, in plain PyTorch; run on float64 inputs it is the truth. ``inputs`` builds
+    the arguments, the same for every call; every floating-point tensor among them has the given dtype, except
+    where the op itself wants another (tables, for one).
+    """
+
+    name: str  # e.g. "channels_last-odd"; the test id is "<op>-<backend>-<dtype>-<name>"
+    op: str
+    fused: Callable[..., Any]
+    eager: Callable[..., Any]
+    inputs: Callable[[torch.dtype, str], dict[str, Any]]
+    differentiable: tuple[str, ...] = ()  # arguments whose gradients are compared
+    elements: int = 0  # tensor elements that the forward must read and write at least
+    flops: int = 0
+    benchmark: bool = False  # also a row of the benchmark

@@ -1,0 +1,105 @@
+"""Every op, on every backend and dtype it has, over all of its cases: values, gradients, layout, tracing.
+
+Truth is eager PyTorch in float64 on the same (already rounded) inputs. A kernel's error against it may be at
+most twice that of eager PyTorch in the kernel's own dtype, plus a floor of a few units in the last place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastdiff.backend import Backend, unavailable, use_backend
+from fastdiff.ops._case import Case
+from fastdiff.ops._op import OPS
+from fastdiff.ops.cases import CASES
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "f64": torch.float64}
+DEVICES = {Backend.REFERENCE: "cpu", Backend.CPU: "cpu", Backend.TRITON: "cuda", Backend.CUDA: "cuda"}
+
+
+def _runs(case: Case, backend: Backend, dtype: torch.dtype) -> bool:
+    if backend is Backend.REFERENCE:
+        return True
+    return dtype is not torch.float64 and OPS[case.op].why_not(backend) is None
+
+
+PARAMETERS = [
+    pytest.param(case, backend, dtype, id=f"{case.op}-{backend.value}-{short}-{case.name}")
+    for case in CASES
+    for backend in Backend
+    for short, dtype in DTYPES.items()
+    if _runs(case, backend, dtype)
+]
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _leaves(kwargs: dict[str, Any], case: Case) -> dict[str, Any]:
+    return {k: v.detach().requires_grad_() if k in case.differentiable else v for k, v in kwargs.items()}
+
+
+def _run(function: Any, case: Case, kwargs: dict[str, Any]) -> list[Tensor]:
+    """Outputs, then gradients of a fixed weighting of the first output."""
+    kwargs = _leaves(kwargs, case)
+    outputs = function(**kwargs)
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    result = [o.detach() for o in outputs]
+    if case.differentiable and outputs[0].numel():
+        weighting = torch.randn(outputs[0].shape, generator=torch.Generator().manual_seed(1))
+        weighting = weighting.to(outputs[0])
+        result += torch.autograd.grad(outputs[0], [kwargs[k] for k in case.differentiable], weighting)
+    return result
+
+
+def _errors(got: list[Tensor], truth: list[Tensor]) -> list[float]:
+    return [
+        float((g.double() - t.double()).abs().max()) if t.numel() else 0.0
+        for g, t in zip(got, truth, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("case", "backend", "dtype"), PARAMETERS)
+def test_values_and_gradients(case: Case, backend: Backend, dtype: torch.dtype) -> None:
+    kwargs = case.inputs(dtype, DEVICES[backend])
+    truth = _run(case.eager, case, {k: _cast(v, torch.float64) for k, v in kwargs.items()})
+    eager = _run(case.eager, case, kwargs)
+    with use_backend(backend):
+        got = _run(case.fused, case, kwargs)
+    floor = 8 * torch.finfo(dtype).eps if dtype in (torch.float32, torch.float64) else torch.finfo(dtype).eps
+    for i, (error, bound, t) in enumerate(zip(_errors(got, truth), _errors(eager, truth), truth, strict=True)):
+        size = max(1.0, float(t.abs().max()) if t.numel() else 0.0)
+        assert error <= 2 * bound + floor * size, f"result {i}: error {error:.3g}, eager's {bound:.3g}"
+    first = next(v for v in kwargs.values() if isinstance(v, Tensor))
+    assert got[0].dtype == first.dtype
+    assert got[0].stride() == torch.empty_like(first).stride()
+
+
+@pytest.mark.parametrize(
+    ("case", "backend"),
+    [
+        pytest.param(c, b, id=f"{c.op}-{b.value}-{c.name}")
+        for c in CASES
+        for b in (Backend.REFERENCE, Backend.CPU)
+        if OPS[c.op].why_not(b) is None
+    ],
+)
+def test_traces_into_one_graph(case: Case, backend: Backend) -> None:
+    kwargs = case.inputs(torch.float32, "cpu")
+    with use_backend(backend):
+        plain = _run(case.fused, case, kwargs)
+        torch._dynamo.reset()
+        compiled = torch.compile(case.fused, fullgraph=True, backend="aot_eager", dynamic=False)
+        traced = _run(compiled, case, kwargs)
+    for a, b in zip(plain, traced, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def test_cpu_backend_is_built() -> None:
+    """In this suite the compiled library is not optional."""
+    assert unavailable(Backend.CPU) is None
