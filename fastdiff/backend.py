@@ -16,8 +16,13 @@ logger = logging.getLogger("fastdiff")
 
 
 class Backend(enum.Enum):
-    """One way to run an op. Every op has ``REFERENCE``: plain PyTorch, any device, any dtype."""
+    """One way to run an op. Every op has ``REFERENCE``: plain PyTorch, any device, any dtype.
 
+    ``EAGER`` is not an implementation to prefer but the baseline to beat: the public functions then make the
+    PyTorch calls that a user would write today, visible to autograd and to the compiler.
+    """
+
+    EAGER = "eager"
     REFERENCE = "reference"
     CPU = "cpu"
     TRITON = "triton"
@@ -38,6 +43,11 @@ _logged: set[tuple[str, Backend, str]] = set()
 def forced() -> Backend | None:
     """The backend set by :func:`use_backend`, or None."""
     return _forced
+
+
+def is_eager() -> bool:
+    """True inside ``use_backend("eager")``."""
+    return _forced is Backend.EAGER
 
 
 @contextlib.contextmanager

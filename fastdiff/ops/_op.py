@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastdiff.backend import Backend, candidates, forced, log_once, unavailable
+from fastdiff.backend import Backend, candidates, forced, is_eager, log_once, unavailable
 from fastdiff.errors import FastdiffError
 
 _LIBRARY = torch.library.Library("fastdiff", "DEF")
@@ -87,7 +87,7 @@ class FusedOp:
 
     def _dispatch(self, *args: Any) -> Any:
         device = next(a for a in args if isinstance(a, torch.Tensor)).device.type
-        wanted = forced()
+        wanted = None if is_eager() else forced()  # an op without an eager form runs as usual
         for backend in (wanted,) if wanted else candidates(device):
             if backend is Backend.REFERENCE:
                 break
