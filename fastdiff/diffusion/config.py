@@ -12,7 +12,7 @@ Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """A diffusion process q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I) and what the model predicts of it.
+    """A process q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I), and what the model predicts of it.
 
     Raises FastdiffError for a name that is not one of the field's choices or for steps < 1.
     """

@@ -1,0 +1,78 @@
+"""Training losses of a denoiser."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fastdiff.diffusion.gaussian import GaussianDiffusion, Model
+from fastdiff.diffusion.likelihood import bound_term, mean_flat
+from fastdiff.errors import FastdiffError
+
+Loss = Literal["mse", "rescaled_mse", "hybrid", "rescaled_hybrid", "kl", "rescaled_kl"]
+
+
+def training_losses(
+    diffusion: GaussianDiffusion,
+    model: Model,
+    x0: Tensor,
+    t: Tensor,
+    *,
+    noise: Tensor,
+    loss: Loss = "mse",
+    **cond: Any,
+) -> dict[str, Tensor]:
+    """Losses of one batch, per sample.
+
+    With mse = mean((target - prediction)^2) and vb = one term of the bound in bits per dimension:
+
+    =============== ================================================================================
+    mse             mse; + vb if the variance is learned
+    rescaled_mse    mse; + T/1000 vb if the variance is learned (ADM's released models)
+    hybrid          mse + vb; the variance must be learned
+    rescaled_hybrid mse + T/1000 vb = L_simple + 0.001 L_vlb (IDDPM equation 16); it must be learned
+    kl              vb alone
+    rescaled_kl     T vb: an unbiased estimate of the whole bound
+    =============== ================================================================================
+
+    Beside an mse, vb trains only the variance: the mean it sees is detached (IDDPM, section 3.1).
+
+    Args:
+        model: called once, as ``model(x_t, diffusion.model_time(t), **cond)``.
+        x0: [N,C,*] data in [-1, 1]. t: [N] int64 steps. noise: like x0.
+
+    Returns:
+        ``loss`` [N], and its parts ``mse`` and ``vb`` [N] where they are used.
+
+    Raises:
+        FastdiffError: unknown loss, a hybrid loss without learned variance, wrong shapes.
+    """
+    _check(diffusion, x0, noise, loss)
+    x_t = diffusion.q_sample(x0, t, noise)
+    output = model(x_t, diffusion.model_time(t), **cond)
+    if loss in ("kl", "rescaled_kl"):
+        vb = bound_term(diffusion, output, x0, x_t, t, clip=False).bits
+        return {"loss": vb * diffusion.steps if loss == "rescaled_kl" else vb, "vb": vb}
+
+    prediction, variance = diffusion.split(output, x_t)
+    mse = mean_flat((diffusion.target(x0, t, noise) - prediction) ** 2)
+    if variance is None:
+        return {"loss": mse, "mse": mse}
+    frozen = torch.cat([prediction.detach(), variance], dim=1)
+    vb = bound_term(diffusion, frozen, x0, x_t, t, clip=False).bits
+    weight = diffusion.steps / 1000 if loss.startswith("rescaled") else 1.0
+    return {"loss": mse + weight * vb, "mse": mse, "vb": vb}
+
+
+def _check(diffusion: GaussianDiffusion, x0: Tensor, noise: Tensor, loss: str) -> None:
+    if loss not in get_args(Loss):
+        raise FastdiffError(f"unknown loss {loss!r}; known: {', '.join(get_args(Loss))}")
+    if "hybrid" in loss and not diffusion.config.learns_variance:
+        raise FastdiffError(
+            f"loss {loss!r} trains a learned variance, but the diffusion's variance is "
+            f"{diffusion.config.variance!r}; use 'mse' or 'kl', or variance 'learned_range'"
+        )
+    if noise.shape != x0.shape:
+        raise FastdiffError(f"noise must have the shape of x0 {list(x0.shape)}, got {list(noise.shape)}")

@@ -1,0 +1,267 @@
+"""Sampling as a user calls it: ``sample``, ``sample_batches``, ``encode`` and the reusable ``Sampler``."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fastdiff.diffusion.config import DiffusionConfig
+from fastdiff.diffusion.gaussian import GaussianDiffusion, Model
+from fastdiff.errors import FastdiffError
+from fastdiff.sampling.levels import Spacing
+from fastdiff.sampling.loop import run
+from fastdiff.sampling.plan import Plan
+from fastdiff.sampling.request import Classes, Request, make_request
+from fastdiff.sampling.samplers import encoding_plan, sampling_plan
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """A model and how to sample it, checked and planned once, for repeated use.
+
+        sampler = Sampler(model, sampler="dpmpp", steps=20)
+        images = sampler(16, classes=3, seed=7)      # [16,C,H,W] float32 in [-1, 1]
+
+    Raises:
+        FastdiffError: any option that is unknown or does not fit the model.
+    """
+
+    model: (
+        Model  # model(x, t, **cond) -> [N,C,*], or [N,2C,*] with learned variance; a module or any callable
+    )
+    shape: Sequence[int] | None = None  # (C, H, W) of one sample; None = from model.config
+    sampler: str = "ddim"  # "ancestral", "ddim", "euler", "heun" (two calls a step), "dpmpp"
+    steps: int | str = 50  # a count, "ddim50", or counts per section: "90,60,60,20,20"
+    spacing: Spacing | None = None  # "uniform" timesteps, "karras", "logsnr"; None = the sampler's own
+    eta: float = 0.0  # noise of "ddim": 0 = none, 1 = as much as ancestral
+    guidance_scale: float | None = None  # w of uncond + w (cond - uncond); None = no guidance
+    clip: bool = True  # clamp each estimate of x_0 to [-1, 1]
+    batch_size: int | None = None  # samples at a time; None = all
+    diffusion: DiffusionConfig | GaussianDiffusion | None = None  # None = model.diffusion
+    device: torch.device | str | None = None  # None = the model's; the CPU for a plain callable
+    memory_format: torch.memory_format = torch.channels_last  # of the model's input, if 4-D
+
+    def __post_init__(self) -> None:
+        if self.guidance_scale is not None and not abs(self.guidance_scale) < float("inf"):
+            raise FastdiffError(f"guidance_scale must be a finite number, got {self.guidance_scale}")
+        if self.guidance_scale is not None and getattr(self.model, "null_class", None) is None:
+            raise FastdiffError(
+                "guidance needs a model that was trained with a null class, and this one has none; "
+                "leave out guidance_scale"
+            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise FastdiffError(f"batch_size must be at least 1, got {self.batch_size}")
+        _ = self._sample_shape, self._plan  # so that a mistake is told now
+
+    def __call__(
+        self,
+        n: int,
+        *,
+        classes: Classes | None = None,
+        seed: int | None = None,
+        seeds: Sequence[int] | Tensor | None = None,
+        noise: Tensor | None = None,
+        cond: Mapping[str, Tensor] | None = None,
+        progress: bool = True,
+    ) -> Tensor:
+        """n samples, [n,C,*] float32, in [-1, 1] if ``clip``.
+
+        Sample i depends on its own seed only: it is the same, to rounding, in any batch size.
+
+        Args:
+            classes: one class for all, or n. A model with a null class samples unconditionally without.
+            seed: of the run, 0 to 2^32 - 1 (default 0); sample i has the Philox key (seed << 32) | i.
+            seeds: n int64 keys instead.
+            noise: x_T [n,C,*] instead of the seeds' own; float64 makes the whole run float64.
+            cond: further arguments of the model, one row per sample.
+            progress: show a bar over the steps of all batches.
+
+        Raises:
+            FastdiffError: arguments that do not fit, or NaN or Inf from the model.
+        """
+        return torch.cat(
+            list(
+                self.batches(
+                    n, classes=classes, seed=seed, seeds=seeds, noise=noise, cond=cond, progress=progress
+                )
+            )
+        )
+
+    def batches(self, n: int, *, progress: bool = True, **request: Any) -> Iterator[Tensor]:
+        """The samples of :meth:`__call__`, batch by batch as they are finished."""
+        asked = make_request(
+            self.model, n, self._sample_shape, guided=self.guidance_scale is not None, **request
+        )
+        return self._run(self._plan, asked, progress)
+
+    def encode(
+        self,
+        images: Tensor,
+        *,
+        classes: Classes | None = None,
+        cond: Mapping[str, Tensor] | None = None,
+        progress: bool = True,
+    ) -> Tensor:
+        """The x_T that this sampler decodes to ``images`` [n,C,*] in [-1, 1] (reverse DDIM; to step error).
+
+        Raises:
+            FastdiffError: the sampler is not deterministic DDIM; arguments that do not fit.
+        """
+        if self.sampler != "ddim" or self.eta or self.spacing not in (None, "uniform"):
+            raise FastdiffError("encoding reverses sampler 'ddim' with eta 0 and uniform spacing only")
+        plan = encoding_plan(self._process, steps=self.steps, guidance_scale=self.guidance_scale)
+        asked = make_request(
+            self.model,
+            len(images),
+            self._sample_shape,
+            classes=classes,
+            noise=images,
+            cond=cond,
+            guided=self.guidance_scale is not None,
+        )
+        return torch.cat(list(self._run(plan, asked, progress)))
+
+    def _run(self, plan: Plan, asked: Request, progress: bool) -> Iterator[Tensor]:
+        size = self.batch_size or len(asked)
+        starts = range(0, len(asked), size)
+        null_class = None if self.guidance_scale is None else getattr(self.model, "null_class", None)
+        with tqdm(total=plan.calls * len(starts), disable=not progress, unit="step") as bar:
+            for start in starts:
+                batch = asked.batch(start, start + size).to(self._device)
+                x = batch.initial_state(self._sample_shape)
+                if x.ndim == 4:
+                    x = x.contiguous(memory_format=self.memory_format)
+                with _evaluating(self.model):
+                    x = run(
+                        plan,
+                        self.model,
+                        x,
+                        cond=batch.cond,
+                        null_class=null_class,
+                        seeds=batch.seeds,
+                        clip=self.clip,
+                        first_sample=start,
+                        on_step=bar.update,
+                    )
+                yield x.contiguous()
+
+    @cached_property
+    def _process(self) -> GaussianDiffusion:
+        diffusion = self.diffusion or getattr(self.model, "diffusion", None)
+        if isinstance(diffusion, DiffusionConfig):
+            return GaussianDiffusion(diffusion)
+        if isinstance(diffusion, GaussianDiffusion):
+            return diffusion
+        raise FastdiffError(
+            "the model does not say which diffusion it was trained with; give diffusion=DiffusionConfig(...)"
+        )
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return sampling_plan(
+            self._process,
+            sampler=self.sampler,
+            steps=self.steps,
+            spacing=self.spacing,
+            eta=self.eta,
+            guidance_scale=self.guidance_scale,
+        )
+
+    @cached_property
+    def _sample_shape(self) -> tuple[int, ...]:
+        config = getattr(self.model, "config", None)
+        if self.shape is not None:
+            shape = tuple(self.shape)
+        elif hasattr(config, "image_size") and hasattr(config, "in_channels"):
+            shape = (config.in_channels, config.image_size, config.image_size)
+        else:
+            raise FastdiffError("the model does not say how large its samples are; give shape=(C, H, W)")
+        if not shape or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in shape):
+            raise FastdiffError(f"shape must be positive whole numbers like (3, 64, 64), got {self.shape}")
+        return shape
+
+    @cached_property
+    def _device(self) -> torch.device:
+        if self.device is not None:
+            return torch.device(self.device)
+        parameter = next(self.model.parameters(), None) if isinstance(self.model, nn.Module) else None
+        return torch.device("cpu") if parameter is None else parameter.device
+
+
+def sample(
+    model: Model,
+    n: int,
+    *,
+    classes: Classes | None = None,
+    seed: int | None = None,
+    seeds: Sequence[int] | Tensor | None = None,
+    noise: Tensor | None = None,
+    cond: Mapping[str, Tensor] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Tensor:
+    """n samples of a model, [n,C,H,W] float32 in [-1, 1].
+
+        images = fastdiff.sample(model, 16, classes=3, sampler="dpmpp", steps=20, guidance_scale=2.0)
+
+    The named arguments are those of :meth:`Sampler.__call__`; ``options`` are the fields of
+    :class:`Sampler`: shape, sampler, steps, spacing, eta, guidance_scale, clip, batch_size, diffusion, device,
+    memory_format. Raises FastdiffError for whatever does not fit.
+    """
+    return Sampler(model, **options)(
+        n, classes=classes, seed=seed, seeds=seeds, noise=noise, cond=cond, progress=progress
+    )
+
+
+def sample_batches(model: Model, n: int, *, progress: bool = True, **arguments: Any) -> Iterator[Tensor]:
+    """:func:`sample`, yielding each batch as it is finished: an interrupted run keeps what it has.
+
+    Wrong arguments raise FastdiffError at once, before the first batch is asked for.
+    """
+    names = ("classes", "seed", "seeds", "noise", "cond")
+    request = {name: arguments.pop(name) for name in names if name in arguments}
+    return Sampler(model, **arguments).batches(n, progress=progress, **request)
+
+
+def encode(
+    model: Model,
+    images: Tensor,
+    *,
+    classes: Classes | None = None,
+    cond: Mapping[str, Tensor] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Tensor:
+    """The noise x_T [n,C,H,W] that ``sample(model, n, noise=x_T, **options)`` turns into ``images``.
+
+    See :meth:`Sampler.encode`; ``options`` are the fields of :class:`Sampler`.
+    """
+    return Sampler(model, **options).encode(images, classes=classes, cond=cond, progress=progress)
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """Images [N,C,H,W] in [-1, 1] to 8 bits, [N,H,W,C] uint8 on the same device.
+
+    (x + 1) 127.5, clamped and truncated, not rounded: what ADM's scripts write, to the bit.
+    """
+    return ((x + 1) * 127.5).clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous()
+
+
+@contextlib.contextmanager
+def _evaluating(model: Model) -> Iterator[None]:
+    """The model in eval mode, and back in train mode afterwards if it was."""
+    training = isinstance(model, nn.Module) and model.training
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()

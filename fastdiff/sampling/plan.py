@@ -1,0 +1,105 @@
+"""The plan of a sampling run: everything that is known before the first model call, as one table.
+
+Built on the host in float64. Every sampler is rows of coefficients for the op ``reverse_step``, which turns the
+model's output into x_0 (clipped if asked) and updates
+
+    x' = x_coef x + x0_coef x_0 + h1_coef h_1 + noise z.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastdiff.diffusion.config import Prediction, Variance
+
+COLUMNS = (
+    *("out_x", "out_m"),  # x_0 = out_x x + out_m model_output
+    *("x", "x0", "h1", "h2"),  # x' = x x + x0 x_0 + h1 h_1 + h2 h_2 + std z
+    "noise",  # std, unless the model's variance channels give it
+    *("log_min", "log_max", "noise_on"),  # range of a learned variance; 0 = no noise in this step
+    "guidance",
+    "reserved",
+)
+
+
+class History(enum.Enum):
+    """What a row's h_1 is."""
+
+    NONE = enum.auto()
+    PREVIOUS_X0 = enum.auto()  # the previous call's estimate of x_0, after clipping
+    PREVIOUS_X = enum.auto()  # the state that the previous call started from
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model call and the update that follows it."""
+
+    time: float  # what the model is told
+    alpha_bar: float  # level of the x it is given
+    x: float = 0.0
+    x0: float = 0.0
+    h1: float = 0.0
+    history: History = History.NONE
+    noise: float = 0.0
+    log_range: tuple[float, float] = (0.0, 0.0)  # log-variances that a learned variance mixes
+    learned_noise: bool = False  # std from the model's variance channels instead of ``noise``
+
+
+@dataclass(frozen=True)
+class Plan:
+    """S model calls: times [S] and table [S, 12] (columns named in ``COLUMNS``), float64 on the host."""
+
+    times: Tensor
+    table: Tensor
+    history: tuple[History, ...]
+    variance: Literal["none", "learned", "learned_range"]  # how ``reverse_step`` finds the std
+
+    @property
+    def calls(self) -> int:
+        """Number of model calls, S."""
+        return len(self.history)
+
+    @property
+    def is_stochastic(self) -> bool:
+        """True if any step adds noise."""
+        return bool(self.table[:, [COLUMNS.index("noise"), COLUMNS.index("noise_on")]].any())
+
+
+def make_plan(
+    rows: Sequence[Row],
+    prediction: Prediction,
+    variance: Variance = "fixed_small",
+    guidance_scale: float | None = None,
+) -> Plan:
+    """The table for a sampler's rows and a model that predicts ``prediction``.
+
+    Args:
+        variance: the diffusion's; it matters to rows with ``learned_noise`` only.
+        guidance_scale: w of uncond + w (cond - uncond); None without guidance.
+    """
+    table = np.zeros((len(rows), len(COLUMNS)))
+    for line, row in zip(table, rows, strict=True):
+        line[:2] = _to_x0(prediction, row.alpha_bar)
+        line[2:5] = row.x, row.x0, row.h1
+        line[6:10] = row.noise, *row.log_range, row.learned_noise
+        line[10] = 1.0 if guidance_scale is None else guidance_scale
+    learned = any(row.learned_noise for row in rows) and variance in ("learned", "learned_range")
+    return Plan(
+        times=torch.tensor([row.time for row in rows], dtype=torch.float64),
+        table=torch.from_numpy(table),
+        history=tuple(row.history for row in rows),
+        variance=variance if learned else "none",  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _to_x0(prediction: Prediction, alpha_bar: float) -> tuple[float, float]:
+    """(u, w) of x_0 = u x + w output: see ``GaussianDiffusion.predict_x0``."""
+    signal, noise = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
+    return {"epsilon": (1 / signal, -noise / signal), "x0": (0.0, 1.0), "v": (signal, -noise)}[prediction]

@@ -1,0 +1,138 @@
+"""What is asked for: n samples, each with its seed, its class and its own conditioning, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdiff.errors import FastdiffError
+from fastdiff.ops.philox import normal
+
+INITIAL_STREAM = 1  # the Philox stream that x_T is drawn from; ``reverse_step`` draws from stream 0
+MAX_SEED = 1 << 32
+
+Classes = int | Sequence[int] | Tensor
+
+
+@dataclass(frozen=True)
+class Request:
+    """n samples. Every tensor has one row per sample, so that any slice is a request of its own."""
+
+    seeds: Tensor  # [n] int64, Philox keys
+    noise: Tensor | None = None  # x_T [n,C,*]; drawn from the seeds if None
+    cond: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def batch(self, start: int, stop: int) -> Request:
+        noise = None if self.noise is None else self.noise[start:stop]
+        return Request(self.seeds[start:stop], noise, {k: v[start:stop] for k, v in self.cond.items()})
+
+    def to(self, device: torch.device) -> Request:
+        noise = None if self.noise is None else self.noise.to(device)
+        return Request(self.seeds.to(device), noise, {k: v.to(device) for k, v in self.cond.items()})
+
+    def initial_state(self, shape: Sequence[int]) -> Tensor:
+        """x_T [n,C,*]: float64 if the given noise is, else float32."""
+        if self.noise is None:
+            return normal(self.seeds, tuple(shape), step=0, stream=INITIAL_STREAM)
+        return self.noise.to(torch.float64 if self.noise.dtype == torch.float64 else torch.float32)
+
+
+def sample_seeds(n: int, seed: int = 0, first: int = 0) -> Tensor:
+    """Philox keys [n] int64 of samples first, ..., first + n - 1 of run ``seed``: (seed << 32) | number.
+
+    Raises:
+        FastdiffError: a seed outside 0 ... 2^32 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < MAX_SEED:
+        raise FastdiffError(f"seed must be a whole number from 0 to {MAX_SEED - 1}, got {seed!r}")
+    high = seed - MAX_SEED if seed >= MAX_SEED // 2 else seed  # the key's 64 bits, read as a signed number
+    return (high << 32) + torch.arange(first, first + n, dtype=torch.int64)
+
+
+def make_request(
+    model: Any,
+    n: int,
+    shape: Sequence[int],
+    *,
+    classes: Classes | None = None,
+    seed: int | None = None,
+    seeds: Sequence[int] | Tensor | None = None,
+    noise: Tensor | None = None,
+    cond: Mapping[str, Tensor] | None = None,
+    guided: bool = False,
+) -> Request:
+    """Check what was asked of ``model`` and complete it: see :meth:`fastdiff.sampling.api.Sampler.__call__`.
+
+    Raises:
+        FastdiffError: what does not fit n, the shape, the model's classes, or each other.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise FastdiffError(f"the number of samples must be a whole number of at least 1, got {n!r}")
+    if noise is not None and (tuple(noise.shape) != (n, *shape) or not noise.is_floating_point()):
+        raise FastdiffError(
+            f"noise must be floating point {[n, *shape]}, got {noise.dtype} {list(noise.shape)}"
+        )
+    rows = {name: value for name, value in (cond or {}).items()}
+    for name, value in rows.items():
+        if not isinstance(value, Tensor) or value.ndim < 1 or len(value) != n:
+            raise FastdiffError(
+                f"conditioning {name!r} must be a tensor with one row for each of the {n} samples"
+            )
+    labels = _labels(model, n, classes, guided)
+    if labels is not None:
+        rows["y"] = labels
+    return Request(_seeds(n, seed, seeds), noise, rows)
+
+
+def _seeds(n: int, seed: int | None, seeds: Sequence[int] | Tensor | None) -> Tensor:
+    if seeds is None:
+        return sample_seeds(n, 0 if seed is None else seed)
+    if seed is not None:
+        raise FastdiffError("give either seed (of the run) or seeds (one per sample), not both")
+    keys = torch.as_tensor(seeds)
+    if keys.shape != (n,) or keys.dtype != torch.int64:
+        raise FastdiffError(
+            f"seeds must be {n} whole numbers (int64), one per sample, got {keys.dtype} {list(keys.shape)}"
+        )
+    return keys
+
+
+def _labels(model: Any, n: int, classes: Classes | None, guided: bool) -> Tensor | None:
+    """[n] int64 labels for the model, or None; checked as far as the model tells its number of classes."""
+    config = getattr(model, "config", None)
+    null_class = getattr(model, "null_class", None)
+    num_classes = getattr(config, "num_classes", None)
+    if guided and null_class is None:
+        raise FastdiffError(
+            "guidance needs a model that was trained with a null class, and this one has none; "
+            "leave out guidance_scale"
+        )
+    if classes is None:
+        if guided:
+            raise FastdiffError("guidance needs classes to guide towards; give classes")
+        if null_class is not None:
+            return torch.full((n,), null_class)
+        if num_classes is not None:
+            raise FastdiffError(f"the model is class-conditional: give classes, 0 to {num_classes - 1}")
+        return None
+    if num_classes is None and hasattr(config, "num_classes"):
+        raise FastdiffError("classes were given, but the model is unconditional; leave out classes")
+    labels = torch.as_tensor(classes)
+    if labels.ndim == 0:
+        labels = labels.expand(n)
+    if labels.shape != (n,) or labels.is_floating_point():
+        raise FastdiffError(
+            f"classes must be one whole number or {n}, one per sample, "
+            f"got {labels.dtype} {list(labels.shape)}"
+        )
+    if num_classes is not None and not ((labels >= 0) & (labels < num_classes)).all():
+        wrong = next(int(c) for c in labels if not 0 <= c < num_classes)
+        raise FastdiffError(f"class {wrong} is unknown to the model; it knows 0 to {num_classes - 1}")
+    return labels.to(torch.int64)

@@ -1,0 +1,77 @@
+"""The samplers by name. Each module supplies rows of coefficients and never a loop.
+
+To add one: write ``<name>.py`` with ``rows(levels, ...) -> list[Row]``, and list it in ``SAMPLERS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastdiff.diffusion.config import Variance
+from fastdiff.diffusion.gaussian import GaussianDiffusion
+from fastdiff.errors import FastdiffError
+from fastdiff.sampling.levels import Levels, Spacing, make_levels
+from fastdiff.sampling.plan import Plan, Row, make_plan
+from fastdiff.sampling.samplers import ancestral, ddim, dpmpp, euler, heun
+
+
+@dataclass(frozen=True)
+class Method:
+    """A sampler: its rows for (levels, the model's variance, eta), and the spacing it does best with."""
+
+    rows: Callable[[Levels, Variance, float], list[Row]]
+    spacing: Spacing
+    takes_eta: bool = False
+
+
+SAMPLERS = {
+    "ancestral": Method(lambda levels, variance, eta: ancestral.rows(levels, variance), "uniform"),
+    "ddim": Method(lambda levels, variance, eta: ddim.rows(levels, eta), "uniform", takes_eta=True),
+    "euler": Method(lambda levels, variance, eta: euler.rows(levels), "karras"),
+    "heun": Method(lambda levels, variance, eta: heun.rows(levels), "karras"),
+    "dpmpp": Method(lambda levels, variance, eta: dpmpp.rows(levels), "logsnr"),
+}
+
+
+def sampling_plan(
+    diffusion: GaussianDiffusion,
+    *,
+    sampler: str = "ddim",
+    steps: int | str = 50,
+    spacing: Spacing | None = None,
+    eta: float = 0.0,
+    guidance_scale: float | None = None,
+) -> Plan:
+    """The plan that takes x_T to x_0; the arguments are those of :class:`fastdiff.sampling.api.Sampler`.
+
+    Raises:
+        FastdiffError: an unknown sampler or spacing, steps that do not fit, eta where there is none.
+    """
+    if sampler not in SAMPLERS:
+        raise FastdiffError(f"unknown sampler {sampler!r}; known: {', '.join(SAMPLERS)}")
+    method = SAMPLERS[sampler]
+    if eta and not method.takes_eta:
+        raise FastdiffError(f"sampler {sampler!r} has no eta (got {eta}); only 'ddim' has")
+    if not 0 <= eta <= 1:
+        raise FastdiffError(f"eta must be between 0 (deterministic) and 1 (ancestral), got {eta}")
+    levels = make_levels(diffusion, steps, spacing or method.spacing)
+    rows = method.rows(levels, diffusion.config.variance, eta)
+    return make_plan(rows, diffusion.config.prediction, diffusion.config.variance, guidance_scale)
+
+
+def encoding_plan(
+    diffusion: GaussianDiffusion, *, steps: int | str = 50, guidance_scale: float | None = None
+) -> Plan:
+    """The plan that takes an image to the x_T that ``ddim`` decodes, over the same levels.
+
+    The image is taken to be at the cleanest level, as in ADM's ``ddim_reverse_sample``, so that S levels
+    are S - 1 calls.
+
+    Raises:
+        FastdiffError: fewer than two steps, or steps that do not fit.
+    """
+    levels = make_levels(diffusion, steps).up()
+    if levels.steps < 1:
+        raise FastdiffError(f"encoding needs at least 2 steps, got {steps!r}")
+    return make_plan(ddim.rows(levels), diffusion.config.prediction, guidance_scale=guidance_scale)

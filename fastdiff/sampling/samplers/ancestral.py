@@ -1,0 +1,44 @@
+"""Ancestral sampling: the reverse Markov chain itself (DDPM, Ho et al. 2020, algorithm 2)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastdiff.diffusion.config import Variance
+from fastdiff.diffusion.gaussian import clipped_log, posterior
+from fastdiff.sampling.levels import Levels
+from fastdiff.sampling.plan import Row
+
+
+def rows(levels: Levels, variance: Variance) -> list[Row]:
+    """From level t to the next level s, with beta = 1 - abar_t / abar_s:
+
+        x_s = beta sqrt(abar_s) / (1 - abar_t) x_0 + (1 - abar_s) sqrt(1 - beta) / (1 - abar_t) x_t + std z
+
+    fixed_small    std^2 = btilde = beta (1 - abar_s) / (1 - abar_t), exact for data that are one point
+    fixed_large    std^2 = beta, exact for standard normal data
+    learned        log std^2 = v, the model's variance channels
+    learned_range  log std^2 = f log beta + (1 - f) log btilde, f = (v + 1) / 2 (IDDPM equation 15)
+
+    The step to the clean image adds no noise.
+    """
+    now, after = levels.alphas_bar[:-1], levels.alphas_bar[1:]
+    beta = 1 - now / after
+    small, c_0, c_t = posterior(now, after)
+    noisy = after < 1
+    fixed = np.sqrt(beta if variance == "fixed_large" else small) * noisy
+    learned = variance in ("learned", "learned_range")
+    # log of the last posterior variance, 0, would turn 0 x -inf into NaN: the tables' clipping, in this order.
+    log_small = np.log(small) if noisy.all() else clipped_log(small[::-1], beta[::-1])[::-1]
+    return [
+        Row(
+            time=levels.times[i],
+            alpha_bar=now[i],
+            x=c_t[i],
+            x0=c_0[i],
+            noise=0.0 if learned else fixed[i],
+            log_range=(log_small[i], np.log(beta[i])) if learned else (0.0, 0.0),
+            learned_noise=learned and bool(noisy[i]),
+        )
+        for i in range(levels.steps)
+    ]
