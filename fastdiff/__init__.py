@@ -1,3 +1,66 @@
-"""fastdiff: train and sample ADM-class diffusion models with hand-written fused kernels."""
+"""fastdiff: train and sample ADM-class diffusion models with hand-written fused kernels.
+
+    import fastdiff
+
+    model = fastdiff.load("fashion-mnist")
+    images = fastdiff.sample(model, 16, classes=9, sampler="dpmpp", steps=20)   # [16, 1, 32, 32] in [-1, 1]
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fastdiff.backend import Backend as Backend
+    from fastdiff.backend import use_backend as use_backend
+    from fastdiff.checkpoint import load as load
+    from fastdiff.checkpoint import save as save
+    from fastdiff.diffusion.config import DiffusionConfig as DiffusionConfig
+    from fastdiff.diffusion.gaussian import GaussianDiffusion as GaussianDiffusion
+    from fastdiff.errors import FastdiffError as FastdiffError
+    from fastdiff.ops import attention as attention
+    from fastdiff.ops import group_norm_silu as group_norm_silu
+    from fastdiff.ops import reverse_step as reverse_step
+    from fastdiff.sampling.api import Sampler as Sampler
+    from fastdiff.sampling.api import encode as encode
+    from fastdiff.sampling.api import sample as sample
+    from fastdiff.sampling.api import sample_batches as sample_batches
+    from fastdiff.sampling.api import to_uint8 as to_uint8
+    from fastdiff.zoo import PRESETS as PRESETS
+
+# Imported on first use, so that `import fastdiff` costs next to nothing beyond torch.
+_HOME = {
+    "Backend": "backend",
+    "use_backend": "backend",
+    "load": "checkpoint",
+    "save": "checkpoint",
+    "DiffusionConfig": "diffusion.config",
+    "GaussianDiffusion": "diffusion.gaussian",
+    "FastdiffError": "errors",
+    "attention": "ops",
+    "group_norm_silu": "ops",
+    "reverse_step": "ops",
+    "Sampler": "sampling.api",
+    "encode": "sampling.api",
+    "sample": "sampling.api",
+    "sample_batches": "sampling.api",
+    "to_uint8": "sampling.api",
+    "PRESETS": "zoo",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fastdiff' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"fastdiff.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
