@@ -33,9 +33,7 @@ class Sampler:
         FastdiffError: any option that is unknown or does not fit the model.
     """
 
-    model: (
-        Model  # model(x, t, **cond) -> [N,C,*], or [N,2C,*] with learned variance; a module or any callable
-    )
+    model: Model  # model(x, t, **cond) -> [N,C,*], or [N,2C,*] with learned variance; any callable
     shape: Sequence[int] | None = None  # (C, H, W) of one sample; None = from model.config
     sampler: str = "ddim"  # "ancestral", "ddim", "euler", "heun" (two calls a step), "dpmpp"
     steps: int | str = 50  # a count, "ddim50", or counts per section: "90,60,60,20,20"
@@ -176,7 +174,7 @@ class Sampler:
 
     @cached_property
     def _sample_shape(self) -> tuple[int, ...]:
-        config = getattr(self.model, "config", None)
+        config: Any = getattr(self.model, "config", None)
         if self.shape is not None:
             shape = tuple(self.shape)
         elif hasattr(config, "image_size") and hasattr(config, "in_channels"):
@@ -212,8 +210,8 @@ def sample(
         images = fastdiff.sample(model, 16, classes=3, sampler="dpmpp", steps=20, guidance_scale=2.0)
 
     The named arguments are those of :meth:`Sampler.__call__`; ``options`` are the fields of
-    :class:`Sampler`: shape, sampler, steps, spacing, eta, guidance_scale, clip, batch_size, diffusion, device,
-    memory_format. Raises FastdiffError for whatever does not fit.
+    :class:`Sampler`: shape, sampler, steps, spacing, eta, guidance_scale, clip, batch_size, diffusion,
+    device, memory_format. Raises FastdiffError for whatever does not fit.
     """
     return Sampler(model, **options)(
         n, classes=classes, seed=seed, seeds=seeds, noise=noise, cond=cond, progress=progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class Denoiser:
     def __init__(
         self, model: Model, plan: Plan, x: Tensor, cond: Mapping[str, Tensor], null_class: int | None = None
     ) -> None:
-        self._model = model
+        self._model: Any = model
         self._dtype = _working_dtype(model)
         self._guided = null_class is not None
         if null_class is not None:
@@ -52,15 +53,15 @@ class Denoiser:
 
     def _embed(self, y: Tensor | None) -> None:
         """Embeddings [S,K,E] of every step with each of the K classes present (K = 1 without classes)."""
-        steps, embed = len(self._times), self._model.embed  # pyright: ignore[reportFunctionMemberAccess]
         if y is None:
-            self._embeddings = embed(self._times)[:, None]
+            self._class_index = torch.zeros(self._batch, dtype=torch.int64, device=self._times.device)
+            self._embeddings = self._model.embed(self._times)[:, None]
             return
-        classes, index = y.unique(return_inverse=True)
+        classes, self._class_index = y.unique(return_inverse=True)
+        steps = len(self._times)
         if steps * len(classes) <= MAX_EMBEDDINGS:
             times = self._times.repeat_interleave(len(classes))
-            self._embeddings = embed(times, classes.repeat(steps)).unflatten(0, (steps, -1))
-            self._class_index = index
+            self._embeddings = self._model.embed(times, classes.repeat(steps)).unflatten(0, (steps, -1))
 
     def __call__(self, step: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(conditional output, unconditional output or None) of the model, views of one tensor."""
@@ -70,10 +71,7 @@ class Denoiser:
         if self._embeddings is None:
             output = self._model(x_in, self._times[step].expand(self._batch), **self._cond)
         else:
-            embedding = self._embeddings[step]
-            rows = embedding.expand(self._batch, -1) if self._class_index is None else None
-            rows = embedding[self._class_index] if rows is None else rows
-            output = self._model.denoise(x_in, rows)  # pyright: ignore[reportFunctionMemberAccess]
+            output = self._model.denoise(x_in, self._embeddings[step][self._class_index])
         _check_output(output, x_in)
         return (output[: len(x)], output[len(x) :]) if self._guided else (output, None)
 

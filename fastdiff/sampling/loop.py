@@ -52,7 +52,7 @@ def run(
         denoiser = Denoiser(model, plan, x, cond or {}, null_class)
         table = plan.table.to(x.device, torch.float64 if x.dtype == torch.float64 else torch.float32)
         index = torch.arange(plan.calls, device=x.device)
-        previous = {History.NONE: None, History.PREVIOUS_X0: None, History.PREVIOUS_X: None}
+        previous: dict[History, Tensor | None] = dict.fromkeys(History)
         flags: list[Tensor] = []
         for step, history in enumerate(plan.history):
             output, uncond = denoiser(step, x)
@@ -71,7 +71,7 @@ def run(
             flags.append(nonfinite)
             if x.device.type == "cpu":
                 _raise_if_any(flags[-1:], step, plan, first_sample)
-            previous.update({History.PREVIOUS_X0: x0, History.PREVIOUS_X: x})
+            previous[History.PREVIOUS_X0], previous[History.PREVIOUS_X] = x0, x
             x = x_next
             if on_step:
                 on_step()
@@ -89,7 +89,8 @@ def _raise_if_any(flags: list[Tensor], first_step: int, plan: Plan, first_sample
     samples = [first_sample + int(i) for i in bad[row].nonzero()]
     shown = ", ".join(map(str, samples[:8])) + (", ..." if len(samples) > 8 else "")
     step = first_step + row
+    plural = "s" if len(samples) > 1 else ""
     raise FastdiffError(
         f"the model returned NaN or Inf at step {step + 1} of {plan.calls} "
-        f"(timestep {float(plan.times[step]):g}) for sample{'s' if len(samples) > 1 else ''} {shown}; sampling stopped"
+        f"(timestep {float(plan.times[step]):g}) for sample{plural} {shown}; sampling stopped"
     )

@@ -1,7 +1,7 @@
 """The plan of a sampling run: everything that is known before the first model call, as one table.
 
-Built on the host in float64. Every sampler is rows of coefficients for the op ``reverse_step``, which turns the
-model's output into x_0 (clipped if asked) and updates
+Built on the host in float64. Every sampler is rows of coefficients for the op ``reverse_step``, which turns
+the model's output into x_0 (clipped if asked) and updates
 
     x' = x_coef x + x0_coef x_0 + h1_coef h_1 + noise z.
 """

@@ -79,12 +79,10 @@ def make_request(
         raise FastdiffError(
             f"noise must be floating point {[n, *shape]}, got {noise.dtype} {list(noise.shape)}"
         )
-    rows = {name: value for name, value in (cond or {}).items()}
+    rows = dict(cond or {})
     for name, value in rows.items():
         if not isinstance(value, Tensor) or value.ndim < 1 or len(value) != n:
-            raise FastdiffError(
-                f"conditioning {name!r} must be a tensor with one row for each of the {n} samples"
-            )
+            raise FastdiffError(f"conditioning {name!r} must be a tensor of {n} rows, one per sample")
     labels = _labels(model, n, classes, guided)
     if labels is not None:
         rows["y"] = labels
@@ -109,11 +107,6 @@ def _labels(model: Any, n: int, classes: Classes | None, guided: bool) -> Tensor
     config = getattr(model, "config", None)
     null_class = getattr(model, "null_class", None)
     num_classes = getattr(config, "num_classes", None)
-    if guided and null_class is None:
-        raise FastdiffError(
-            "guidance needs a model that was trained with a null class, and this one has none; "
-            "leave out guidance_scale"
-        )
     if classes is None:
         if guided:
             raise FastdiffError("guidance needs classes to guide towards; give classes")

@@ -9,7 +9,7 @@ from fastdiff.sampling.plan import Row
 
 
 def rows(levels: Levels) -> list[Row]:
-    """With sigma = sqrt(1 - abar) / sqrt(abar) and y = x / sqrt(abar), the ODE is dy/dsigma = (y - x_0) / sigma:
+    """With sigma = sqrt(1 - abar) / sqrt(abar) and y = x / sqrt(abar), dy/dsigma = (y - x_0) / sigma:
 
         y' = y + (sigma' - sigma) (y - x_0) / sigma = (sigma' / sigma) y + (1 - sigma' / sigma) x_0
 
