@@ -2,28 +2,33 @@
 //
 // Written on the vector extensions of GCC and Clang rather than on intrinsics: one text serves SSE2, AVX2, AVX-512
 // and NEON, and the 16-lane code can be compiled for, and tested on, a machine that has only 8 lanes
-// (-DFASTDIFF_LANES=16). Intrinsics appear only where no portable form compiles well (float16 conversion).
+// (-DFASTDIFF_LANES=16). Intrinsics appear only where GCC compiles the portable form badly: 16-bit conversions.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
-#if defined(__F16C__)
+#if defined(FASTDIFF_LANES)
+// Chosen by hand: portable forms throughout.
+#elif defined(__AVX512F__)
+#define FASTDIFF_AVX512
+#define FASTDIFF_LANES 16
+#elif defined(__AVX2__)
+#define FASTDIFF_AVX2
+#define FASTDIFF_LANES 8
+#else
+#define FASTDIFF_LANES 4
+#endif
+
+#if defined(FASTDIFF_AVX2) || defined(FASTDIFF_AVX512)
 #include <immintrin.h>
 #endif
 
 namespace fastdiff {
 
-#if defined(FASTDIFF_LANES)
 constexpr int kLanes = FASTDIFF_LANES;
-#elif defined(__AVX512F__)
-constexpr int kLanes = 16;
-#elif defined(__AVX2__)
-constexpr int kLanes = 8;
-#else
-constexpr int kLanes = 4;
-#endif
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t VecI __attribute__((vector_size(4 * kLanes)));
@@ -74,42 +79,51 @@ inline float reduce_max(Vec v) {
 
 // ---- loads and stores: always float in registers, whatever the element type in memory ----
 
-inline Vec widen(VecH bits, bfloat16) { return bit_cast<Vec>(__builtin_convertvector(bits, VecU) << 16); }
+#if defined(FASTDIFF_AVX512)
+// The forms with a (full) mask: GCC 12's plain ones warn about an undefined register that they never read.
+constexpr __mmask16 kAll = 0xffff;
+inline VecU widen_bits(VecH bits) {
+  return bit_cast<VecU>(_mm512_maskz_cvtepu16_epi32(kAll, bit_cast<__m256i>(bits)));
+}
+inline VecH narrow_bits(VecU bits) {
+  return bit_cast<VecH>(_mm512_maskz_cvtepi32_epi16(kAll, bit_cast<__m512i>(bits)));
+}
+#elif defined(FASTDIFF_AVX2)
+inline VecU widen_bits(VecH bits) { return bit_cast<VecU>(_mm256_cvtepu16_epi32(bit_cast<__m128i>(bits))); }
+inline VecH narrow_bits(VecU bits) {
+  const __m256i packed = _mm256_packus_epi32(bit_cast<__m256i>(bits), bit_cast<__m256i>(bits));
+  return bit_cast<VecH>(_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
+}
+#else
+inline VecU widen_bits(VecH bits) { return __builtin_convertvector(bits, VecU); }
+inline VecH narrow_bits(VecU bits) { return __builtin_convertvector(bits, VecH); }  // bits <= 0xffff
+#endif
+
+inline Vec widen(VecH bits, bfloat16) { return bit_cast<Vec>(widen_bits(bits) << 16); }
 
 inline VecH narrow(Vec v, bfloat16) {
   const VecU u = bit_cast<VecU>(v);
   const VecU rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;  // nearest, ties to even
   const VecU quiet = (u >> 16) | 0x40u;
-  return __builtin_convertvector(v == v ? rounded : quiet, VecH);
+  return narrow_bits(v == v ? rounded : quiet);
 }
 
-#if defined(__F16C__)
-// F16C converts 8 at a time, whatever the vector's width.
+#if defined(FASTDIFF_AVX512)
 inline Vec widen(VecH bits, float16) {
-  uint16_t in[kLanes];
-  float out[kLanes];
-  std::memcpy(in, &bits, sizeof in);
-  for (int i = 0; i < kLanes; i += 8)
-    _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
-  Vec v;
-  std::memcpy(&v, out, sizeof v);
-  return v;
+  return bit_cast<Vec>(_mm512_maskz_cvtph_ps(kAll, bit_cast<__m256i>(bits)));
 }
 inline VecH narrow(Vec v, float16) {
-  float in[kLanes];
-  uint16_t out[kLanes];
-  std::memcpy(in, &v, sizeof in);
-  for (int i = 0; i < kLanes; i += 8)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
-                     _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
-  VecH bits;
-  std::memcpy(&bits, out, sizeof bits);
-  return bits;
+  return bit_cast<VecH>(_mm512_maskz_cvtps_ph(kAll, bit_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(FASTDIFF_AVX2)
+inline Vec widen(VecH bits, float16) { return bit_cast<Vec>(_mm256_cvtph_ps(bit_cast<__m128i>(bits))); }
+inline VecH narrow(Vec v, float16) {
+  return bit_cast<VecH>(_mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
 }
 #else
 // Multiplying by 2^112 moves the exponent and normalises subnormals exactly; above 65504 it is infinity or NaN.
 inline Vec widen(VecH bits, float16) {
-  const VecU h = __builtin_convertvector(bits, VecU);
+  const VecU h = widen_bits(bits);
   const VecU magnitude = (h & 0x7fffu) << 13;
   const Vec scaled = bit_cast<Vec>(magnitude) * splat(0x1p112f);
   const VecU special = magnitude | 0x7f800000u;
@@ -126,7 +140,7 @@ inline VecH narrow(Vec v, float16) {
   VecU h = a < (113u << 23) ? subnormal : normal;
   h = a >= 0x477ff000u ? VecU{} + 0x7c00u : h;  // rounds to 65536 or more
   h = a > 0x7f800000u ? VecU{} + 0x7e00u : h;
-  return __builtin_convertvector(h | sign, VecH);
+  return narrow_bits(h | sign);
 }
 #endif
 
@@ -178,26 +192,67 @@ inline void store_strided(T* p, Vec v, int64_t stride, int64_t count = kLanes) {
 
 // ---- functions ----
 
-// exp(x), relative error below 2 ulp; 0 below -126 ln 2, infinity above 127.5 ln 2, NaN stays NaN.
-// x = n ln 2 + r with |r| <= ln(2)/2; exp(r) by a degree-6 polynomial; 2^n through the exponent bits.
+// exp(x), error below 1 ulp with FMA; 0 below -126.5 ln 2, infinity above 127.5 ln 2, NaN stays NaN.
+// x = n ln 2 + r with |r| <= ln(2)/2; exp(r) by a degree-6 minimax polynomial (relative error 3e-9). 2^n is a float
+// made of its exponent bits: 0 for n = -127 and infinity for n = 128, so that the ends need no selection.
 inline Vec exp(Vec x) {
-  const Vec low = splat(-87.33654f), high = splat(88.37626f);
-  const Vec clamped = max(min(x, high), low);
-  const Vec shifted = clamped * 1.44269504f + 12582912.f;  // 1.5 * 2^23: rounds to an integer in the low bits
-  const Vec n = shifted - 12582912.f;
+  const Vec clamped = min(max(x, splat(-88.f)), splat(88.7f));
+  const Vec shifted = clamped * 1.44269504f + 12583039.f;  // 1.5 * 2^23 + 127: n and the bias, low
+  const Vec n = shifted - 12583039.f;
   const Vec r = (clamped - n * 0.693145752f) - n * 1.42860677e-6f;
-  Vec p = r * 1.38888889e-3f + 8.33333333e-3f;
-  p = p * r + 4.16666667e-2f;
-  p = p * r + 1.66666667e-1f;
-  p = p * r + 0.5f;
+  Vec p = r * 1.38145394e-3f + 8.36874545e-3f;
+  p = p * r + 4.1668389e-2f;
+  p = p * r + 1.66665211e-1f;
+  p = p * r + 4.9999994e-1f;
   p = p * r + 1.f;
   p = p * r + 1.f;
-  const Vec scaled = bit_cast<Vec>(bit_cast<VecI>(p) + (bit_cast<VecI>(shifted) << 23));
-  const Vec floored = x < low ? Vec{} : scaled;
-  const Vec value = x > high ? splat(__builtin_inff()) : floored;
-  return x == x ? value : x;
+  return p * bit_cast<Vec>(bit_cast<VecI>(shifted) << 23);
 }
 
+// Division, not a reciprocal estimate with a Newton step: it overlaps with exp's arithmetic and is faster as well.
 inline Vec sigmoid(Vec x) { return 1.f / (1.f + exp(-x)); }
+inline Vec silu(Vec x) { return x / (1.f + exp(-x)); }
+
+// 2^x for x <= 0 and a little above, as a softmax needs it: relative error below 2 ulp, NaN stays NaN, and all below
+// -125 is 2^-125, which no sum of such terms can tell from 0.
+// x = n + f with |f| <= 1/2; 2^f by a degree-5 minimax polynomial; 2^n from the exponent bits of `shifted`.
+inline Vec exp2_nonpositive(Vec x) {
+  const Vec clamped = max(x, splat(-125.f));
+  const Vec shifted = clamped + 12583039.f;  // 1.5 * 2^23 + 127: an integer and the exponent's bias in the low bits
+  const Vec f = clamped - (shifted - 12583039.f);
+  Vec p = f * 1.326472721e-3f + 9.671512813e-3f;
+  p = p * f + 5.550733745e-2f;
+  p = p * f + 2.402224208e-1f;
+  p = p * f + 6.931469776e-1f;
+  p = p * f + 1.f;
+  return p * bit_cast<Vec>(bit_cast<VecI>(shifted) << 23);
+}
+
+// ---- rearrangement ----
+
+// Exchanges the lanes of a whose number has the bit kStep with the lanes of b whose number has not.
+template <int kStep, int... I>
+inline void exchange(Vec& a, Vec& b, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+  const Vec low = __builtin_shufflevector(a, b, ((I & kStep) ? kLanes + I - kStep : I)...);
+  b = __builtin_shufflevector(a, b, ((I & kStep) ? kLanes + I : I + kStep)...);
+#else
+  const Vec low = __builtin_shuffle(a, b, VecI{((I & kStep) ? kLanes + I - kStep : I)...});
+  b = __builtin_shuffle(a, b, VecI{((I & kStep) ? kLanes + I : I + kStep)...});
+#endif
+  a = low;
+}
+template <int kStep>
+inline void transpose_step(Vec (&rows)[kLanes]) {
+  for (int i = 0; i < kLanes; ++i)
+    if (!(i & kStep)) exchange<kStep>(rows[i], rows[i + kStep], std::make_integer_sequence<int, kLanes>{});
+}
+// Lane j of rows[i] becomes lane i of rows[j].
+inline void transpose(Vec (&rows)[kLanes]) {
+  if constexpr (kLanes >= 16) transpose_step<8>(rows);
+  if constexpr (kLanes >= 8) transpose_step<4>(rows);
+  transpose_step<2>(rows);
+  transpose_step<1>(rows);
+}
 
 }  // namespace fastdiff
