@@ -38,6 +38,10 @@ class BuildLibraries(build_ext):
     def get_ext_filename(self, fullname: str) -> str:
         return fullname.replace(".", "/") + ".so"
 
+    def copy_extensions_to_source(self) -> None:
+        (ROOT / "fastdiff" / "lib").mkdir(exist_ok=True)  # holds nothing but libraries, so no one else makes it
+        super().copy_extensions_to_source()
+
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name))
         inputs = [ROOT / name for name in (*SOURCES, *HEADERS, "setup.py")]
