@@ -25,12 +25,14 @@ class Method:
     takes_eta: bool = False
 
 
+# Karras spacing lands closest to the exact ODE solution at 20 to 50 calls, for linear and cosine schedules
+# (measured with the exact denoiser of 3000 Fashion-MNIST images).
 SAMPLERS = {
     "ancestral": Method(lambda levels, variance, eta: ancestral.rows(levels, variance), "uniform"),
     "ddim": Method(lambda levels, variance, eta: ddim.rows(levels, eta), "uniform", takes_eta=True),
     "euler": Method(lambda levels, variance, eta: euler.rows(levels), "karras"),
     "heun": Method(lambda levels, variance, eta: heun.rows(levels), "karras"),
-    "dpmpp": Method(lambda levels, variance, eta: dpmpp.rows(levels), "logsnr"),
+    "dpmpp": Method(lambda levels, variance, eta: dpmpp.rows(levels), "karras"),
 }
 
 
