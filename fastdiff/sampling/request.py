@@ -94,12 +94,7 @@ def _seeds(n: int, seed: int | None, seeds: Sequence[int] | Tensor | None) -> Te
         return sample_seeds(n, 0 if seed is None else seed)
     if seed is not None:
         raise FastdiffError("give either seed (of the run) or seeds (one per sample), not both")
-    keys = torch.as_tensor(seeds)
-    if keys.shape != (n,) or keys.dtype != torch.int64:
-        raise FastdiffError(
-            f"seeds must be {n} whole numbers (int64), one per sample, got {keys.dtype} {list(keys.shape)}"
-        )
-    return keys
+    return _whole_numbers("seeds", seeds, n, f"{n} whole numbers, one per sample")
 
 
 def _labels(model: Any, n: int, classes: Classes | None, guided: bool) -> Tensor | None:
@@ -117,15 +112,22 @@ def _labels(model: Any, n: int, classes: Classes | None, guided: bool) -> Tensor
         return None
     if num_classes is None and hasattr(config, "num_classes"):
         raise FastdiffError("classes were given, but the model is unconditional; leave out classes")
-    labels = torch.as_tensor(classes)
-    if labels.ndim == 0:
-        labels = labels.expand(n)
-    if labels.shape != (n,) or labels.is_floating_point():
-        raise FastdiffError(
-            f"classes must be one whole number or {n}, one per sample, "
-            f"got {labels.dtype} {list(labels.shape)}"
-        )
+    labels = [classes] * n if isinstance(classes, int) else classes
+    labels = _whole_numbers("classes", labels, n, f"one whole number or {n}, one per sample")
     if num_classes is not None and not ((labels >= 0) & (labels < num_classes)).all():
         wrong = next(int(c) for c in labels if not 0 <= c < num_classes)
         raise FastdiffError(f"class {wrong} is unknown to the model; it knows 0 to {num_classes - 1}")
-    return labels.to(torch.int64)
+    return labels
+
+
+def _whole_numbers(name: str, values: Sequence[int] | Tensor, n: int, accepted: str) -> Tensor:
+    """values as [n] int64."""
+    try:
+        numbers = torch.as_tensor(values)
+        given = f"{numbers.dtype} {list(numbers.shape)}"
+        fits = numbers.shape == (n,) and not numbers.is_floating_point()
+    except (TypeError, ValueError, RuntimeError):  # strings, ragged lists, more than 64 bits
+        numbers, given, fits = torch.empty(0), type(values).__name__, False
+    if not fits:
+        raise FastdiffError(f"{name} must be {accepted}, got {given}")
+    return numbers.to(torch.int64)
