@@ -1,0 +1,116 @@
+"""Everything that defines a training run, as one frozen dataclass (its fields are the command's options)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fastdiff.diffusion.loss import Loss
+from fastdiff.errors import FastdiffError
+
+Fit = Literal["crop", "pad"]
+Precision = Literal["float32", "bfloat16"]
+Timesteps = Literal["uniform", "loss-second-moment"]
+
+_POSITIVE = ("batch_size", "steps", "log_every", "checkpoint_every", "keep", "threads")
+_NOT_NEGATIVE = ("seed", "warmup", "decay", "sample_every", "weight_decay", "clip_norm")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run: data, model, optimisation and what is written when.
+
+    Raises FastdiffError for a value outside its range.
+    """
+
+    data: Path
+    """A folder of images (class = subfolder), an IDX images file (.gz or not), or an .npz."""
+    out: Path
+    """Folder for checkpoints, log.jsonl, sample grids and, at the end, model.safetensors."""
+    labels: Path | None = None
+    """Labels of an IDX images file; found beside it by name if left out."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes, in order; from the data if left out."""
+    fit: Fit = "crop"
+    """What to do with another size: "crop" scales and cuts the centre out, "pad" adds a black rim."""
+    flip: bool = False
+    """Mirror half of the images, chosen at random."""
+
+    preset: str = "fashion-mnist"
+    """The model: a preset's name, or a .json file {"model": {...}, "diffusion": {...}}."""
+    image_size: int | None = None
+    """Overrides the preset's image size."""
+    channels: int | None = None
+    """Overrides the preset's image channels: 1 (grey) or 3 (RGB)."""
+    num_classes: int | None = None
+    """Overrides the preset's number of classes; 0 trains without labels."""
+
+    steps: int = 100_000
+    """Steps in all; a resumed run counts from the first."""
+    batch_size: int = 64
+    """Images a step."""
+    lr: float = 1e-3
+    """Learning rate of AdamW after the warm-up."""
+    warmup: int = 200
+    """Steps over which the learning rate rises from 0."""
+    decay: int = 0
+    """Last steps, over which the learning rate falls to 0 in a straight line."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    clip_norm: float = 1.0
+    """Largest norm of the whole gradient; 0 does not clip."""
+    ema: float = 0.999
+    """Decay of the weights' moving average, which is what is saved in the end."""
+    label_dropout: float = 0.1
+    """Share of labels replaced by "no class", if the model has it, for classifier-free guidance."""
+    loss: Loss = "mse"
+    """What is minimised; a learned variance needs "hybrid", "rescaled_hybrid", "kl" or "rescaled_kl"."""
+    timesteps: Timesteps = "uniform"
+    """How diffusion times are drawn; "loss-second-moment" is IDDPM's importance sampling."""
+    precision: Precision = "float32"
+    """Of the forward and backward pass; the weights stay float32."""
+    seed: int = 0
+    """Of everything random: weights, order, mirroring, times, noise, dropped labels and units."""
+    device: str = "cpu"
+    """Where to run."""
+    threads: int | None = None
+    """CPU threads; all cores if left out."""
+
+    resume: Literal["auto", "never"] = "auto"
+    """"auto" goes on from the last checkpoint in OUT, if there is one, as if never stopped."""
+    log_every: int = 10
+    """Steps between lines of log.jsonl."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    keep: int = 2
+    """How many checkpoints stay."""
+    sample_every: int = 0
+    """Steps between sample grids, 0 for none."""
+    progress: bool = True
+    """Show a progress bar."""
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise FastdiffError(f"{name} must be at least 1, got {value}")
+        for name in _NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                raise FastdiffError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 < self.lr < float("inf"):
+            raise FastdiffError(f"lr must be a positive number, got {self.lr}")
+        for name in ("ema", "label_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise FastdiffError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        if self.channels not in (None, 1, 3):
+            raise FastdiffError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
+
+    def learning_rate(self, step: int) -> float:
+        """Of update ``step`` (counted from 0): a rise from 0, a plateau, a fall to 0; each a straight line.
+
+        Until the fall begins it does not depend on ``steps``, so a run may be lengthened or shortened then.
+        """
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        fall = min(1.0, (self.steps - step) / self.decay) if self.decay else 1.0
+        return self.lr * rise * fall

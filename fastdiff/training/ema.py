@@ -1,0 +1,31 @@
+"""Moving average of a model's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class EMA:
+    r"""A copy of ``model`` whose weights follow it: avg <- d avg + (1 - d) w after every step.
+
+    d = min(decay, (1 + k) / (10 + k)) at update k = 0, 1, ...: early on the average forgets quickly, so that
+    the random initial weights do not linger. Buffers are copied as they are.
+
+    Attributes:
+        model: the averaged model, in eval mode, without gradients.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Follow ``model`` after its update ``step`` (counted from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)

@@ -1,0 +1,90 @@
+"""From a TrainConfig to the model and diffusion it asks for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from fastdiff.diffusion.config import DiffusionConfig
+from fastdiff.errors import FastdiffError
+from fastdiff.models.config import UNetConfig
+from fastdiff.training.config import TrainConfig
+
+C = TypeVar("C", UNetConfig, DiffusionConfig)
+
+
+def architecture(config: TrainConfig) -> tuple[UNetConfig, DiffusionConfig]:
+    """The preset (or .json file) of a run, with the run's overrides.
+
+    Raises:
+        FastdiffError: an unknown preset, a broken file, a model that is not an image-to-image denoiser.
+    """
+    if config.preset.endswith(".json"):
+        model, diffusion = _from_file(Path(config.preset))
+    else:
+        model, diffusion = _from_zoo(config.preset)
+    changes: dict[str, Any] = {}
+    if config.image_size is not None:
+        changes["image_size"] = config.image_size
+    if config.channels is not None:
+        changes |= {"in_channels": config.channels, "out_channels": config.channels}
+    if config.num_classes == 0:
+        changes |= {"num_classes": None, "null_label": False}
+    elif config.num_classes is not None:
+        changes["num_classes"] = config.num_classes
+    return replace(model, **changes, learn_sigma=diffusion.learns_variance), diffusion
+
+
+def _from_zoo(name: str) -> tuple[UNetConfig, DiffusionConfig]:
+    from fastdiff.zoo import PRESETS
+
+    if name not in PRESETS:
+        raise FastdiffError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}, or a .json file")
+    preset = PRESETS[name]
+    if not isinstance(preset.model, UNetConfig) or preset.model.low_res is not None:
+        raise FastdiffError(f"fastdiff train trains denoisers of images, and {name!r} is none")
+    return preset.model, preset.diffusion
+
+
+def _from_file(path: Path) -> tuple[UNetConfig, DiffusionConfig]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise FastdiffError(f"cannot read {path}: {error}") from None
+    if (
+        not isinstance(content, dict)
+        or not content.keys() <= {"model", "diffusion"}
+        or "model" not in content
+    ):
+        raise FastdiffError(f'{path} must hold {{"model": {{...}}, "diffusion": {{...}}}}')
+    model = _build(UNetConfig, content["model"], path)
+    return model, _build(DiffusionConfig, content.get("diffusion", {}), path)
+
+
+def _build(kind: type[C], options: Any, path: Path) -> C:
+    known = [field.name for field in fields(kind)]
+    if not isinstance(options, dict) or not options.keys() <= set(known):
+        raise FastdiffError(f"{path}: options of {kind.__name__} are {', '.join(known)}; got {options}")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise FastdiffError(f"{path}: {error}") from None
+
+
+def usable_device(name: str) -> torch.device:
+    """The device, tried out.
+
+    Raises:
+        FastdiffError: it is unknown or not there.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise FastdiffError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device

@@ -1,0 +1,83 @@
+"""How diffusion times are drawn for training, and the weights that keep the loss unbiased."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+HISTORY = 10  # losses kept of each time
+UNIFORM_SHARE = 0.001  # so that no time is ever forgotten
+
+
+class Times(NamedTuple):
+    """Times [N] int64 and the weights [N] float32 of their losses."""
+
+    t: Tensor
+    weight: Tensor
+
+
+class UniformTimes:
+    """Every time with the same probability, all weights 1."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def draw(self, n: int, generator: torch.Generator) -> Times:
+        return Times(torch.randint(self.count, (n,), generator=generator), torch.ones(n))
+
+    def update(self, t: Tensor, loss: Tensor) -> None:
+        """Nothing to learn from the losses."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """There is no state."""
+
+
+class LossSecondMomentTimes:
+    r"""Importance sampling: p_t proportional to sqrt(E[L_t^2]), weight 1 / (T p_t) (IDDPM, equation 17).
+
+    E[L_t^2] is the mean over the last ten losses of time t; until every time has ten, p is uniform.
+    A share of 0.001 stays uniform.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._losses = torch.zeros(count, HISTORY, dtype=torch.float64)
+        self._seen = torch.zeros(count, dtype=torch.int64)
+
+    def probabilities(self) -> Tensor:
+        """p [T] float64, summing to 1."""
+        uniform = torch.full((self.count,), 1 / self.count, dtype=torch.float64)
+        if (self._seen < HISTORY).any():
+            return uniform
+        moment = self._losses.square().mean(dim=1).sqrt()
+        if not moment.sum() > 0:
+            return uniform
+        return (1 - UNIFORM_SHARE) * moment / moment.sum() + UNIFORM_SHARE * uniform
+
+    def draw(self, n: int, generator: torch.Generator) -> Times:
+        p = self.probabilities()
+        t = torch.multinomial(p, n, replacement=True, generator=generator)
+        return Times(t, (1 / (self.count * p[t])).float())
+
+    def update(self, t: Tensor, loss: Tensor) -> None:
+        """Remember the unweighted losses [N] of times t [N]; of each time the last ten."""
+        for time, value in zip(t.tolist(), loss.tolist(), strict=True):
+            self._losses[time, self._seen[time] % HISTORY] = value
+            self._seen[time] += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"losses": self._losses, "seen": self._seen}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._losses.copy_(state["losses"])
+        self._seen.copy_(state["seen"])
+
+
+def make_times(name: str, count: int) -> UniformTimes | LossSecondMomentTimes:
+    """The sampler of ``TrainConfig.timesteps`` for a process of ``count`` steps."""
+    return LossSecondMomentTimes(count) if name == "loss-second-moment" else UniformTimes(count)
