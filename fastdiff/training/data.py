@@ -56,7 +56,9 @@ def load_data(
     if targets is None:
         names = ()
     elif names and len(names) != num_classes:
-        raise FastdiffError(f"{len(names)} class names for {num_classes} classes")
+        raise FastdiffError(
+            f"{len(names)} class names for {num_classes} classes; give --num-classes {len(names)}"
+        )
     images = np.empty((raw.count, image_size, image_size, channels), np.uint8)
     for i, image in enumerate(raw.images):
         images[i] = fit_image(image, image_size, channels, fit)

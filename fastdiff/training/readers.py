@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -70,7 +71,7 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _read_at_most(file: IO[bytes], size: int) -> bytes:
+def _read_at_most(file: io.BufferedIOBase, size: int) -> bytes:
     """Up to ``size`` bytes, in pieces: a header that lies about its size does not allocate it."""
     pieces: list[bytes] = []
     while size > 0 and (piece := file.read(min(size, _CHUNK))):

@@ -34,7 +34,7 @@ class TrainState:
     """Everything that changes while training. ``step`` counts the updates that were made."""
 
     model: UNet
-    ema: EMA
+    ema: EMA[UNet]
     optimizer: torch.optim.AdamW
     times: UniformTimes | LossSecondMomentTimes
     step: int = 0

@@ -1,0 +1,62 @@
+"""A run that is killed and started again is bit for bit the run that never stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from fastdiff.training.state import checkpoints
+
+STEPS = 60
+
+
+def start(toy: dict[str, Any], out: Path) -> subprocess.Popen[bytes]:
+    """The command line, with everything random switched on; checkpoints fall between lines of the log."""
+    command = [sys.executable, "-m", "fastdiff", "train", "--data", toy["data"], "--preset", toy["preset"]]
+    command += [
+        "--out",
+        out,
+        "--steps",
+        STEPS,
+        "--checkpoint-every",
+        "4",
+        "--log-every",
+        "3",
+        "--threads",
+        "1",
+    ]
+    command += ["--timesteps", "loss-second-moment", "--flip", "--batch-size", "8", "--no-progress"]
+    return subprocess.Popen([str(part) for part in command])
+
+
+def test_killed_run_resumes_bit_for_bit(toy: dict[str, Any], tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(toy, whole).wait() == 0
+
+    process = start(toy, killed)
+    while len(checkpoints(killed)) < 2:
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (killed / "model.safetensors").exists()
+    assert start(toy, killed).wait() == 0
+
+    for name in (f"checkpoints/step-{STEPS:08d}.safetensors", "model.safetensors"):
+        expected, resumed = load_file(whole / name), load_file(killed / name)
+        assert expected.keys() == resumed.keys()
+        assert all(torch.equal(expected[key], resumed[key]) for key in expected), name
+    assert log_without_times(killed) == log_without_times(whole)
+
+
+def log_without_times(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
