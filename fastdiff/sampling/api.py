@@ -84,13 +84,10 @@ class Sampler:
         Raises:
             FastdiffError: arguments that do not fit, or NaN or Inf from the model.
         """
-        return torch.cat(
-            list(
-                self.batches(
-                    n, classes=classes, seed=seed, seeds=seeds, noise=noise, cond=cond, progress=progress
-                )
-            )
+        finished = self.batches(
+            n, classes=classes, seed=seed, seeds=seeds, noise=noise, cond=cond, progress=progress
         )
+        return torch.cat(list(finished))
 
     def batches(self, n: int, *, progress: bool = True, **request: Any) -> Iterator[Tensor]:
         """The samples of :meth:`__call__`, batch by batch as they are finished."""
