@@ -2,3 +2,6 @@
 
 from fastdiff.ops.attention import attention as attention
 from fastdiff.ops.group_norm_silu import group_norm_silu as group_norm_silu
+from fastdiff.ops.philox import normal as normal
+from fastdiff.ops.philox import random_bits as random_bits
+from fastdiff.ops.reverse_step import reverse_step as reverse_step

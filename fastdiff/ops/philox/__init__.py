@@ -1,0 +1,122 @@
+"""Counter-based noise: any element of any sample of any step, computed from its number alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastdiff.errors import FastdiffError
+from fastdiff.ops._op import FusedOp
+from fastdiff.ops.philox import reference
+
+NORMAL_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def normal(
+    seeds: Tensor,
+    shape: Sequence[int],
+    *,
+    step: int = 0,
+    stream: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    r"""Standard normal noise that depends on nothing but (seed, stream, step, element).
+
+    Philox4x32-10 turns a 64-bit key and a 128-bit counter into four 32-bit words r. Here
+
+        key      the sample's seed: low word, high word
+        counter  (block's low word, step, stream, block's high word), block = element // 4
+        word j   belongs to element 4 block + j, elements numbered in contiguous (C, *) order
+
+    .. math::
+        u(r) = 2^{-32} r + 2^{-33}, \qquad
+        z_{2i} + \mathrm{i} z_{2i+1} = \sqrt{-2 \ln u(r_{2i})}\; e^{2 \pi \mathrm{i} u(r_{2i+1})}
+
+    Args:
+        seeds: [N] int64, one for each sample; all 64 bits count.
+        shape: shape of one sample.
+        step, stream: 0 <= step, stream < 2^32. The sampling loop uses the number of the step and stream 0.
+        dtype: of the result; the numbers are the same up to rounding.
+
+    Returns:
+        [N, *shape] on the device of the seeds, contiguous.
+
+    Raises:
+        FastdiffError: seeds, shape, step, stream or dtype out of the above.
+
+    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; Box & Muller 1958.
+    """
+    check_seeds("normal", seeds)
+    check_word("normal", "step", step)
+    check_word("normal", "stream", stream)
+    if any(size < 0 for size in shape):
+        raise FastdiffError(f"normal: shape must hold no negative size, got {list(shape)}")
+    if dtype not in NORMAL_DTYPES:
+        names = ", ".join(str(d).removeprefix("torch.") for d in NORMAL_DTYPES)
+        raise FastdiffError(f"normal: dtype must be one of {names}, got {dtype}")
+    return normal_op(seeds, list(shape), step, stream, dtype)
+
+
+def random_bits(seeds: Tensor, count: int, *, step: int = 0, stream: int = 0, first_block: int = 0) -> Tensor:
+    """The integers below :func:`normal`: words 4 first_block, ..., 4 first_block + count - 1 of each sample.
+
+    Args:
+        seeds, step, stream: as in :func:`normal`.
+        count: number of words per sample, at least 0.
+        first_block: block to begin with, its 64 bits given as a signed integer.
+
+    Returns:
+        [N, count] int64, each in [0, 2^32).
+
+    Raises:
+        FastdiffError: an argument out of range.
+    """
+    check_seeds("random_bits", seeds)
+    check_word("random_bits", "step", step)
+    check_word("random_bits", "stream", stream)
+    if count < 0:
+        raise FastdiffError(f"random_bits: count must be at least 0, got {count}")
+    if not -(2**63) <= first_block < 2**63:
+        raise FastdiffError(f"random_bits: first_block must fit in 64 bits, got {first_block}")
+    return bits_op(seeds, count, step, stream, first_block)
+
+
+def check_seeds(op: str, seeds: Tensor) -> None:
+    """Raise unless seeds is [N] int64."""
+    if seeds.dim() != 1 or seeds.dtype != torch.int64:
+        raise FastdiffError(f"{op}: seeds must be int64 [N], got {seeds.dtype} {list(seeds.shape)}")
+
+
+def check_word(op: str, name: str, value: int) -> None:
+    """Raise unless value fits into one word of the counter."""
+    if not 0 <= value < 2**32:
+        raise FastdiffError(f"{op}: {name} must be in [0, 2^32), got {value}")
+
+
+def _fake_normal(seeds, shape, step, stream, dtype):
+    return seeds.new_empty((seeds.shape[0], *shape), dtype=dtype)
+
+
+def _fake_bits(seeds, count, step, stream, first_block):
+    return seeds.new_empty((seeds.shape[0], count))
+
+
+normal_op = FusedOp(
+    "philox_normal",
+    "(Tensor seeds, SymInt[] shape, int step, int stream, ScalarType dtype) -> Tensor",
+    reference=reference.normal,
+    fake=_fake_normal,
+    package=__name__,
+    backends=(),
+)
+
+bits_op = FusedOp(
+    "philox_bits",
+    "(Tensor seeds, SymInt count, int step, int stream, int first_block) -> Tensor",
+    reference=reference.random_bits,
+    fake=_fake_bits,
+    package=__name__,
+    backends=(),
+)

@@ -1,0 +1,65 @@
+"""reverse_step in plain PyTorch: the specification and the fallback. Any dtype, layout and device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastdiff.errors import FastdiffError
+from fastdiff.ops.philox import reference as philox
+
+
+def reverse_step(
+    x: Tensor,
+    model_output: Tensor,
+    table: Tensor,
+    index: Tensor,
+    uncond: Tensor | None,
+    h1: Tensor | None,
+    h2: Tensor | None,
+    noise: Tensor | None,
+    seeds: Tensor | None,
+    stream: int,
+    clip: bool,
+    variance: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """-> x_next and x0 like x, nonfinite [N] int32. Computed in float32; in float64 for float64 x."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if index.device.type == "cpu":
+        check_index(table, index)
+    row = table.index_select(0, index.reshape(1))[0].to(dtype)
+    out_x, out_m, a, b, c1, c2, std, log_min, log_max, noise_on, guidance, _ = row.unbind()
+    channels = x.shape[1]
+    state = x.to(dtype)
+    out = model_output[:, :channels].to(dtype)
+    if uncond is not None:
+        base = uncond[:, :channels].to(dtype)
+        out = base + guidance * (out - base)
+    x0 = out_x * state + out_m * out
+    if clip:
+        x0 = x0.clamp(-1, 1)  # NaN stays NaN
+    x_next = a * state + b * x0
+    for coefficient, history in ((c1, h1), (c2, h2)):
+        if history is not None:
+            x_next = x_next + coefficient * history.to(dtype)
+    if seeds is not None:
+        noise = philox.normal(seeds, x.shape[1:], step=index, stream=stream, dtype=dtype)
+    if noise is not None:
+        if variance != "none":
+            log_var = model_output[:, channels:].to(dtype)
+            if variance == "learned_range":
+                fraction = (log_var + 1) / 2
+                log_var = fraction * log_max + (1 - fraction) * log_min
+            std = noise_on * torch.exp(log_var / 2)
+        x_next = x_next + std * noise.to(dtype)
+    outputs = (model_output,) if uncond is None else (model_output, uncond)
+    finite = torch.stack([torch.isfinite(o).flatten(1).all(1) for o in outputs]).all(0)
+    return torch.empty_like(x).copy_(x_next), torch.empty_like(x).copy_(x0), (~finite).int()
+
+
+def check_index(table: Tensor, index: Tensor) -> int:
+    """The row's number, which must be one of the table's. For the CPU: elsewhere, looking at it waits."""
+    row = int(index)
+    if not 0 <= row < len(table):
+        raise FastdiffError(f"reverse_step: index {row} is not a row of the table, which has {len(table)}")
+    return row
