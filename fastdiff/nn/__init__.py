@@ -1,0 +1,9 @@
+"""The layers ADM-class networks are made of."""
+
+from fastdiff.nn.attention import AttentionBlock as AttentionBlock
+from fastdiff.nn.embedding import timestep_embedding as timestep_embedding
+from fastdiff.nn.norm import GroupNormSiLU as GroupNormSiLU
+from fastdiff.nn.resample import Downsample as Downsample
+from fastdiff.nn.resample import Upsample as Upsample
+from fastdiff.nn.resblock import ResBlock as ResBlock
+from fastdiff.nn.resblock import zero_module as zero_module

@@ -1,0 +1,122 @@
+"""The blocks that U-Net and classifier are strung from, under guided-diffusion's parameter names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fastdiff.models.config import TrunkConfig
+from fastdiff.nn import AttentionBlock, Downsample, ResBlock, Upsample
+
+
+class Block(nn.Sequential):
+    """Layers run one after another; residual blocks also get the embedding. Keys: 0, 1, 2."""
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for layer in self:
+            x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
+        return x
+
+
+def run_block(block: Block, x: Tensor, emb: Tensor, *, recompute: bool) -> Tensor:
+    """The block's output; with ``recompute``, its activations are dropped and computed again in the backward."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(block, x, emb, use_reentrant=False)  # pyright: ignore[reportReturnType]
+    return block(x, emb)
+
+
+def time_embed(config: TrunkConfig) -> nn.Sequential:
+    """[N, model_channels] -> [N, E]."""
+    e = config.embed_channels
+    return nn.Sequential(nn.Linear(config.model_channels, e), nn.SiLU(), nn.Linear(e, e))
+
+
+def res_block(config: TrunkConfig, channels: int, out_channels: int, resample=None) -> ResBlock:
+    return ResBlock(
+        channels,
+        config.embed_channels,
+        out_channels,
+        dropout=config.dropout,
+        scale_shift_norm=config.use_scale_shift_norm,
+        resample=resample,
+        rescale=config.rescale_residual,
+    )
+
+
+def attention_block(config: TrunkConfig, channels: int, *, up: bool = False) -> AttentionBlock:
+    return AttentionBlock(
+        channels,
+        config.heads(channels, up=up),
+        new_order=config.use_new_attention_order,
+        rescale=config.rescale_residual,
+    )
+
+
+def down_path(config: TrunkConfig) -> tuple[nn.ModuleList, list[int]]:
+    """The way down and the widths of its outputs, which the way up takes as skip connections."""
+    channels = config.level_channels[0]
+    blocks = [Block(nn.Conv2d(config.in_channels, channels, 3, padding=1))]
+    widths = [channels]
+    size = config.image_size
+    for level, out_channels in enumerate(config.level_channels):
+        for _ in range(config.blocks_per_level[level]):
+            layers: list[nn.Module] = [res_block(config, channels, out_channels)]
+            channels = out_channels
+            if size in config.attention_resolutions:
+                layers.append(attention_block(config, channels))
+            blocks.append(Block(*layers))
+            widths.append(channels)
+        if level < len(config.level_channels) - 1:
+            down = (
+                res_block(config, channels, channels, "down")
+                if config.resblock_updown
+                else Downsample(channels, conv=config.conv_resample)
+            )
+            blocks.append(Block(down))
+            widths.append(channels)
+            size //= 2
+    return nn.ModuleList(blocks), widths
+
+
+def middle(config: TrunkConfig) -> Block:
+    channels = config.level_channels[-1]
+    return Block(
+        res_block(config, channels, channels),
+        attention_block(config, channels),
+        res_block(config, channels, channels),
+    )
+
+
+def up_path(config: TrunkConfig, skips: list[int]) -> nn.ModuleList:
+    """The way up: one block more than down at each level, each taking one skip connection."""
+    return nn.ModuleList(_up_blocks(config, list(skips)))
+
+
+def _up_blocks(config: TrunkConfig, skips: list[int]) -> Iterator[Block]:
+    channels = config.level_channels[-1]
+    for level in reversed(range(len(config.level_channels))):
+        size = config.image_size >> level
+        out_channels = config.level_channels[level]
+        for i in range(config.blocks_per_level[level] + 1):
+            layers: list[nn.Module] = [res_block(config, channels + skips.pop(), out_channels)]
+            channels = out_channels
+            if size in config.attention_resolutions:
+                layers.append(attention_block(config, channels, up=True))
+            if level and i == config.blocks_per_level[level]:
+                layers.append(
+                    res_block(config, channels, channels, "up")
+                    if config.resblock_updown
+                    else Upsample(channels, conv=config.conv_resample)
+                )
+            yield Block(*layers)
+
+
+def halve_convolutions(blocks: list[nn.Module], dtype: torch.dtype) -> None:
+    """Cast the weights of the convolutions inside ``blocks``, and nothing else."""
+    for block in blocks:
+        for module in block.modules():
+            if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+                module.to(dtype)

@@ -1,0 +1,155 @@
+"""ADM's U-Net."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastdiff.errors import FastdiffError
+from fastdiff.models import trunk
+from fastdiff.models.config import UNetConfig
+from fastdiff.nn import GroupNormSiLU, timestep_embedding, zero_module
+
+
+class UNet(nn.Module):
+    """The denoiser of Dhariwal & Nichol 2021, section 3: x_t, t and class in, prediction out.
+
+    Parameter names and shapes are guided-diffusion's ``UNetModel``'s, so its checkpoints load as they are.
+    In eval mode the result depends on each image alone. Layout and dtype of x are kept throughout.
+
+    Args:
+        config: see :class:`UNetConfig`.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.time_embed = trunk.time_embed(config)
+        if config.num_classes is not None:
+            self.label_emb = nn.Embedding(config.num_classes + config.null_label, config.embed_channels)
+        self.input_blocks, skips = trunk.down_path(config)
+        self.middle_block = trunk.middle(config)
+        self.output_blocks = trunk.up_path(config, skips)
+        width = config.level_channels[0]
+        out_channels = config.out_channels * (2 if config.learn_sigma else 1)
+        self.out = nn.Sequential(
+            GroupNormSiLU(width), nn.Identity(), zero_module(nn.Conv2d(width, out_channels, 3, padding=1))
+        )
+
+    @property
+    def null_class(self) -> int | None:
+        """The label that means "no class", or None if the model has none."""
+        return self.config.null_class
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the convolutions of the trunk compute in."""
+        return self.middle_block[0].in_layers[2].weight.dtype
+
+    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+        """x [N, C, H, W], timesteps [N], labels y [N] -> [N, out_channels (x 2), H, W] in x's dtype.
+
+        Raises:
+            FastdiffError: shapes or labels that do not fit.
+        """
+        return self.denoise(x, self.embed(timesteps, y))
+
+    def embed(self, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+        """timesteps [N], labels y [N] -> embedding [N, E]. A sampler embeds all its steps at once."""
+        if timesteps.dim() != 1:
+            raise FastdiffError(f"timesteps must have shape [N], got {list(timesteps.shape)}")
+        weight = self.time_embed[0].weight
+        emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(weight.dtype))
+        return emb if self.config.num_classes is None and y is None else emb + self._label_embedding(y)
+
+    def denoise(self, x: Tensor, emb: Tensor) -> Tensor:
+        """x [N, C, H, W], embedding [N, E] -> prediction [N, out_channels (x 2), H, W]."""
+        self._check_image(x)
+        h, skips = x.type(self.dtype), []
+        for block in self.input_blocks:
+            h = self._run(block, h, emb)
+            skips.append(h)
+        h = self._run(self.middle_block, h, emb)
+        for block in self.output_blocks:
+            h = self._run(block, torch.cat([h, skips.pop()], dim=1), emb)
+        norm, _, conv = self.out
+        return conv(norm(h.type(x.dtype))) if conv.weight.dtype == x.dtype else conv(norm(h))
+
+    def half_trunk(self, dtype: torch.dtype = torch.float16) -> UNet:
+        """Cast the trunk's convolutions to ``dtype``, as guided-diffusion's ``convert_to_fp16`` does.
+
+        Norms, linear layers, embeddings and the output layer stay float32; images stay float32 outside.
+        """
+        blocks = [*self.input_blocks, self.middle_block, *self.output_blocks]
+        trunk.halve_convolutions(blocks, dtype)
+        return self
+
+    def _run(self, block: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
+        return trunk.run_block(block, h, emb, recompute=self.config.use_checkpoint)  # pyright: ignore[reportArgumentType]
+
+    def _label_embedding(self, y: Tensor | None) -> Tensor:
+        if self.config.num_classes is None:
+            raise FastdiffError("this model is not class-conditional; leave out y")
+        if y is None:
+            raise FastdiffError(f"this model is class-conditional; give labels y [N] in 0..{self._last_label}")
+        if y.dim() != 1:
+            raise FastdiffError(f"y must have shape [N], got {list(y.shape)}")
+        # On another device, looking at the values would stall the queue; there the embedding itself asserts.
+        known = y.device.type == "cpu" and not torch.compiler.is_compiling() and len(y) > 0
+        if known and not (0 <= int(y.min()) and int(y.max()) <= self._last_label):
+            raise FastdiffError(f"labels must lie in 0..{self._last_label}, got {y.tolist()}")
+        return self.label_emb(y)
+
+    @property
+    def _last_label(self) -> int:
+        return len(self.label_emb.weight) - 1
+
+    def _check_image(self, x: Tensor) -> None:
+        if x.dim() != 4 or x.shape[1] != self.config.in_channels:
+            raise FastdiffError(
+                f"x must have shape [N, {self.config.in_channels}, H, W], got {list(x.shape)}"
+            )
+        factor = 2 ** (len(self.config.channel_mult) - 1)
+        if x.shape[2] % factor or x.shape[3] % factor:
+            raise FastdiffError(
+                f"image height and width must be multiples of {factor} for this network to halve,"
+                f" got {x.shape[2]}x{x.shape[3]}"
+            )
+
+
+class SuperResUNet(UNet):
+    """A U-Net that also sees a smaller image: enlarged to x's size and stacked under its channels.
+
+    The first convolution takes 2 x ``in_channels``, as guided-diffusion's ``SuperResModel``'s does.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        if config.low_res is None:
+            raise FastdiffError("a super-resolution U-Net needs low_res='bilinear' or 'bicubic' in its config")
+        super().__init__(config)
+        self.input_blocks[0][0] = nn.Conv2d(  # pyright: ignore[reportIndexIssue]
+            2 * config.in_channels, config.level_channels[0], 3, padding=1
+        )
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Tensor, timesteps: Tensor, low_res: Tensor, y: Tensor | None = None
+    ) -> Tensor:
+        """x [N, C, H, W], timesteps [N], low_res [N, C, h, w], labels y [N] -> [N, out_channels (x 2), H, W]."""
+        return self.denoise(torch.cat([x, self.enlarge(low_res, x)], dim=1), self.embed(timesteps, y))
+
+    def enlarge(self, low_res: Tensor, x: Tensor) -> Tensor:
+        """low_res at x's size; no antialiasing, corners not aligned. A sampler calls it once."""
+        if low_res.dim() != 4 or low_res.shape[:2] != (x.shape[0], self.config.in_channels):
+            raise FastdiffError(
+                f"low_res must have shape [{x.shape[0]}, {self.config.in_channels}, h, w], got {list(low_res.shape)}"
+            )
+        mode = self.config.low_res or "bilinear"
+        return F.interpolate(low_res, size=x.shape[2:], mode=mode, align_corners=False)
+
+    def _check_image(self, x: Tensor) -> None:
+        if x.dim() != 4 or x.shape[1] != 2 * self.config.in_channels:
+            raise FastdiffError(
+                f"x and low_res must have {self.config.in_channels} channels each, got {list(x.shape)}"
+            )
+        super()._check_image(x[:, : self.config.in_channels])
