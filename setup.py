@@ -25,7 +25,15 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 # Apple's compiler has no OpenMP: the kernels run on one thread there.
 OPENMP = [] if platform.system() == "Darwin" else ["-fopenmp"]
 # No -ffast-math: NaN and infinity must come through. errno and traps are nobody's business here.
-COMPILE = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wall", "-Wno-psabi"]
+COMPILE = [
+    "-std=c++17",
+    "-O3",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-Wall",
+    "-Wno-psabi",
+]
 
 
 class BuildLibraries(build_ext):
@@ -39,14 +47,18 @@ class BuildLibraries(build_ext):
         return fullname.replace(".", "/") + ".so"
 
     def copy_extensions_to_source(self) -> None:
-        (ROOT / "fastdiff" / "lib").mkdir(exist_ok=True)  # holds nothing but libraries, so no one else makes it
+        (ROOT / "fastdiff" / "lib").mkdir(
+            exist_ok=True
+        )  # holds nothing but libraries, so no one else makes it
         super().copy_extensions_to_source()
 
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name))
         inputs = [ROOT / name for name in (*SOURCES, *HEADERS, "setup.py")]
-        if not self.force and target.exists() and all(
-            target.stat().st_mtime > path.stat().st_mtime for path in inputs
+        if (
+            not self.force
+            and target.exists()
+            and all(target.stat().st_mtime > path.stat().st_mtime for path in inputs)
         ):
             return
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -89,7 +89,9 @@ def measure_models(device: str, rounds: int) -> list[Row]:
                 {"eager": eager, "fastdiff": lambda: fast(last, t, **cond)},  # noqa: B023
                 rounds=rounds,
             )
-        rows.append(Row("U-Net forward", f"{preset}, batch {batch}", "float32", times["eager"], times["fastdiff"]))
+        rows.append(
+            Row("U-Net forward", f"{preset}, batch {batch}", "float32", times["eager"], times["fastdiff"])
+        )
     return rows
 
 

@@ -1,9 +1,9 @@
 """fastdiff: train and sample ADM-class diffusion models with hand-written fused kernels.
 
-    import fastdiff
+import fastdiff
 
-    model = fastdiff.load("fashion-mnist")
-    images = fastdiff.sample(model, 16, classes=9, sampler="dpmpp", steps=20)   # [16, 1, 32, 32] in [-1, 1]
+model = fastdiff.load("fashion-mnist")
+images = fastdiff.sample(model, 16, classes=9, sampler="dpmpp", steps=20)   # [16, 1, 32, 32] in [-1, 1]
 """
 
 from __future__ import annotations

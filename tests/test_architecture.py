@@ -63,7 +63,8 @@ def test_files_stay_readable(pattern: str) -> None:
     long = {
         str(path.relative_to(ROOT.parent)): count
         for path in ROOT.parent.glob(pattern)
-        if path.is_file() and path.suffix in {".py", ".h", ".cpp", ".cu", ".cuh"}
+        if path.is_file()
+        and path.suffix in {".py", ".h", ".cpp", ".cu", ".cuh"}
         and (count := len(path.read_text().splitlines())) > 400
     }
     assert not long

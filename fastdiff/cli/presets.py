@@ -14,5 +14,7 @@ class Presets:
     def run(self) -> int:
         width = max(map(len, PRESETS))
         for name, preset in PRESETS.items():
-            print(f"{name:<{width}}  {preset.model.image_size:>4} px  {preset.released or '-':<34} {preset.note}")
+            print(
+                f"{name:<{width}}  {preset.model.image_size:>4} px  {preset.released or '-':<34} {preset.note}"
+            )
         return 0

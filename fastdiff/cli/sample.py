@@ -92,7 +92,8 @@ class Sample:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise FastdiffError(f"device {self.device!r} cannot be used: {reason}") from None
-        return fastdiff.load(self.checkpoint, device=self.device).to(memory_format=torch.channels_last)
+        model: Any = fastdiff.load(self.checkpoint, device=self.device)
+        return model.to(memory_format=torch.channels_last)
 
     def _labels(self, num_classes: int | None, names: list[str]) -> np.ndarray | None:
         if self.n < 1:

@@ -55,7 +55,9 @@ class TrunkConfig:
         sizes = [self.image_size >> level for level in range(depth + 1)]
         unknown = [r for r in self.attention_resolutions if r not in sizes]
         if unknown and min(self.attention_resolutions) < min(sizes):
-            raise FastdiffError(f"attention_resolutions {unknown} are not among the levels' sizes {sizes} pixels")
+            raise FastdiffError(
+                f"attention_resolutions {unknown} are not among the levels' sizes {sizes} pixels"
+            )
         for channels in self.level_channels:
             if channels % GROUPS:
                 raise FastdiffError(
@@ -64,7 +66,8 @@ class TrunkConfig:
                 )
         for size, channels in zip(sizes, self.level_channels, strict=True):
             if size in self.attention_resolutions or size == sizes[-1]:
-                self.heads(channels), self.heads(channels, up=True)
+                for up in (False, True):
+                    self.heads(channels, up=up)
 
     @property
     def blocks_per_level(self) -> tuple[int, ...]:

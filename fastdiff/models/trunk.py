@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fastdiff.errors import FastdiffError
 from fastdiff.models.config import TrunkConfig
-from fastdiff.nn import AttentionBlock, Downsample, ResBlock, Upsample
+from fastdiff.nn import AttentionBlock, Downsample, ResBlock, Upsample, timestep_embedding
 
 
 class Block(nn.Sequential):
@@ -32,6 +33,26 @@ def time_embed(config: TrunkConfig) -> nn.Sequential:
     """[N, model_channels] -> [N, E]."""
     e = config.embed_channels
     return nn.Sequential(nn.Linear(config.model_channels, e), nn.SiLU(), nn.Linear(e, e))
+
+
+def embed_time(config: TrunkConfig, layers: nn.Sequential, timesteps: Tensor) -> Tensor:
+    """timesteps [N] -> [N, E] in the layers' dtype."""
+    if timesteps.dim() != 1:
+        raise FastdiffError(f"timesteps must have shape [N], got {list(timesteps.shape)}")
+    waves = timestep_embedding(timesteps, config.model_channels)
+    return layers(waves.to(next(layers.parameters()).dtype))
+
+
+def check_image(config: TrunkConfig, x: Tensor, channels: int) -> None:
+    """Raise unless x is [N, channels, H, W] with a height and width that the network can halve."""
+    if x.dim() != 4 or x.shape[1] != channels:
+        raise FastdiffError(f"x must have shape [N, {channels}, H, W], got {list(x.shape)}")
+    factor = 2 ** (len(config.channel_mult) - 1)
+    if x.shape[2] % factor or x.shape[3] % factor:
+        raise FastdiffError(
+            f"image height and width must be multiples of {factor} for this network to halve,"
+            f" got {x.shape[2]}x{x.shape[3]}"
+        )
 
 
 def res_block(config: TrunkConfig, channels: int, out_channels: int, resample=None) -> ResBlock:
@@ -88,6 +109,11 @@ def middle(config: TrunkConfig) -> Block:
         attention_block(config, channels),
         res_block(config, channels, channels),
     )
+
+
+def compute_dtype(block: Block) -> torch.dtype:
+    """What the block's convolutions compute in."""
+    return next(m.weight.dtype for m in block.modules() if isinstance(m, nn.Conv2d))
 
 
 def up_path(config: TrunkConfig, skips: list[int]) -> nn.ModuleList:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from fastdiff.errors import FastdiffError
 from fastdiff.models import trunk
 from fastdiff.models.config import UNetConfig
-from fastdiff.nn import GroupNormSiLU, timestep_embedding, zero_module
+from fastdiff.nn import GroupNormSiLU, zero_module
 
 
 class UNet(nn.Module):
@@ -22,9 +24,13 @@ class UNet(nn.Module):
         config: see :class:`UNetConfig`.
     """
 
+    diffusion: Any = None  # the DiffusionConfig it was trained with
+    class_names: tuple[str, ...] = ()
+
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
+        self._image_channels = config.in_channels * (1 if config.low_res is None else 2)
         self.time_embed = trunk.time_embed(config)
         if config.num_classes is not None:
             self.label_emb = nn.Embedding(config.num_classes + config.null_label, config.embed_channels)
@@ -45,7 +51,7 @@ class UNet(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """What the convolutions of the trunk compute in."""
-        return self.middle_block[0].in_layers[2].weight.dtype
+        return trunk.compute_dtype(self.middle_block)
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         """x [N, C, H, W], timesteps [N], labels y [N] -> [N, out_channels (x 2), H, W] in x's dtype.
@@ -57,15 +63,12 @@ class UNet(nn.Module):
 
     def embed(self, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         """timesteps [N], labels y [N] -> embedding [N, E]. A sampler embeds all its steps at once."""
-        if timesteps.dim() != 1:
-            raise FastdiffError(f"timesteps must have shape [N], got {list(timesteps.shape)}")
-        weight = self.time_embed[0].weight
-        emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(weight.dtype))
+        emb = trunk.embed_time(self.config, self.time_embed, timesteps)
         return emb if self.config.num_classes is None and y is None else emb + self._label_embedding(y)
 
     def denoise(self, x: Tensor, emb: Tensor) -> Tensor:
         """x [N, C, H, W], embedding [N, E] -> prediction [N, out_channels (x 2), H, W]."""
-        self._check_image(x)
+        trunk.check_image(self.config, x, self._image_channels)
         h, skips = x.type(self.dtype), []
         for block in self.input_blocks:
             h = self._run(block, h, emb)
@@ -92,7 +95,9 @@ class UNet(nn.Module):
         if self.config.num_classes is None:
             raise FastdiffError("this model is not class-conditional; leave out y")
         if y is None:
-            raise FastdiffError(f"this model is class-conditional; give labels y [N] in 0..{self._last_label}")
+            raise FastdiffError(
+                f"this model is class-conditional; give labels y [N] in 0..{self._last_label}"
+            )
         if y.dim() != 1:
             raise FastdiffError(f"y must have shape [N], got {list(y.shape)}")
         # On another device, looking at the values would stall the queue; there the embedding itself asserts.
@@ -105,18 +110,6 @@ class UNet(nn.Module):
     def _last_label(self) -> int:
         return len(self.label_emb.weight) - 1
 
-    def _check_image(self, x: Tensor) -> None:
-        if x.dim() != 4 or x.shape[1] != self.config.in_channels:
-            raise FastdiffError(
-                f"x must have shape [N, {self.config.in_channels}, H, W], got {list(x.shape)}"
-            )
-        factor = 2 ** (len(self.config.channel_mult) - 1)
-        if x.shape[2] % factor or x.shape[3] % factor:
-            raise FastdiffError(
-                f"image height and width must be multiples of {factor} for this network to halve,"
-                f" got {x.shape[2]}x{x.shape[3]}"
-            )
-
 
 class SuperResUNet(UNet):
     """A U-Net that also sees a smaller image: enlarged to x's size and stacked under its channels.
@@ -126,10 +119,12 @@ class SuperResUNet(UNet):
 
     def __init__(self, config: UNetConfig) -> None:
         if config.low_res is None:
-            raise FastdiffError("a super-resolution U-Net needs low_res='bilinear' or 'bicubic' in its config")
+            raise FastdiffError(
+                "a super-resolution U-Net needs low_res='bilinear' or 'bicubic' in its config"
+            )
         super().__init__(config)
         self.input_blocks[0][0] = nn.Conv2d(  # pyright: ignore[reportIndexIssue]
-            2 * config.in_channels, config.level_channels[0], 3, padding=1
+            self._image_channels, config.level_channels[0], 3, padding=1
         )
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -146,10 +141,3 @@ class SuperResUNet(UNet):
             )
         mode = self.config.low_res or "bilinear"
         return F.interpolate(low_res, size=x.shape[2:], mode=mode, align_corners=False)
-
-    def _check_image(self, x: Tensor) -> None:
-        if x.dim() != 4 or x.shape[1] != 2 * self.config.in_channels:
-            raise FastdiffError(
-                f"x and low_res must have {self.config.in_channels} channels each, got {list(x.shape)}"
-            )
-        super()._check_image(x[:, : self.config.in_channels])

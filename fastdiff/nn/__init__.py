@@ -1,6 +1,7 @@
 """The layers ADM-class networks are made of."""
 
 from fastdiff.nn.attention import AttentionBlock as AttentionBlock
+from fastdiff.nn.attention import split_heads as split_heads
 from fastdiff.nn.embedding import timestep_embedding as timestep_embedding
 from fastdiff.nn.norm import GroupNormSiLU as GroupNormSiLU
 from fastdiff.nn.resample import Downsample as Downsample

@@ -40,7 +40,9 @@ class AttentionBlock(nn.Module):
         rescale: divide the sum by sqrt(2).
     """
 
-    def __init__(self, channels: int, num_heads: int, *, new_order: bool = False, rescale: bool = False) -> None:
+    def __init__(
+        self, channels: int, num_heads: int, *, new_order: bool = False, rescale: bool = False
+    ) -> None:
         super().__init__()
         self.num_heads, self.new_order, self.rescale = num_heads, new_order, rescale
         self.norm = GroupNormSiLU(channels, silu=False)

@@ -77,8 +77,7 @@ class Trainer:
         self._log = Log(config.out / "log.jsonl")
         torch.manual_seed(config.seed)
         model = UNet(model_config).train()
-        # What a model carries besides its configuration, for sampling and saving.
-        model.diffusion, model.class_names = diffusion_config, data.class_names  # pyright: ignore
+        model.diffusion, model.class_names = diffusion_config, data.class_names
         model = model.to(self._device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         optimizer = torch.optim.AdamW(
             model.parameters(), config.lr, weight_decay=config.weight_decay, fused=True

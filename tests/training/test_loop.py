@@ -27,7 +27,11 @@ def log(config: TrainConfig) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"precision": "bfloat16", "batch_size": 4}, {"timesteps": "loss-second-moment", "flip": True, "clip_norm": 0.0}],
+    [
+        {},
+        {"precision": "bfloat16", "batch_size": 4},
+        {"timesteps": "loss-second-moment", "flip": True, "clip_norm": 0.0},
+    ],
     ids=["plain", "bfloat16", "importance"],
 )
 def test_loss_falls_on_a_toy_set(toy: dict[str, Any], options: dict[str, Any]) -> None:

@@ -1,0 +1,180 @@
+"""What network a file of bare weights belongs to: a preset with the very same shapes, or one read off them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastdiff.diffusion.config import DiffusionConfig
+from fastdiff.errors import FastdiffError
+from fastdiff.models import ClassifierConfig, ModelConfig, UNetConfig, build_model
+from fastdiff.zoo import PRESETS
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network's configuration and, where it is known, the diffusion it was trained with."""
+
+    model: ModelConfig
+    diffusion: DiffusionConfig | None
+
+
+def detect(file: Path, shapes: Shapes, options: dict[str, Any]) -> Found:
+    """The configuration that fits ``shapes``.
+
+    A file with the shapes of a published model is that model. Otherwise levels, widths, depths and switches
+    are read off the weights, while image size and heads, which leave no trace in them, must be in ``options``.
+
+    Raises:
+        FastdiffError: no ADM-class network, an unknown option, or something that options must tell.
+    """
+    if "time_embed.0.weight" not in shapes or "input_blocks.0.0.weight" not in shapes:
+        raise FastdiffError(
+            f"{file} is not an ADM-class model: it has no time_embed.0.weight and input_blocks.0.0.weight"
+        )
+    if not options:
+        for preset in PRESETS.values():
+            if _could_be(preset.model, shapes) and _shapes_of(preset.model) == dict(shapes):
+                return Found(preset.model, preset.diffusion)
+    kind = UNetConfig if "output_blocks.0.0.in_layers.0.weight" in shapes else ClassifierConfig
+    known = [field.name for field in fields(kind)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise FastdiffError(f"unknown option {unknown[0]!r}; {kind.__name__} has {', '.join(known)}")
+    missing = [] if "image_size" in options else ["image_size=..."]
+    if any(".qkv." in name for name in shapes) and not {"num_heads", "num_head_channels"} & options.keys():
+        missing.append("num_heads=... or num_head_channels=...")
+    if kind is ClassifierConfig and "num_res_blocks" not in options:
+        missing.append("num_res_blocks=...")
+    if missing:
+        raise FastdiffError(
+            f"{file} has the weights of no published model; give what they do not tell: {' and '.join(missing)}"
+        )
+    return Found(_read_off(file, kind, shapes, options), None)
+
+
+def _could_be(model: ModelConfig, shapes: Shapes) -> bool:
+    """A quick look, so that few presets have to be built."""
+    channels = model.in_channels * (2 if getattr(model, "low_res", None) else 1)
+    first = (model.level_channels[0], channels, 3, 3)
+    time = (model.embed_channels, model.model_channels)
+    return shapes["input_blocks.0.0.weight"] == first and shapes["time_embed.0.weight"] == time
+
+
+def _shapes_of(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in build_model(model).state_dict().items()}
+
+
+def _read_off(file: Path, kind: type, shapes: Shapes, options: dict[str, Any]) -> ModelConfig:
+    width = shapes["time_embed.0.weight"][1]
+    levels = _Levels(shapes, options.get("num_res_blocks"))
+    found: dict[str, Any] = {
+        "model_channels": width,
+        "channel_mult": tuple(_number(c / width) for c in levels.channels),
+        "num_res_blocks": tuple(levels.depths),
+        "attention_resolutions": tuple(options["image_size"] >> level for level in levels.attention),
+        "use_scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0]
+        == 2 * shapes["input_blocks.1.0.out_layers.0.weight"][0],
+        "resblock_updown": levels.resblock_updown,
+        "conv_resample": any(re.fullmatch(r"input_blocks\.\d+\.0\.op\.weight", name) for name in shapes),
+        "in_channels": shapes["input_blocks.0.0.weight"][1],
+    }
+    if kind is UNetConfig:
+        found |= _outside(shapes)
+    else:
+        found |= _head(file, shapes)
+    return kind(**{**found, **options})
+
+
+def _outside(shapes: Shapes) -> dict[str, Any]:
+    """Channels in and out and classes. Twice the image's channels in: a small image comes along."""
+    given, out = shapes["input_blocks.0.0.weight"][1], shapes["out.2.weight"][0]
+    low_res = given in (2, 6) and out in (given, given // 2)
+    channels = given // 2 if low_res else given
+    return {
+        "in_channels": channels,
+        "out_channels": channels,
+        "learn_sigma": out == 2 * channels,
+        "low_res": "bilinear" if low_res else None,
+        "num_classes": shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else None,
+    }
+
+
+def _head(file: Path, shapes: Shapes) -> dict[str, Any]:
+    heads = {  # the last parameter of each pooling head
+        "out.2.c_proj.weight": "attention",
+        "out.3.weight": "adaptive" if "out.1.weight" not in shapes else "spatial_v2",
+        "out.2.weight": "spatial",
+    }
+    last = next((name for name in heads if name in shapes), None)
+    if last is None:
+        raise FastdiffError(f"{file} has neither a U-Net's output_blocks nor a classifier's out")
+    return {"pool": heads[last], "num_outputs": shapes[last][0]}
+
+
+def _number(ratio: float) -> float:
+    return int(ratio) if ratio == int(ratio) else ratio
+
+
+class _Levels:
+    """Width, depth and attention of each level, from the numbering of the blocks on the way down."""
+
+    def __init__(self, shapes: Shapes, depth: Any) -> None:
+        blocks: dict[int, set[str]] = {}
+        for name in shapes:
+            if match := re.match(r"input_blocks\.(\d+)\.\d+\.(in_layers|qkv|op)", name):
+                blocks.setdefault(int(match[1]), set()).add(match[2])
+        last = max(blocks, default=0)
+        # Downsampling by a convolution is a block of its own kind; by pooling, a number without parameters.
+        borders = [i for i in range(1, last + 1) if "op" in blocks.get(i, {"op"})]
+        self.resblock_updown = not borders and (depth is not None or _upsampling_blocks(shapes) > 0)
+        if self.resblock_updown:
+            borders = self._residual_borders(shapes, last, depth)
+        starts, ends = [1, *(i + 1 for i in borders)], [*borders, last + 1]
+        self.depths = [end - start for start, end in zip(starts, ends, strict=True)]
+        self.channels = [shapes[f"input_blocks.{i}.0.out_layers.0.weight"][0] for i in starts]
+        self.attention = [level for level, i in enumerate(starts) if "qkv" in blocks[i]]
+
+    @staticmethod
+    def _residual_borders(shapes: Shapes, last: int, depth: Any) -> list[int]:
+        """Where residual blocks downsample, they look like any other: the way up, or ``depth``, tells."""
+        depths: list[int] = []
+        if isinstance(depth, int):
+            depths = [depth] * ((last + 1) // (depth + 1))
+        elif depth is not None:
+            depths = list(depth)
+        else:
+            count = 0
+            for i in range(_count(shapes, "output_blocks")):
+                count += 1
+                if _upsamples(shapes, i):
+                    depths.append(count - 1)
+                    count = 0
+            depths = [count - 1, *reversed(depths)]
+        borders, position = [], 0
+        for n in depths[:-1]:
+            position += n + 1
+            borders.append(position)
+        return borders
+
+
+def _count(shapes: Shapes, part: str) -> int:
+    numbers = (re.match(rf"{part}\.(\d+)\.", name) for name in shapes)
+    return 1 + max((int(match[1]) for match in numbers if match), default=-1)
+
+
+def _upsamples(shapes: Shapes, i: int) -> bool:
+    """True if a second residual block, which resamples, ends output block i."""
+    return any(f"output_blocks.{i}.{j}.in_layers.0.weight" in shapes for j in (1, 2))
+
+
+def _upsampling_blocks(shapes: Shapes) -> int:
+    return sum(_upsamples(shapes, i) for i in range(_count(shapes, "output_blocks")))

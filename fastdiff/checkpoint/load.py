@@ -1,0 +1,144 @@
+"""Reading a model: from fastdiff's own files, from guided-diffusion's, or a bundled one by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdiff.checkpoint.detect import Found, detect
+from fastdiff.checkpoint.read import read
+from fastdiff.checkpoint.save import METADATA_KEY
+from fastdiff.diffusion.config import DiffusionConfig
+from fastdiff.errors import FastdiffError
+from fastdiff.models import Classifier, ClassifierConfig, ModelConfig, UNet, UNetConfig, build_model
+from fastdiff.zoo import PRESETS
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    preset: str | None = None,
+    diffusion: DiffusionConfig | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> UNet | Classifier:
+    """A model in eval mode, ready to sample, with ``.config``, ``.diffusion`` and ``.class_names``.
+
+        model = fastdiff.load("fashion-mnist")                     # bundled
+        model = fastdiff.load("256x256_diffusion.pt")              # released by ADM: recognised
+        model = fastdiff.load("ema_0.9999_100000.pt", image_size=64, num_heads=4,
+                              diffusion=DiffusionConfig(schedule="cosine"))   # from guided-diffusion's scripts
+
+    The configuration is the one stored in the file; else that of ``preset``; else it is detected from the
+    weights. Weights do not tell everything: what is missing is asked for in the error message.
+
+    Args:
+        path: a .safetensors or .pt file, or the name of a bundled model (:func:`bundled`). No pickle is ever
+            executed: a .pt file may hold tensors and nothing else.
+        preset: name of the configuration in ``fastdiff.PRESETS`` that the weights belong to.
+        diffusion: what the model was trained with, if neither file nor preset tells.
+        device, dtype: where the model goes and in what it computes.
+        options: fields of :class:`UNetConfig` or :class:`ClassifierConfig` that replace what was found.
+
+    Raises:
+        FastdiffError: a file that is missing, broken, not a model, or unsafe; weights that do not fit the
+            configuration (the first mismatch is named); an unknown preset, option or device.
+    """
+    file = _file(path)
+    weights, metadata = read(file)
+    found = _configuration(file, weights, metadata.get(METADATA_KEY), preset, options)
+    with torch.device("meta"):
+        model = build_model(found.model)
+    _fit(file, model, weights)
+    model.load_state_dict({name: value.to(dtype) for name, value in weights.items()}, assign=True)
+    model.diffusion = diffusion or found.diffusion
+    model.class_names = _class_names(metadata.get(METADATA_KEY))
+    try:
+        return model.eval().requires_grad_(False).to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise FastdiffError(f"device {device!s} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+def bundled() -> list[str]:
+    """Names of the models that come with fastdiff."""
+    return sorted(path.stem for path in ASSETS.glob("*.safetensors"))
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    if str(path) in bundled() and not Path(path).exists():
+        return ASSETS / f"{path}.safetensors"
+    if Path(path).is_file():
+        return Path(path)
+    if str(path) in PRESETS:
+        released = PRESETS[str(path)].released
+        file = f" (published as {released})" if released else ""
+        raise FastdiffError(f"the weights of {path!s} are not bundled; give the path of its checkpoint{file}")
+    raise FastdiffError(
+        f"no checkpoint at {path!s}; give a .safetensors or .pt file, or a bundled model: "
+        f"{', '.join(bundled()) or 'none'}"
+    )
+
+
+def _configuration(
+    file: Path, weights: dict[str, Tensor], stored: str | None, preset: str | None, options: dict[str, Any]
+) -> Found:
+    if preset is not None and preset not in PRESETS:
+        raise FastdiffError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+    if preset is not None:
+        found = Found(PRESETS[preset].model, PRESETS[preset].diffusion)
+    elif stored is not None:
+        found = _from_metadata(file, stored)
+    else:
+        return detect(file, {name: tuple(value.shape) for name, value in weights.items()}, options)
+    return replace(found, model=_with_options(found.model, options))
+
+
+def _with_options(model: ModelConfig, options: dict[str, Any]) -> ModelConfig:
+    known = [field.name for field in fields(model)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise FastdiffError(f"unknown option {unknown[0]!r}; {type(model).__name__} has {', '.join(known)}")
+    return replace(model, **options)
+
+
+def _from_metadata(file: Path, stored: str) -> Found:
+    try:
+        about = json.loads(stored)
+        kind = ClassifierConfig if about["kind"] == "classifier" else UNetConfig
+        options: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in about["model"].items()
+        }
+        model = kind(**options)
+        diffusion = DiffusionConfig(**about["diffusion"]) if about["diffusion"] else None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FastdiffError(f"{file}: its stored configuration cannot be read: {error}") from None
+    return Found(model, diffusion)
+
+
+def _class_names(stored: str | None) -> tuple[str, ...]:
+    return tuple(json.loads(stored).get("class_names", ())) if stored else ()
+
+
+def _fit(file: Path, model: UNet | Classifier, weights: dict[str, Tensor]) -> None:
+    """Raise with the first parameter that is missing, has another shape, or is not expected."""
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for name, shape in expected.items():
+        if name not in weights:
+            raise FastdiffError(f"{file} does not fit its configuration: it lacks {name} {list(shape)}")
+        if tuple(weights[name].shape) != shape:
+            raise FastdiffError(
+                f"{file} does not fit its configuration: {name} is {list(weights[name].shape)}, "
+                f"expected {list(shape)}"
+            )
+    extra = next((name for name in weights if name not in expected), None)
+    if extra is not None:
+        raise FastdiffError(f"{file} does not fit its configuration: {extra} is not part of such a model")
