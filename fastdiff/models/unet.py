@@ -102,7 +102,7 @@ class UNet(nn.Module):
             raise FastdiffError(f"y must have shape [N], got {list(y.shape)}")
         # On another device, looking at the values would stall the queue; there the embedding itself asserts.
         known = y.device.type == "cpu" and not torch.compiler.is_compiling() and len(y) > 0
-        if known and not (0 <= int(y.min()) and int(y.max()) <= self._last_label):
+        if known and not (int(y.min()) >= 0 and int(y.max()) <= self._last_label):
             raise FastdiffError(f"labels must lie in 0..{self._last_label}, got {y.tolist()}")
         return self.label_emb(y)
 
