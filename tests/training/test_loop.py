@@ -35,7 +35,7 @@ def log(config: TrainConfig) -> list[dict[str, Any]]:
     ids=["plain", "bfloat16", "importance"],
 )
 def test_loss_falls_on_a_toy_set(toy: dict[str, Any], options: dict[str, Any]) -> None:
-    config = TrainConfig(**toy, **options, steps=100, lr=3e-3)
+    config = TrainConfig(**{**toy, **options}, steps=100, lr=3e-3)
     result = train(config)
     losses = [line["loss"] for line in log(config)]
     assert result.step == len(losses) == 100
