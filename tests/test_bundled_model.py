@@ -1,0 +1,73 @@
+"""The bundled model draws what it is asked for, judged by a linear classifier of real Fashion-MNIST images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastdiff
+from fastdiff.checkpoint.load import ASSETS
+from fastdiff.training.data import load_data
+
+DATA = Path("/usr/share/datasets/fashion-mnist")
+SAMPLES = 60
+
+
+def test_size_and_description() -> None:
+    assert (ASSETS / "fashion-mnist.safetensors").stat().st_size < 8_000_000
+    model = fastdiff.load("fashion-mnist")
+    assert model.config == fastdiff.PRESETS["fashion-mnist"].model
+    assert model.diffusion == fastdiff.PRESETS["fashion-mnist"].diffusion
+    assert len(model.class_names) == 10
+    assert 1.5e6 < sum(p.numel() for p in model.parameters()) < 2.5e6
+
+
+def _features(images: Tensor) -> Tensor:
+    """[N, 1, H, W] in [-1, 1] -> pixels and a constant, [N, H W + 1] float64."""
+    pixels = images.double().flatten(1)
+    return torch.cat([pixels, torch.ones(len(pixels), 1, dtype=torch.float64)], dim=1)
+
+
+@pytest.fixture(scope="module")
+def classify():
+    """Ridge regression onto one-hot labels, fitted to the 10 000 test images: about 4 of 5 are told right."""
+    if not DATA.exists():
+        pytest.skip(f"needs {DATA} (Debian package dataset-fashion-mnist)")
+    data = load_data(
+        DATA / "t10k-images-idx3-ubyte.gz", image_size=32, channels=1, num_classes=10, fit="pad"
+    )
+    assert data.labels is not None
+    x = _features(data.images.float() / 127.5 - 1)
+    target = torch.nn.functional.one_hot(data.labels, 10).double()
+    weights = torch.linalg.solve(x.T @ x + 100 * torch.eye(x.shape[1], dtype=x.dtype), x.T @ target)
+    return lambda images: (_features(images) @ weights).argmax(dim=1)
+
+
+@pytest.mark.parametrize(("guidance_scale", "right"), [(None, 0.7), (2.0, 0.75)])
+def test_samples_are_told_apart(classify, guidance_scale, right) -> None:
+    model = fastdiff.load("fashion-mnist")
+    classes = torch.arange(SAMPLES) % 10
+    images = fastdiff.sample(
+        model,
+        SAMPLES,
+        classes=classes,
+        sampler="dpmpp",
+        steps=10,
+        guidance_scale=guidance_scale,
+        batch_size=30,
+        progress=False,
+    )
+    accuracy = (classify(images) == classes).double().mean().item()
+    print(f"guidance {guidance_scale}: {accuracy:.2f} of the samples are taken for their class")
+    assert accuracy >= right
+
+
+def test_samples_differ() -> None:
+    """Two samples of a class are different images, and no copies of the training images' mean."""
+    model = fastdiff.load("fashion-mnist")
+    images = fastdiff.sample(model, 8, classes=3, sampler="dpmpp", steps=10, progress=False)
+    distances = torch.cdist(images.flatten(1), images.flatten(1))
+    assert distances[~torch.eye(8, dtype=torch.bool)].min() > 1
