@@ -289,4 +289,28 @@ inline void transpose(Vec (&rows)[kLanes]) {
   transpose_step<1>(rows);
 }
 
+// ---- 64-bit integers, square root ----
+
+typedef uint64_t VecL __attribute__((vector_size(4 * kLanes)));  // half as many lanes
+constexpr int kLongs = kLanes / 2;
+
+// All 64 bits of the low halves' product: GCC would multiply 64 by 64 bits.
+#if defined(FASTDIFF_AVX512)
+inline VecL multiply_low(VecL a, VecL b) {
+  return bit_cast<VecL>(_mm512_maskz_mul_epu32(0xff, bit_cast<__m512i>(a), bit_cast<__m512i>(b)));
+}
+inline Vec sqrt(Vec v) { return _mm512_maskz_sqrt_ps(kAll, v); }
+#elif defined(FASTDIFF_AVX2)
+inline VecL multiply_low(VecL a, VecL b) {
+  return bit_cast<VecL>(_mm256_mul_epu32(bit_cast<__m256i>(a), bit_cast<__m256i>(b)));
+}
+inline Vec sqrt(Vec v) { return _mm256_sqrt_ps(v); }
+#else
+inline VecL multiply_low(VecL a, VecL b) { return (a & 0xffffffffu) * (b & 0xffffffffu); }
+inline Vec sqrt(Vec v) {
+  for (int i = 0; i < kLanes; ++i) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+}
+#endif
+
 }  // namespace fastdiff

@@ -1,0 +1,96 @@
+// Philox and Box-Muller on vectors. Error bounds and their derivation: docs/kernels/reverse_step.md.
+#pragma once
+
+#include "common/philox.h"
+#include "cpu/shuffle.h"
+#include "cpu/vec.h"
+
+namespace fastdiff {
+
+template <>
+inline VecL multiply_low<VecL>(VecL a, uint32_t b) {
+  return multiply_low(a, VecL{} + b);
+}
+
+constexpr int kNoise = 2 * kLanes;  // elements that are drawn together: kLongs blocks of four words
+
+// Lane i of words[j] (its low half) is word j of block first + i.
+inline void philox_blocks(const NoiseSource& source, uint64_t first, VecL (&words)[4]) {
+  VecL block;
+  for (int i = 0; i < kLongs; ++i) block[i] = first + i;
+  philox(source, block, words);
+}
+
+// sqrt(-2 ln u) for u = (r + 1/2) / 2^32, no more than 2 ulp away.
+//
+// A float cannot hold u next to 1, but it holds v = min(u, 1 - u), with the bits of m = min(r, ~r). So with s = -1 where
+// u > 1/2, and 2^e the power of two that brings w = u (rounded) into [sqrt(1/2), sqrt(2)),
+//     ln u = e ln 2 + ln(1 + f),   f = 2^-e v - 1  or  2^-e (1 - v) - 1 = -2^-e v + (2^-e - 1),
+// where nothing is rounded after v. ln(1 + f) / f is a polynomial of degree 8 (relative error 3e-8, halved by the root).
+inline Vec normal_radius(VecU r) {
+  const VecI s = bit_cast<VecI>(r) >> 31;
+  const VecU high = bit_cast<VecU>(s);
+  const Vec v = to_float(bit_cast<VecI>(r ^ high)) * 0x1p-32f + 0x1p-33f;
+  const Vec one = bit_cast<Vec>(high & 0x3f800000u);  // 1 where u > 1/2, else 0
+  const VecU w = bit_cast<VecU>(one - v) & 0x7fffffffu;
+  const VecI e = bit_cast<VecI>(w - 0x3f3504f3u) >> 23;
+  const VecU scale = 0x3f800000u - (bit_cast<VecU>(e) << 23);
+  const Vec f = bit_cast<Vec>(scale ^ (high & 0x80000000u)) * v + (bit_cast<Vec>(scale & high) - 1.f);
+  Vec p = f * -0.17478861f + 0.2861872f;
+  p = p * f - 0.2983385f;
+  p = p * f + 0.33140218f;
+  p = p * f - 0.39924303f;
+  p = p * f + 0.50003564f;
+  p = p * f - 0.66667897f;
+  p = p * f + 0.9999998f;
+  p = p * f - 2.f;
+  return sqrt(to_float(e) * -1.38629436f + p * f);
+}
+
+// cos and sin of 2 pi u for u = (r + 1/2) / 2^32, no more than 2 ulp away, however near to 0 they are.
+// u = k/4 + t with |t| <= 1/8 exactly, in integers; cos(2 pi t) and sin(2 pi t) / t are polynomials in t^2 (relative
+// errors 4e-10, 3e-8); k exchanges them and changes their signs.
+inline void unit_circle(VecU r, Vec& cosine, Vec& sine) {
+  const Vec t = to_float(bit_cast<VecI>(r << 2) >> 2) * 0x1p-32f + 0x1p-33f;
+  const VecU k = r + 0x20000000u;  // in the two upper bits
+  const Vec q = t * t;
+  Vec c = q * 58.62106f - 85.42452f;
+  c = c * q + 64.93915f;
+  c = c * q - 19.739208f;
+  c = c * q + 1.f;
+  Vec d = q * -76.77496f + 81.625626f;
+  d = d * q - 41.341866f;
+  d = d * q + 6.2831855f;
+  d = d * t;
+  const VecI odd = bit_cast<VecI>(k << 1) < 0;
+  cosine = bit_cast<Vec>(bit_cast<VecU>(odd ? d : c) ^ ((k + 0x40000000u) & 0x80000000u));
+  sine = bit_cast<Vec>(bit_cast<VecU>(odd ? c : d) ^ (k & 0x80000000u));
+}
+
+struct FirstHalf {
+  static constexpr int at(int i) { return i / 2 + i % 2 * kLanes; }
+};
+struct SecondHalf {
+  static constexpr int at(int i) { return FirstHalf::at(kLanes + i); }
+};
+
+// The normals of elements 4 block, ..., 4 block + kNoise - 1.
+inline void draw_normals(const NoiseSource& source, uint64_t block, float* z) {
+  VecL words[4];
+  philox_blocks(source, block, words);
+  // Words 0 and 2 of a block give radii, 1 and 3 angles: a pair of them fills a lane of 64 bits (little-endian).
+  const VecL radii = (words[0] & 0xffffffffu) | (words[2] << 32), angles = (words[1] & 0xffffffffu) | (words[3] << 32);
+  Vec cosine, sine;
+  unit_circle(bit_cast<VecU>(angles), cosine, sine);
+  const Vec radius = normal_radius(bit_cast<VecU>(radii));
+  const Vec even = radius * cosine, odd = radius * sine;
+  store(z, shuffle<FirstHalf>(even, odd));
+  store(z + kLanes, shuffle<SecondHalf>(even, odd));
+}
+
+// Elements 4 block, 4 block + 1, ... into z, which has room for whole multiples of kNoise.
+inline void fill_normals(const NoiseSource& source, uint64_t block, int64_t count, float* z) {
+  for (int64_t i = 0; i < count; i += kNoise) draw_normals(source, block + i / 4, z + i);
+}
+
+}  // namespace fastdiff
