@@ -51,6 +51,7 @@ inline Vec normal_radius(VecU r) {
 // u = k/4 + t with |t| <= 1/8 exactly, in integers; cos(2 pi t) and sin(2 pi t) / t are polynomials in t^2 (relative
 // errors 4e-10, 3e-8); k exchanges them and changes their signs.
 inline void unit_circle(VecU r, Vec& cosine, Vec& sine) {
+  constexpr float kTurn = 6.28318531f, kTurnRest = -1.74845553e-7f;  // 2 pi
   const Vec t = to_float(bit_cast<VecI>(r << 2) >> 2) * 0x1p-32f + 0x1p-33f;
   const VecU k = r + 0x20000000u;  // in the two upper bits
   const Vec q = t * t;
@@ -60,8 +61,7 @@ inline void unit_circle(VecU r, Vec& cosine, Vec& sine) {
   c = c * q + 1.f;
   Vec d = q * -76.77496f + 81.625626f;
   d = d * q - 41.341866f;
-  d = d * q + 6.2831855f;
-  d = d * t;
+  d = t * kTurn + (d * q + kTurnRest) * t;
   const VecI odd = bit_cast<VecI>(k << 1) < 0;
   cosine = bit_cast<Vec>(bit_cast<VecU>(odd ? d : c) ^ ((k + 0x40000000u) & 0x80000000u));
   sine = bit_cast<Vec>(bit_cast<VecU>(odd ? c : d) ^ (k & 0x80000000u));

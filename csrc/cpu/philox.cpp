@@ -10,7 +10,7 @@ struct Args {
   const int64_t* seeds;  // [N]
   void* out;             // [N, count], contiguous; int64 for bits
   int64_t seed_stride, samples, count;
-  int64_t step, stream;
+  uint32_t step, stream;
   int64_t first_block;  // bits only
   int64_t dtype;        // normal only
   int64_t threads;
@@ -26,8 +26,7 @@ void each_chunk(const Args& a, Work&& work) {
   const int64_t chunks = (a.count + kChunk - 1) / kChunk;
   parallel_for(a.samples * chunks, useful_threads(a.samples * a.count, 8192, static_cast<int>(a.threads)), [&](int64_t i) {
     const int64_t sample = i / chunks, first = i % chunks * kChunk;
-    const NoiseSource source{static_cast<uint64_t>(a.seeds[sample * a.seed_stride]), static_cast<uint32_t>(a.step),
-                             static_cast<uint32_t>(a.stream)};
+    const NoiseSource source(a.seeds[sample * a.seed_stride], a.step, a.stream);
     work(source, sample, first, std::min(kChunk, a.count - first));
   });
 }

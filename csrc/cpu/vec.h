@@ -24,6 +24,8 @@
 
 #if defined(FASTDIFF_AVX2) || defined(FASTDIFF_AVX512)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 namespace fastdiff {
@@ -305,6 +307,11 @@ inline VecL multiply_low(VecL a, VecL b) {
   return bit_cast<VecL>(_mm256_mul_epu32(bit_cast<__m256i>(a), bit_cast<__m256i>(b)));
 }
 inline Vec sqrt(Vec v) { return _mm256_sqrt_ps(v); }
+#elif defined(__SSE2__) && FASTDIFF_LANES == 4
+inline VecL multiply_low(VecL a, VecL b) {
+  return bit_cast<VecL>(_mm_mul_epu32(bit_cast<__m128i>(a), bit_cast<__m128i>(b)));
+}
+inline Vec sqrt(Vec v) { return _mm_sqrt_ps(v); }
 #else
 inline VecL multiply_low(VecL a, VecL b) { return (a & 0xffffffffu) * (b & 0xffffffffu); }
 inline Vec sqrt(Vec v) {

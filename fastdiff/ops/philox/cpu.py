@@ -20,19 +20,9 @@ class _Args(ctypes.Structure):
     _fields_ = [
         ("seeds", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
-        *(
-            (name, ctypes.c_int64)
-            for name in (
-                "seed_stride",
-                "samples",
-                "count",
-                "step",
-                "stream",
-                "first_block",
-                "dtype",
-                "threads",
-            )
-        ),
+        *((name, ctypes.c_int64) for name in ("seed_stride", "samples", "count")),
+        *((name, ctypes.c_uint32) for name in ("step", "stream")),
+        *((name, ctypes.c_int64) for name in ("first_block", "dtype", "threads")),
     ]
 
 
