@@ -11,10 +11,15 @@
 
 namespace fastdiff {
 
-// All 64 bits of the low half of `a` times `b`. Vectors of a processor with such an instruction specialise it.
+// All 64 bits of the low half of `a` times `b`. Vectors specialise this and xor3 by instructions.
 template <class W>
 FASTDIFF_HOST_DEVICE W multiply_low(W a, uint32_t b) {
   return (a & 0xffffffffu) * uint64_t{b};
+}
+
+template <class W>
+FASTDIFF_HOST_DEVICE W xor3(W a, W b, uint64_t c) {
+  return a ^ b ^ c;
 }
 
 constexpr int kPhiloxRounds = 10;
@@ -40,11 +45,11 @@ struct NoiseSource {
 template <class W>
 FASTDIFF_HOST_DEVICE void philox(const NoiseSource& source, W block, W (&words)[4]) {
   const W zero = block ^ block;
-  W c0 = block, c1 = zero + source.step, c2 = zero + source.stream, c3 = block >> 32;
+  W c0 = block, c1 = zero ^ source.step, c2 = zero ^ source.stream, c3 = block >> 32;
   for (const auto& key : source.keys) {
     const W product0 = multiply_low(c0, 0xD2511F53u), product1 = multiply_low(c2, 0xCD9E8D57u);
-    c0 = (product1 >> 32) ^ c1 ^ key[0];
-    c2 = (product0 >> 32) ^ c3 ^ key[1];
+    c0 = xor3(product1 >> 32, c1, key[0]);
+    c2 = xor3(product0 >> 32, c3, key[1]);
     c1 = product1;
     c3 = product0;
   }

@@ -7,18 +7,31 @@
 
 namespace fastdiff {
 
+// Two vectors side by side: a round of Philox is a chain of some eight cycles, and two of them overlap.
+struct TwoL {
+  VecL a, b;
+};
+inline TwoL operator^(TwoL x, TwoL y) { return {x.a ^ y.a, x.b ^ y.b}; }
+inline TwoL operator^(TwoL x, uint64_t y) { return {x.a ^ y, x.b ^ y}; }
+inline TwoL operator>>(TwoL x, int bits) { return {x.a >> bits, x.b >> bits}; }
 template <>
-inline VecL multiply_low<VecL>(VecL a, uint32_t b) {
-  return multiply_low(a, VecL{} + b);
+inline TwoL multiply_low<TwoL>(TwoL x, uint32_t y) {
+  return {multiply_low(x.a, VecL{} + y), multiply_low(x.b, VecL{} + y)};
+}
+template <>
+inline TwoL xor3<TwoL>(TwoL x, TwoL y, uint64_t z) {
+  return {xor3(x.a, y.a, VecL{} + z), xor3(x.b, y.b, VecL{} + z)};
 }
 
-constexpr int kNoise = 2 * kLanes;  // elements that are drawn together: kLongs blocks of four words
+constexpr int kNoise = 4 * kLanes;  // elements that are drawn together: kLanes blocks of four words
 
-// Lane i of words[j] (its low half) is word j of block first + i.
-inline void philox_blocks(const NoiseSource& source, uint64_t first, VecL (&words)[4]) {
-  VecL block;
-  for (int i = 0; i < kLongs; ++i) block[i] = first + i;
-  philox(source, block, words);
+// words[j] (low halves) = word j of blocks first, ..., first + kLongs - 1 in `a`, and of the next kLongs in `b`.
+inline void philox_blocks(const NoiseSource& source, uint64_t first, TwoL (&words)[4]) {
+  static constexpr uint64_t kNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  static_assert(kLanes <= 16, "a number for each lane");
+  TwoL numbers;
+  std::memcpy(&numbers, kNumbers, sizeof numbers);
+  philox(source, TwoL{numbers.a + first, numbers.b + first}, words);
 }
 
 // sqrt(-2 ln u) for u = (r + 1/2) / 2^32, no more than 2 ulp away.
@@ -74,18 +87,23 @@ struct SecondHalf {
   static constexpr int at(int i) { return FirstHalf::at(kLanes + i); }
 };
 
-// The normals of elements 4 block, ..., 4 block + kNoise - 1.
-inline void draw_normals(const NoiseSource& source, uint64_t block, float* z) {
-  VecL words[4];
-  philox_blocks(source, block, words);
-  // Words 0 and 2 of a block give radii, 1 and 3 angles: a pair of them fills a lane of 64 bits (little-endian).
-  const VecL radii = (words[0] & 0xffffffffu) | (words[2] << 32), angles = (words[1] & 0xffffffffu) | (words[3] << 32);
+// Box-Muller: words 0 and 2 of a block give radii, 1 and 3 angles. A pair of them fills a lane of 64 bits, so that the
+// lanes of 32 bits are in the order of the elements (on little-endian machines, as all of those this is built for).
+inline void box_muller(VecL word0, VecL word1, VecL word2, VecL word3, float* z) {
   Vec cosine, sine;
-  unit_circle(bit_cast<VecU>(angles), cosine, sine);
-  const Vec radius = normal_radius(bit_cast<VecU>(radii));
+  unit_circle(bit_cast<VecU>((word1 & 0xffffffffu) | (word3 << 32)), cosine, sine);
+  const Vec radius = normal_radius(bit_cast<VecU>((word0 & 0xffffffffu) | (word2 << 32)));
   const Vec even = radius * cosine, odd = radius * sine;
   store(z, shuffle<FirstHalf>(even, odd));
   store(z + kLanes, shuffle<SecondHalf>(even, odd));
+}
+
+// The normals of elements 4 block, ..., 4 block + kNoise - 1.
+inline void draw_normals(const NoiseSource& source, uint64_t block, float* z) {
+  TwoL w[4];
+  philox_blocks(source, block, w);
+  box_muller(w[0].a, w[1].a, w[2].a, w[3].a, z);
+  box_muller(w[0].b, w[1].b, w[2].b, w[3].b, z + 2 * kLanes);
 }
 
 // Elements 4 block, 4 block + 1, ... into z, which has room for whole multiples of kNoise.

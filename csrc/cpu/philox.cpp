@@ -52,11 +52,12 @@ void normals(const Args& a) {
 void bits(const Args& a) {
   each_chunk(a, [&](const NoiseSource& source, int64_t sample, int64_t first, int64_t count) {
     int64_t* out = static_cast<int64_t*>(a.out) + sample * a.count + first;
-    VecL words[4];
+    TwoL words[4];
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t lane = i / 4 % kLongs;
       if (i % kNoise == 0) philox_blocks(source, static_cast<uint64_t>(a.first_block) + (first + i) / 4, words);
-      out[i] = static_cast<int64_t>(words[i % 4][lane] & 0xffffffffu);
+      const int64_t lane = i % kNoise / 4;
+      const TwoL& word = words[i % 4];
+      out[i] = static_cast<int64_t>((lane < kLongs ? word.a[lane] : word.b[lane - kLongs]) & 0xffffffffu);
     }
   });
 }

@@ -296,10 +296,15 @@ inline void transpose(Vec (&rows)[kLanes]) {
 typedef uint64_t VecL __attribute__((vector_size(4 * kLanes)));  // half as many lanes
 constexpr int kLongs = kLanes / 2;
 
-// All 64 bits of the low halves' product: GCC would multiply 64 by 64 bits.
+// All 64 bits of the low halves' product: GCC would multiply 64 by 64 bits. a ^ b ^ c: one instruction of AVX-512, which
+// GCC does not find if one of them comes from memory.
 #if defined(FASTDIFF_AVX512)
 inline VecL multiply_low(VecL a, VecL b) {
   return bit_cast<VecL>(_mm512_maskz_mul_epu32(0xff, bit_cast<__m512i>(a), bit_cast<__m512i>(b)));
+}
+inline VecL xor3(VecL a, VecL b, VecL c) {
+  return bit_cast<VecL>(
+      _mm512_ternarylogic_epi64(bit_cast<__m512i>(a), bit_cast<__m512i>(b), bit_cast<__m512i>(c), 0x96));
 }
 inline Vec sqrt(Vec v) { return _mm512_maskz_sqrt_ps(kAll, v); }
 #elif defined(FASTDIFF_AVX2)
@@ -318,6 +323,9 @@ inline Vec sqrt(Vec v) {
   for (int i = 0; i < kLanes; ++i) v[i] = __builtin_sqrtf(v[i]);
   return v;
 }
+#endif
+#if !defined(FASTDIFF_AVX512)
+inline VecL xor3(VecL a, VecL b, VecL c) { return a ^ b ^ c; }
 #endif
 
 }  // namespace fastdiff

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 
 import torch
 from torch import Tensor
@@ -17,7 +18,6 @@ _CODES = _native.DTYPE_CODES
 _VARIANCES = {name: code for code, name in enumerate(VARIANCES)}
 _OPERANDS = ("x", "model", "uncond", "h1", "h2", "noise", "x_next", "x0")
 _PLANAR = ("image_stride", "channel_stride", "pixel_stride", "channels", "dtype")
-_ABSENT = (None, 0, 0, 0, 0, 0)
 
 
 class _Args(ctypes.Structure):
@@ -43,8 +43,8 @@ def _function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
 
 
 @functools.lru_cache(maxsize=256)
-def _pixel_stride(sizes: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
-    """The distance of consecutive pixels, the trailing dimensions taken as one; None if it varies."""
+def _strides(sizes: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    """The strides of images, channels and pixels, and the channels. None if pixels, taken as one, have no stride."""
     pixel, step = 1, None
     for size, stride in zip(reversed(sizes[2:]), reversed(strides[2:]), strict=True):
         if size == 1:
@@ -54,16 +54,31 @@ def _pixel_stride(sizes: tuple[int, ...], strides: tuple[int, ...]) -> int | Non
         elif stride != step:
             return None
         step *= size
-    return pixel
+    return strides[0], strides[1], pixel, sizes[1]
 
 
-def _planar(t: Tensor | None) -> tuple[int | None, ...]:
-    """Fields of a struct Planar. Keep the tensor alive until the call returns."""
-    if t is None:
-        return _ABSENT
-    shape, strides = t.shape, t.stride()
-    pixel = _pixel_stride(shape, strides)
-    return t.data_ptr(), strides[0], strides[1], pixel, shape[1], _CODES[t.dtype]
+_Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+
+
+def _layout(t: Tensor | None) -> _Layout | None:
+    return None if t is None else (t.shape, t.stride(), t.dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _template(*layouts: _Layout | None) -> _Args:
+    """Arguments that hold everything about these operands but their addresses: a sampling run needs it once."""
+    args = _Args()
+    for operand, layout in zip(_OPERANDS, layouts, strict=True):
+        if layout is not None:
+            sizes, strides, dtype = layout
+            values = _strides(sizes, strides)
+            assert values is not None
+            for name, value in zip(_PLANAR, (*values, _CODES[dtype]), strict=True):
+                setattr(args, f"{operand}_{name}", value)
+    x_layout = layouts[0]
+    assert x_layout is not None
+    args.images, args.channels, args.pixels = *x_layout[0][:2], math.prod(x_layout[0][2:])
+    return args
 
 
 def _supports(
@@ -75,7 +90,7 @@ def _supports(
             continue
         if t.dtype not in _CODES:
             return f"{name} is {t.dtype}, not float32, bfloat16 or float16"
-        if _pixel_stride(t.shape, t.stride()) is None:
+        if _strides(t.shape, t.stride()) is None:
             return (
                 f"{name} with shape {list(t.shape)} and strides {list(t.stride())} is neither contiguous"
                 " nor channels_last"
@@ -100,25 +115,27 @@ def _run(
     step = check_index(table, index)
     row = table[step].contiguous()
     x_next, x0 = torch.empty_like(x), torch.empty_like(x)
-    n, c = x.shape[:2]
-    nonfinite = torch.empty(n, dtype=torch.int32)
-    operands = (x, model_output, uncond, h1, h2, noise, x_next, x0)
-    args = _Args(
-        *(field for t in operands for field in _planar(t)),
-        row.data_ptr(),
-        None if seeds is None else seeds.data_ptr(),
-        nonfinite.data_ptr(),
-        row.dtype == torch.float64,
-        0 if seeds is None else seeds.stride(0),
-        n,
-        c,
-        x.numel() // max(n * c, 1),
-        _VARIANCES[variance],
-        clip,
-        torch.get_num_threads(),
-        step,
-        stream,
+    nonfinite = torch.empty(x.shape[0], dtype=torch.int32)
+    state, out = _layout(x), _layout(x_next)
+    template = _template(
+        state, _layout(model_output), _layout(uncond), _layout(h1), _layout(h2), _layout(noise), out, out
     )
+    args = _Args.from_buffer_copy(template)
+    args.x_data, args.model_data, args.x_next_data, args.x0_data = (
+        x.data_ptr(),
+        model_output.data_ptr(),
+        x_next.data_ptr(),
+        x0.data_ptr(),
+    )
+    for name, t in (("uncond_data", uncond), ("h1_data", h1), ("h2_data", h2), ("noise_data", noise)):
+        if t is not None:
+            setattr(args, name, t.data_ptr())
+    args.row, args.row_is_double = row.data_ptr(), row.dtype == torch.float64
+    if seeds is not None:
+        args.seeds, args.seed_stride = seeds.data_ptr(), seeds.stride(0)
+    args.nonfinite = nonfinite.data_ptr()
+    args.variance, args.clip, args.threads = _VARIANCES[variance], clip, torch.get_num_threads()
+    args.step, args.stream = step, stream
     _function()(args)
     return x_next, x0, nonfinite
 
