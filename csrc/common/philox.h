@@ -1,8 +1,8 @@
-// Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): a 64-bit key and a 128-bit
-// counter become four 32-bit words. The layout of key and counter is that of fastdiff.ops.normal.
+// Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): a 64-bit key and a
+// 128-bit counter become four 32-bit words. The layout of key and counter is that of fastdiff.ops.normal.
 //
-// Written once for scalars and for vectors. W is a 64-bit unsigned integer or a vector of them; only the low half of
-// each means anything, so that a product's halves are taken without masking or repacking.
+// Written once for scalars and for vectors. W is a 64-bit unsigned integer or a vector of them; only the low
+// half of each means anything, so that a product's halves are taken without masking or repacking.
 #pragma once
 
 #include <cstdint>
@@ -24,13 +24,14 @@ FASTDIFF_HOST_DEVICE W xor3(W a, W b, uint64_t c) {
 
 constexpr int kPhiloxRounds = 10;
 
-// Where a sample's noise comes from: the rounds' keys, made of its seed once for all elements (a vector broadcasts them
-// from memory for nothing), and the two words of the counter that all elements share.
+// Where a sample's noise comes from: the rounds' keys, made of its seed once for all elements (a vector
+// broadcasts them from memory for nothing), and the two words of the counter that all elements share.
 struct NoiseSource {
   uint64_t keys[kPhiloxRounds][2];
   uint32_t step, stream;
 
-  FASTDIFF_HOST_DEVICE NoiseSource(uint64_t seed, uint32_t step, uint32_t stream) : step(step), stream(stream) {
+  FASTDIFF_HOST_DEVICE NoiseSource(uint64_t seed, uint32_t step, uint32_t stream)
+      : step(step), stream(stream) {
     uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
     for (auto& key : keys) {
       key[0] = key0;

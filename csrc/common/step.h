@@ -1,4 +1,5 @@
-// The arithmetic of reverse_step for one element, or one vector of them. Derivation: docs/kernels/reverse_step.md.
+// The arithmetic of reverse_step for one element, or one vector of them. Derivation:
+// docs/kernels/reverse_step.md.
 #pragma once
 
 #include <cstdint>
@@ -11,12 +12,14 @@ namespace fastdiff {
 template <class V>
 struct Math;
 
-enum Variance : int64_t { kNoVariance = 0, kLearned = 1, kLearnedRange = 2 };  // fastdiff.ops.reverse_step.VARIANCES
+// The codes are the places in fastdiff.ops.reverse_step.VARIANCES.
+enum Variance : int64_t { kNoVariance = 0, kLearned = 1, kLearnedRange = 2 };
 
-// One row of the table, folded. With f = (v + 1) / 2, (f l_1 + (1 - f) l_0) / 2 = (l_1 + l_0) / 4 + v (l_1 - l_0) / 4.
+// One row of the table, folded. With f = (v + 1) / 2, (f l_1 + (1 - f) l_0) / 2 = (l_1 + l_0) / 4 + v (l_1 -
+// l_0) / 4.
 struct StepCoefficients {
   float out_x, out_m, a, b, c1, c2, guidance;
-  float std;                           // sigma, or what exp(log_std) is multiplied by if the model gives the variance
+  float std;                            // sigma, or exp(log_std)'s factor if the model gives the variance
   float log_std_offset, log_std_slope;  // log_std = offset + slope v
 
   template <class T>

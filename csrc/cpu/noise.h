@@ -25,7 +25,7 @@ inline TwoL xor3<TwoL>(TwoL x, TwoL y, uint64_t z) {
 
 constexpr int kNoise = 4 * kLanes;  // elements that are drawn together: kLanes blocks of four words
 
-// words[j] (low halves) = word j of blocks first, ..., first + kLongs - 1 in `a`, and of the next kLongs in `b`.
+// words[j] (low halves) = word j of kLanes blocks from `first` on, half of them in `a`, half in `b`.
 inline void philox_blocks(const NoiseSource& source, uint64_t first, TwoL (&words)[4]) {
   static constexpr uint64_t kNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   static_assert(kLanes <= 16, "a number for each lane");
@@ -34,12 +34,12 @@ inline void philox_blocks(const NoiseSource& source, uint64_t first, TwoL (&word
   philox(source, TwoL{numbers.a + first, numbers.b + first}, words);
 }
 
-// sqrt(-2 ln u) for u = (r + 1/2) / 2^32, no more than 2 ulp away.
+// sqrt(-2 ln u) for u = (r + 1/2) / 2^32, to 2 ulp.
 //
-// A float cannot hold u next to 1, but it holds v = min(u, 1 - u), with the bits of m = min(r, ~r). So with s = -1 where
-// u > 1/2, and 2^e the power of two that brings w = u (rounded) into [sqrt(1/2), sqrt(2)),
-//     ln u = e ln 2 + ln(1 + f),   f = 2^-e v - 1  or  2^-e (1 - v) - 1 = -2^-e v + (2^-e - 1),
-// where nothing is rounded after v. ln(1 + f) / f is a polynomial of degree 8 (relative error 3e-8, halved by the root).
+// A float cannot hold u next to 1, but it can hold v = min(u, 1 - u), whose bits are m = min(r, ~r). With 2^e the
+// power of two that brings w = u (rounded) into [sqrt(1/2), sqrt(2)),
+//     ln u = e ln 2 + ln(1 + f),   f = 2^-e v - 1  or, where u > 1/2,  2^-e (1 - v) - 1 = -2^-e v + (2^-e - 1),
+// and nothing is rounded after v. ln(1 + f) / f is a polynomial of degree 8 (relative error 3e-8; the root halves it).
 inline Vec normal_radius(VecU r) {
   const VecI s = bit_cast<VecI>(r) >> 31;
   const VecU high = bit_cast<VecU>(s);
@@ -60,11 +60,12 @@ inline Vec normal_radius(VecU r) {
   return sqrt(to_float(e) * -1.38629436f + p * f);
 }
 
-// cos and sin of 2 pi u for u = (r + 1/2) / 2^32, no more than 2 ulp away, however near to 0 they are.
-// u = k/4 + t with |t| <= 1/8 exactly, in integers; cos(2 pi t) and sin(2 pi t) / t are polynomials in t^2 (relative
-// errors 4e-10, 3e-8); k exchanges them and changes their signs.
+// cos and sin of 2 pi u for u = (r + 1/2) / 2^32, to 2 ulp (2.5 without FMA), however near to 0 they are.
+//
+// u = k/4 + t with |t| <= 1/8, exactly, in integers. cos(2 pi t) and sin(2 pi t) / t are polynomials in t^2
+// (relative errors 4e-10 and 4e-9); k exchanges them and changes their signs.
 inline void unit_circle(VecU r, Vec& cosine, Vec& sine) {
-  constexpr float kTurn = 6.28318531f, kTurnRest = -1.74845553e-7f;  // 2 pi
+  constexpr float kTurn = 6.28318548f, kTurnRest = -1.7484556e-7f;  // 2 pi in two pieces
   const Vec t = to_float(bit_cast<VecI>(r << 2) >> 2) * 0x1p-32f + 0x1p-33f;
   const VecU k = r + 0x20000000u;  // in the two upper bits
   const Vec q = t * t;
@@ -72,8 +73,8 @@ inline void unit_circle(VecU r, Vec& cosine, Vec& sine) {
   c = c * q + 64.93915f;
   c = c * q - 19.739208f;
   c = c * q + 1.f;
-  Vec d = q * -76.77496f + 81.625626f;
-  d = d * q - 41.341866f;
+  Vec d = q * -75.42739f + 81.59343f;
+  d = d * q - 41.34167f;
   d = t * kTurn + (d * q + kTurnRest) * t;
   const VecI odd = bit_cast<VecI>(k << 1) < 0;
   cosine = bit_cast<Vec>(bit_cast<VecU>(odd ? d : c) ^ ((k + 0x40000000u) & 0x80000000u));
@@ -87,8 +88,8 @@ struct SecondHalf {
   static constexpr int at(int i) { return FirstHalf::at(kLanes + i); }
 };
 
-// Box-Muller: words 0 and 2 of a block give radii, 1 and 3 angles. A pair of them fills a lane of 64 bits, so that the
-// lanes of 32 bits are in the order of the elements (on little-endian machines, as all of those this is built for).
+// Words 0 and 2 of a block give radii, 1 and 3 angles. Such a pair fills a lane of 64 bits, which puts the lanes of
+// 32 bits into the order of the elements (on little-endian machines; the library is built for no others).
 inline void box_muller(VecL word0, VecL word1, VecL word2, VecL word3, float* z) {
   Vec cosine, sine;
   unit_circle(bit_cast<VecU>((word1 & 0xffffffffu) | (word3 << 32)), cosine, sine);

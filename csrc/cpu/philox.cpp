@@ -24,7 +24,8 @@ constexpr int64_t kChunk = 4096;  // elements, a multiple of kNoise: 16 KB of fl
 template <class Work>
 void each_chunk(const Args& a, Work&& work) {
   const int64_t chunks = (a.count + kChunk - 1) / kChunk;
-  parallel_for(a.samples * chunks, useful_threads(a.samples * a.count, 8192, static_cast<int>(a.threads)), [&](int64_t i) {
+  const int threads = useful_threads(a.samples * a.count, 8192, static_cast<int>(a.threads));
+  parallel_for(a.samples * chunks, threads, [&](int64_t i) {
     const int64_t sample = i / chunks, first = i % chunks * kChunk;
     const NoiseSource source(a.seeds[sample * a.seed_stride], a.step, a.stream);
     work(source, sample, first, std::min(kChunk, a.count - first));
@@ -54,7 +55,8 @@ void bits(const Args& a) {
     int64_t* out = static_cast<int64_t*>(a.out) + sample * a.count + first;
     TwoL words[4];
     for (int64_t i = 0; i < count; ++i) {
-      if (i % kNoise == 0) philox_blocks(source, static_cast<uint64_t>(a.first_block) + (first + i) / 4, words);
+      const uint64_t block = static_cast<uint64_t>(a.first_block) + (first + i) / 4;
+      if (i % kNoise == 0) philox_blocks(source, block, words);
       const int64_t lane = i % kNoise / 4;
       const TwoL& word = words[i % 4];
       out[i] = static_cast<int64_t>((lane < kLongs ? word.a[lane] : word.b[lane - kLongs]) & 0xffffffffu);

@@ -1,5 +1,6 @@
-// Tiles of an image's pixels as planes of floats, one per channel, whatever the tensor's element type and layout.
-// What already lies so in memory is used in place; all else is converted and rearranged into memory of the caller.
+// Tiles of an image's pixels as planes of floats, one per channel, whatever the tensor's element type and
+// layout. What already lies so in memory is used in place; all else is converted and rearranged into memory
+// of the caller.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +16,8 @@ struct Planar {
   void* data;
   int64_t image_stride, channel_stride, pixel_stride, channels, dtype;
 
-  // Planes of floats, used in place. `count`: a tile of fewer than kLanes pixels would be read beyond its end.
+  // Planes of floats, used in place. `count`: a tile of fewer than kLanes pixels would be read beyond its
+  // end.
   bool in_place(int64_t count) const { return dtype == kFloat32 && pixel_stride == 1 && count >= kLanes; }
   int64_t offset(int64_t image, int64_t pixel) const { return image * image_stride + pixel * pixel_stride; }
   bool is_interleaved() const { return channel_stride == 1 && pixel_stride == channels; }
@@ -60,9 +62,10 @@ void read(const Planar& from, const T* src, int64_t count, Tile to) {
     int64_t i = done;
     if (from.pixel_stride == 1)
       for (; i + kLanes <= count; i += kLanes) store(to.plane(c) + i, load(channel + i));
-    for (; i < count; i += kLanes)  // zeros beyond the end
-      store(to.plane(c) + i, load_strided(channel + i * from.pixel_stride, from.pixel_stride,
-                                          std::min<int64_t>(kLanes, count - i)));
+    for (; i < count; i += kLanes) {  // zeros beyond the end
+      const int64_t lanes = std::min<int64_t>(kLanes, count - i);
+      store(to.plane(c) + i, load_strided(channel + i * from.pixel_stride, from.pixel_stride, lanes));
+    }
   }
 }
 
@@ -83,16 +86,18 @@ void write(const Planar& to, T* dst, int64_t count, Tile from) {
     int64_t i = done;
     if (to.pixel_stride == 1)
       for (; i + kLanes <= count; i += kLanes) store(channel + i, load(from.plane(c) + i));
-    for (; i < count; i += kLanes)
-      store_strided(channel + i * to.pixel_stride, load(from.plane(c) + i), to.pixel_stride,
-                    std::min<int64_t>(kLanes, count - i));
+    for (; i < count; i += kLanes) {
+      const int64_t lanes = std::min<int64_t>(kLanes, count - i);
+      store_strided(channel + i * to.pixel_stride, load(from.plane(c) + i), to.pixel_stride, lanes);
+    }
   }
 }
 
 }  // namespace planes
 
 // The planes of pixels first, ..., first + count - 1. `memory` has room for `room` floats per channel.
-inline Tile read_tile(const Planar& t, int64_t image, int64_t first, int64_t count, float* memory, int64_t room) {
+inline Tile read_tile(const Planar& t, int64_t image, int64_t first, int64_t count, float* memory,
+                      int64_t room) {
   if (!t.data) return {};
   if (t.in_place(count)) return {static_cast<float*>(t.data) + t.offset(image, first), t.channel_stride};
   dispatch_dtype(static_cast<int32_t>(t.dtype), [&](auto type) {
@@ -103,7 +108,8 @@ inline Tile read_tile(const Planar& t, int64_t image, int64_t first, int64_t cou
 }
 
 // Where to write those planes; write_tile brings them to the tensor unless they are there already.
-inline Tile output_tile(const Planar& t, int64_t image, int64_t first, int64_t count, float* memory, int64_t room) {
+inline Tile output_tile(const Planar& t, int64_t image, int64_t first, int64_t count, float* memory,
+                        int64_t room) {
   if (t.in_place(count)) return {static_cast<float*>(t.data) + t.offset(image, first), t.channel_stride};
   return {memory, room};
 }

@@ -1,7 +1,8 @@
 // One step of any sampler in one pass over memory. Derivation: docs/kernels/reverse_step.md.
 //
-// An image is cut into tiles of pixels that fit the first-level cache. A tile's operands are made planes of floats
-// (in place where they are), its noise is drawn as one more operand, and one loop over vectors does the arithmetic.
+// An image is cut into tiles of pixels that fit the first-level cache. A tile's operands are made planes of
+// floats (in place where they are), its noise is drawn as one more operand, and one loop over vectors does
+// the arithmetic.
 #include <algorithm>
 #include <cstdint>
 
@@ -42,8 +43,9 @@ struct Args {
 
 namespace {
 
-// A pixel's channels become pixels of one channel where every operand allows it: all of them contiguous, or all of them
-// dense channels last with as many channels as x, and no noise to draw, whose numbering is the contiguous one.
+// A pixel's channels become pixels of one channel where every operand allows it: all of them contiguous, or
+// all of them dense channels last with as many channels as x, and no noise to draw, whose numbering is the
+// contiguous one.
 Args flatten(Args a) {
   bool contiguous = true, channels_last = !a.seeds;
   a.each_operand([&](const Planar& t) {
@@ -71,8 +73,8 @@ struct Operands {
 // Lanes of `sum` become NaN if v is NaN or infinite.
 inline void note_nonfinite(Vec& sum, Vec v) { sum = v * 0.f + sum; }
 
-// One loop for all vectors, the last of which overlaps the one before: the same instructions for every element, so that
-// a result does not depend on where in a tile it lies. At least kLanes pixels.
+// One loop for all vectors, the last of which overlaps the one before: the same instructions for every
+// element, so that a result does not depend on where in a tile it lies. At least kLanes pixels.
 template <bool kModelVariance>
 void run_plane(const StepCoefficients k, bool clip, const Operands& p, int64_t pixels, Vec& nonfinite) {
   for (int64_t j = 0; j < pixels; j += kLanes) {
@@ -102,7 +104,8 @@ void run_plane(const StepCoefficients k, bool clip, const Operands& p, int64_t p
 }
 
 void check_plane(const float* p, int64_t pixels, Vec& nonfinite) {
-  for (int64_t j = 0; j < pixels; j += kLanes) note_nonfinite(nonfinite, load(p + std::min(j, pixels - kLanes)));
+  for (int64_t j = 0; j < pixels; j += kLanes)
+    note_nonfinite(nonfinite, load(p + std::min(j, pixels - kLanes)));
 }
 
 class Runner {
@@ -117,8 +120,8 @@ class Runner {
   void run() const {
     std::fill_n(a_.nonfinite, a_.images, 0);
     const int64_t elements = a_.images * a_.channels * a_.pixels;
-    parallel_for(a_.images * tiles_, useful_threads(elements, kElementsPerThread, static_cast<int>(a_.threads)),
-                 [&](int64_t i) { run_tile(i / tiles_, i % tiles_ * tile_); });
+    const int threads = useful_threads(elements, kElementsPerThread, static_cast<int>(a_.threads));
+    parallel_for(a_.images * tiles_, threads, [&](int64_t i) { run_tile(i / tiles_, i % tiles_ * tile_); });
   }
 
  private:
@@ -127,11 +130,13 @@ class Runner {
 
   void run_tile(int64_t n, int64_t first) const {
     static thread_local Workspace<float> workspace;
-    const int64_t count = std::min(tile_, a_.pixels - first), room = tile_ + kNoise;  // noise begins within a block
+    const int64_t count = std::min(tile_, a_.pixels - first);
+    const int64_t room = tile_ + kNoise;  // drawn in whole multiples of kNoise, from the beginning of a block
     float* memory = workspace.get((6 * a_.channels + a_.model.channels + a_.uncond.channels) * room);
     const auto part = [&](int64_t channels) { return (memory += channels * room) - channels * room; };
     const auto read = [&](const Planar& t) { return read_tile(t, n, first, count, part(t.channels), room); };
-    const Tile x = read(a_.x), model = read(a_.model), uncond = read(a_.uncond), h1 = read(a_.h1), h2 = read(a_.h2);
+    const Tile x = read(a_.x), model = read(a_.model), uncond = read(a_.uncond);
+    const Tile h1 = read(a_.h1), h2 = read(a_.h2);
     const Tile z = a_.seeds ? draw(n, first, count, part(a_.channels), room) : read(a_.noise);
     const Tile x_next = output_tile(a_.x_next, n, first, count, part(a_.channels), room);
     const Tile x0 = output_tile(a_.x0, n, first, count, part(a_.channels), room);
@@ -141,8 +146,8 @@ class Runner {
     Vec nonfinite{};
     for (int64_t c = 0; c < a_.channels; ++c)
       run(k_, a_.clip,
-          {x.plane(c), model.plane(c), model.plane(a_.channels + c), uncond.plane(c), h1.plane(c), h2.plane(c),
-           z.plane(c), x_next.plane(c), x0.plane(c)},
+          {x.plane(c), model.plane(c), model.plane(a_.channels + c), uncond.plane(c), h1.plane(c),
+           h2.plane(c), z.plane(c), x_next.plane(c), x0.plane(c)},
           pixels, nonfinite);
     for (int64_t c = a_.channels; c < a_.model.channels; ++c) {
       check_plane(model.plane(c), pixels, nonfinite);
@@ -150,7 +155,8 @@ class Runner {
     }
     write_tile(a_.x_next, n, first, count, x_next);
     write_tile(a_.x0, n, first, count, x0);
-    if (const float sum = reduce_add(nonfinite); sum != sum) __atomic_store_n(a_.nonfinite + n, 1, __ATOMIC_RELAXED);
+    if (const float sum = reduce_add(nonfinite); sum != sum)
+      __atomic_store_n(a_.nonfinite + n, 1, __ATOMIC_RELAXED);
   }
 
   // Elements are numbered in contiguous (C, pixels) order, so that each plane of the tile is a run of them.

@@ -21,8 +21,9 @@ inline Vec shuffle(Vec a, Vec b) {
   return shuffle<Index>(a, b, std::make_integer_sequence<int, kLanes>{});
 }
 
-// A result is built from its sources one after the other: the first two are joined, then each further source (number
-// kSource) replaces the lanes that come from it. `lane` is i's place in the concatenation of all sources.
+// A result is built from its sources one after the other: the first two are joined, then each further source
+// (number kSource) replaces the lanes that come from it. `lane` is i's place in the concatenation of all
+// sources.
 template <int kSource>
 constexpr int joined_lane(int i, int lane) {
   if (kSource == 1) return lane < 2 * kLanes ? lane : i;

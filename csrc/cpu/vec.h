@@ -296,8 +296,8 @@ inline void transpose(Vec (&rows)[kLanes]) {
 typedef uint64_t VecL __attribute__((vector_size(4 * kLanes)));  // half as many lanes
 constexpr int kLongs = kLanes / 2;
 
-// All 64 bits of the low halves' product: GCC would multiply 64 by 64 bits. a ^ b ^ c: one instruction of AVX-512, which
-// GCC does not find if one of them comes from memory.
+// All 64 bits of the low halves' product: of the portable form GCC makes a product of 64 by 64 bits. And a ^ b ^ c: one
+// instruction of AVX-512, which GCC does not find if one of them comes from memory.
 #if defined(FASTDIFF_AVX512)
 inline VecL multiply_low(VecL a, VecL b) {
   return bit_cast<VecL>(_mm512_maskz_mul_epu32(0xff, bit_cast<__m512i>(a), bit_cast<__m512i>(b)));
