@@ -60,7 +60,7 @@ inline Vec normal_radius(VecU r) {
   return sqrt(to_float(e) * -1.38629436f + p * f);
 }
 
-// cos and sin of 2 pi u for u = (r + 1/2) / 2^32, to 2 ulp (2.5 without FMA), however near to 0 they are.
+// cos and sin of 2 pi u for u = (r + 1/2) / 2^32, to 2 ulp (3 without FMA), however near to 0 they are.
 //
 // u = k/4 + t with |t| <= 1/8, exactly, in integers. cos(2 pi t) and sin(2 pi t) / t are polynomials in t^2
 // (relative errors 4e-10 and 4e-9); k exchanges them and changes their signs.
