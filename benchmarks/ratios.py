@@ -54,8 +54,9 @@ def measure_ops(device: str, only: str | None, rounds: int) -> list[Row]:
         for name, dtype in DTYPES.items():
             kwargs = case.inputs(dtype, device)
             with torch.inference_mode():
+                eager = case.baseline or case.eager
                 times = interleave(
-                    {"eager": lambda: case.eager(**kwargs), "fastdiff": lambda: case.fused(**kwargs)},  # noqa: B023
+                    {"eager": lambda: eager(**kwargs), "fastdiff": lambda: case.fused(**kwargs)},  # noqa: B023
                     rounds=rounds,
                 )
             speed = case.elements * dtype.itemsize / times["fastdiff"].median / 1e9 if case.elements else None

@@ -28,7 +28,7 @@ IMPLEMENTATIONS = ["eager", *(b.value for b in Backend if b not in (Backend.REFE
 def test_forward(benchmark: Any, case: Case, implementation: str, dtype: str) -> None:
     kwargs = case.inputs(DTYPES[dtype], DEVICE)
     if implementation == "eager":
-        benchmark(case.eager, **kwargs)
+        benchmark(case.baseline or case.eager, **kwargs)
         return
     if reason := OPS[case.op].why_not(Backend(implementation)):
         pytest.skip(reason)

@@ -24,6 +24,8 @@
 
 #if defined(FASTDIFF_AVX2) || defined(FASTDIFF_AVX512)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 namespace fastdiff {
@@ -288,5 +290,42 @@ inline void transpose(Vec (&rows)[kLanes]) {
   transpose_step<2>(rows);
   transpose_step<1>(rows);
 }
+
+// ---- 64-bit integers, square root ----
+
+typedef uint64_t VecL __attribute__((vector_size(4 * kLanes)));  // half as many lanes
+constexpr int kLongs = kLanes / 2;
+
+// All 64 bits of the low halves' product: of the portable form GCC makes a product of 64 by 64 bits. And a ^ b ^ c: one
+// instruction of AVX-512, which GCC does not find if one of them comes from memory.
+#if defined(FASTDIFF_AVX512)
+inline VecL multiply_low(VecL a, VecL b) {
+  return bit_cast<VecL>(_mm512_maskz_mul_epu32(0xff, bit_cast<__m512i>(a), bit_cast<__m512i>(b)));
+}
+inline VecL xor3(VecL a, VecL b, VecL c) {
+  return bit_cast<VecL>(
+      _mm512_ternarylogic_epi64(bit_cast<__m512i>(a), bit_cast<__m512i>(b), bit_cast<__m512i>(c), 0x96));
+}
+inline Vec sqrt(Vec v) { return _mm512_maskz_sqrt_ps(kAll, v); }
+#elif defined(FASTDIFF_AVX2)
+inline VecL multiply_low(VecL a, VecL b) {
+  return bit_cast<VecL>(_mm256_mul_epu32(bit_cast<__m256i>(a), bit_cast<__m256i>(b)));
+}
+inline Vec sqrt(Vec v) { return _mm256_sqrt_ps(v); }
+#elif defined(__SSE2__) && FASTDIFF_LANES == 4
+inline VecL multiply_low(VecL a, VecL b) {
+  return bit_cast<VecL>(_mm_mul_epu32(bit_cast<__m128i>(a), bit_cast<__m128i>(b)));
+}
+inline Vec sqrt(Vec v) { return _mm_sqrt_ps(v); }
+#else
+inline VecL multiply_low(VecL a, VecL b) { return (a & 0xffffffffu) * (b & 0xffffffffu); }
+inline Vec sqrt(Vec v) {
+  for (int i = 0; i < kLanes; ++i) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+}
+#endif
+#if !defined(FASTDIFF_AVX512)
+inline VecL xor3(VecL a, VecL b, VecL c) { return a ^ b ^ c; }
+#endif
 
 }  // namespace fastdiff

@@ -28,3 +28,6 @@ class Case:
     elements: int = 0  # tensor elements that the forward must read and write at least
     flops: int = 0
     benchmark: bool = False  # also a row of the benchmark
+    baseline: Callable[..., Any] | None = (
+        None  # timed in eager's place where the truth is more than users compute
+    )

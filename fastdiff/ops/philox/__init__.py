@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastdiff.backend import Backend
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.philox import reference
@@ -109,7 +110,7 @@ normal_op = FusedOp(
     reference=reference.normal,
     fake=_fake_normal,
     package=__name__,
-    backends=(),
+    backends=(Backend.CPU,),
 )
 
 bits_op = FusedOp(
@@ -118,5 +119,5 @@ bits_op = FusedOp(
     reference=reference.random_bits,
     fake=_fake_bits,
     package=__name__,
-    backends=(),
+    backends=(Backend.CPU,),
 )

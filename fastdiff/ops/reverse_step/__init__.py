@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastdiff.backend import Backend, is_eager
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.philox import check_seeds, check_word
-from fastdiff.ops.reverse_step import reference
+from fastdiff.ops.reverse_step import eager, reference
 
 VARIANCES = ("none", "learned", "learned_range")
 TABLE_COLUMNS = 12
@@ -59,6 +60,10 @@ def reverse_step(
         (x', x_0, nonfinite): the first two like x; nonfinite [N] int32 is 1 for each sample with NaN or
         infinity anywhere in its model output or its uncond.
 
+    Under ``use_backend("eager")`` the noise is ``torch.randn_like``, as users draw it today (seeds then only say that
+    there is noise, and images differ from those of the other backends unless noise is given), and nothing looks
+    for NaN: nonfinite is 0.
+
     Raises:
         FastdiffError: shapes, dtypes, devices or names that do not fit; on the CPU, an index that is no row.
 
@@ -84,6 +89,20 @@ def reverse_step(
                 f" got {list(seeds.shape)} on {seeds.device}"
             )
     check_word("reverse_step", "stream", stream)
+    if is_eager():
+        return eager.with_randn(
+            x,
+            model_output,
+            table,
+            index,
+            uncond=uncond,
+            h1=h1,
+            h2=h2,
+            noise=noise,
+            seeds=seeds,
+            clip=clip,
+            variance=variance,
+        )
     return step_op(x, model_output, table, index, uncond, h1, h2, noise, seeds, stream, clip, variance)
 
 
@@ -160,5 +179,5 @@ step_op = FusedOp(
     reference=reference.reverse_step,
     fake=_fake,
     package=__name__,
-    backends=(),
+    backends=(Backend.CPU,),
 )

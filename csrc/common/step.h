@@ -1,0 +1,55 @@
+// The arithmetic of reverse_step for one element, or one vector of them. Derivation:
+// docs/kernels/reverse_step.md.
+#pragma once
+
+#include <cstdint>
+
+#include "common/device.h"
+
+namespace fastdiff {
+
+// min, max (a NaN in `a` is the result) and exp of V; each device specialises it for its own.
+template <class V>
+struct Math;
+
+// The codes are the places in fastdiff.ops.reverse_step.VARIANCES.
+enum Variance : int64_t { kNoVariance = 0, kLearned = 1, kLearnedRange = 2 };
+
+// One row of the table, folded. With f = (v + 1) / 2, (f l_1 + (1 - f) l_0) / 2 = (l_1 + l_0) / 4 + v (l_1 -
+// l_0) / 4.
+struct StepCoefficients {
+  float out_x, out_m, a, b, c1, c2, guidance;
+  float std;                            // sigma, or exp(log_std)'s factor if the model gives the variance
+  float log_std_offset, log_std_slope;  // log_std = offset + slope v
+
+  template <class T>
+  FASTDIFF_HOST_DEVICE StepCoefficients(const T* row, int64_t variance)
+      : out_x(static_cast<float>(row[0])),
+        out_m(static_cast<float>(row[1])),
+        a(static_cast<float>(row[2])),
+        b(static_cast<float>(row[3])),
+        c1(static_cast<float>(row[4])),
+        c2(static_cast<float>(row[5])),
+        guidance(static_cast<float>(row[10])),
+        std(static_cast<float>(row[variance == kNoVariance ? 6 : 9])),
+        log_std_offset(variance == kLearned ? 0.f : static_cast<float>((row[8] + row[7]) / 4)),
+        log_std_slope(variance == kLearned ? 0.5f : static_cast<float>((row[8] - row[7]) / 4)) {}
+};
+
+template <class V>
+FASTDIFF_HOST_DEVICE V guide(const StepCoefficients& k, V conditional, V unconditional) {
+  return unconditional + k.guidance * (conditional - unconditional);
+}
+
+template <class V>
+FASTDIFF_HOST_DEVICE V predict_x0(const StepCoefficients& k, V x, V model, bool clip) {
+  const V x0 = k.out_x * x + k.out_m * model;
+  return clip ? Math<V>::min(Math<V>::max(x0, V{} - 1.f), V{} + 1.f) : x0;
+}
+
+template <class V>
+FASTDIFF_HOST_DEVICE V learned_std(const StepCoefficients& k, V v) {
+  return k.std * Math<V>::exp(k.log_std_offset + k.log_std_slope * v);
+}
+
+}  // namespace fastdiff

@@ -1,0 +1,175 @@
+"""Every way a sampler asks for a step, on images that break kernels: odd sizes, 1 to 4 channels, both layouts."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdiff.ops._case import Case
+from fastdiff.ops.reverse_step import eager, reverse_step
+
+# o_x, o_m, a, b, c_1, c_2, s, l_0, l_1, n, w, (unused): three steps of a cosine-like process.
+_ROWS = (
+    (1.02, -0.2, 0.97, 0.02, -0.1, 0.05, 0.07, -6.1, -4.2, 1.0, 3.0, 0.0),
+    (1.70, -1.4, 0.82, 0.15, -0.3, 0.20, 0.40, -2.4, -1.9, 1.0, 1.5, 0.0),
+    (1.00, -0.01, 0.00, 1.00, 0.0, 0.00, 0.00, -9.6, -9.2, 0.0, 1.0, 0.0),
+)
+_SHARP_SEEDS = (-1, -(2**63), 2**63 - 1, 0x0123456789ABCDEF)
+
+
+def _inputs(
+    dtype: torch.dtype,
+    device: str,
+    *,
+    shape: tuple[int, ...],
+    variance: str = "none",
+    wide: bool = False,
+    channels_last: bool = False,
+    model_channels_last: bool | None = None,
+    guidance: bool = False,
+    history: int = 0,
+    noise: str | None = None,
+    clip: bool = False,
+    row: int = 1,
+    table_dtype: torch.dtype = torch.float32,
+    model_dtype: torch.dtype | None = None,
+    state_float32: bool = False,
+    stream: int = 0,
+) -> dict[str, Any]:
+    g = torch.Generator().manual_seed(sum(shape))
+    last = channels_last if model_channels_last is None else model_channels_last
+    n, c, *rest = shape
+
+    def tensor(channels: int, to: torch.dtype, last: bool, scale: float = 1.0) -> Tensor:
+        t = (scale * torch.randn(n, channels, *rest, generator=g)).to(device, to)
+        return t.to(memory_format=torch.channels_last) if last else t
+
+    out_channels = c if variance == "none" and not wide else 2 * c
+    model = functools.partial(tensor, out_channels, model_dtype or dtype, last)
+    like_x = functools.partial(tensor, c, torch.float32 if state_float32 else dtype, channels_last)
+    kwargs: dict[str, Any] = {
+        "x": tensor(c, dtype, channels_last),
+        "model_output": model(),
+        "table": torch.tensor(_ROWS, dtype=table_dtype, device=device),
+        "index": torch.tensor(row, device=device),
+        "clip": clip,
+        "variance": variance,
+        "stream": stream,
+    }
+    if guidance:
+        kwargs["uncond"] = model()
+    for i in range(history):
+        kwargs[f"h{i + 1}"] = like_x(scale=0.5)
+    if noise == "given":
+        kwargs["noise"] = like_x()
+    if noise == "seeds":
+        seeds = (_SHARP_SEEDS * math.ceil(n / 4))[:n]
+        kwargs["seeds"] = torch.tensor(seeds, dtype=torch.int64, device=device)
+    return kwargs
+
+
+def _case(name: str, *, benchmark: bool = False, **options: Any) -> Case:
+    n, c, *rest = options["shape"]
+    model_channels = c if options.get("variance", "none") == "none" else 2 * c
+    channels = 3 * c + model_channels * (2 if options.get("guidance") else 1)  # x, x_next, x0, model, uncond
+    return Case(
+        name=name,
+        op="reverse_step",
+        fused=reverse_step,
+        eager=eager.reverse_step,
+        baseline=eager.with_randn,
+        inputs=functools.partial(_inputs, **options),
+        elements=n * channels * math.prod(rest),
+        benchmark=benchmark,
+    )
+
+
+def _benchmarks() -> list[Case]:
+    samplers: dict[str, dict[str, Any]] = {
+        "ddim": {},
+        "learned_range": {"variance": "learned_range", "noise": "seeds"},
+        "guidance": {"variance": "learned_range", "noise": "seeds", "guidance": True},
+    }
+    return [
+        _case(
+            f"{name}-{'x'.join(map(str, shape))}-{'channels_last' if last else 'contiguous'}",
+            shape=shape,
+            channels_last=last,
+            clip=True,
+            benchmark=True,
+            **options,
+        )
+        for shape in ((16, 3, 64, 64), (4, 3, 256, 256), (64, 1, 32, 32))
+        for name, options in samplers.items()
+        for last in (False, True)
+    ]
+
+
+_LEARNED = {"variance": "learned_range", "noise": "seeds", "clip": True}
+
+CASES = (
+    _case("plain", shape=(2, 3, 8, 8)),
+    _case("clip-odd", shape=(3, 3, 7, 5), clip=True),
+    _case("clip-odd-channels_last", shape=(3, 3, 7, 5), clip=True, channels_last=True),
+    _case("std-seeds", shape=(4, 3, 8, 8), noise="seeds", table_dtype=torch.float64),
+    _case("std-given-channels_last", shape=(2, 4, 9, 9), noise="given", channels_last=True),
+    _case("learned-seeds", shape=(2, 2, 9, 11), variance="learned", noise="seeds", stream=2**32 - 1),
+    _case("learned_range-odd", shape=(5, 3, 13, 11), **_LEARNED),
+    _case("learned_range-odd-channels_last", shape=(5, 3, 13, 11), channels_last=True, **_LEARNED),
+    _case("learned_range-1-channel-channels_last", shape=(2, 1, 28, 28), channels_last=True, **_LEARNED),
+    _case("learned_range-2-channels-channels_last", shape=(2, 2, 17, 9), channels_last=True, **_LEARNED),
+    _case("learned_range-4-channels-channels_last", shape=(2, 4, 17, 9), channels_last=True, **_LEARNED),
+    _case("learned_range-5-channels-channels_last", shape=(2, 5, 6, 9), channels_last=True, **_LEARNED),
+    _case("learned_range-many-tiles", shape=(1, 3, 41, 37), **_LEARNED),
+    _case("learned_range-many-tiles-channels_last", shape=(1, 3, 41, 37), channels_last=True, **_LEARNED),
+    _case("learned_range-model-channels_last", shape=(2, 3, 9, 9), model_channels_last=True, **_LEARNED),
+    _case(
+        "learned_range-x-channels_last",
+        shape=(2, 3, 9, 9),
+        channels_last=True,
+        model_channels_last=False,
+        **_LEARNED,
+    ),
+    _case("last-step", shape=(2, 3, 8, 8), row=2, **_LEARNED),
+    _case("variance-unused", shape=(2, 3, 9, 7), wide=True, noise="seeds"),
+    _case("guidance", shape=(2, 3, 9, 9), guidance=True, clip=True),
+    _case(
+        "guidance-learned_range-channels_last",
+        shape=(2, 3, 9, 9),
+        guidance=True,
+        channels_last=True,
+        **_LEARNED,
+    ),
+    _case("guidance-variance-unused", shape=(2, 3, 9, 9), guidance=True, wide=True, channels_last=True),
+    _case("history", shape=(2, 3, 9, 9), history=1, row=0),
+    _case("two-histories-channels_last", shape=(2, 3, 9, 9), history=2, channels_last=True, row=0),
+    _case("everything", shape=(3, 3, 9, 11), history=2, guidance=True, **_LEARNED),
+    _case(
+        "model-bfloat16",
+        shape=(2, 3, 9, 9),
+        model_dtype=torch.bfloat16,
+        state_float32=True,
+        history=1,
+        **_LEARNED,
+    ),
+    _case(
+        "model-float16-channels_last",
+        shape=(2, 3, 9, 9),
+        model_dtype=torch.float16,
+        channels_last=True,
+        guidance=True,
+        state_float32=True,
+        noise="given",
+        variance="learned",
+    ),
+    _case("one-pixel", shape=(3, 3, 1, 1), **_LEARNED),
+    _case("one-dimension", shape=(3, 2, 21), **_LEARNED),
+    _case("no-pixel-dimension", shape=(3, 5), noise="seeds"),
+    _case("empty-batch", shape=(0, 3, 8, 8), **_LEARNED),
+    _case("empty-image", shape=(2, 3, 0, 8), **_LEARNED),
+    *_benchmarks(),
+)

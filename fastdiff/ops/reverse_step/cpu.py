@@ -1,0 +1,143 @@
+"""reverse_step on the compiled CPU library: tensors become pointers and strides."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from fastdiff.ops import _native
+from fastdiff.ops._op import Kernel
+from fastdiff.ops.reverse_step import VARIANCES
+from fastdiff.ops.reverse_step.reference import check_index
+
+_CODES = _native.DTYPE_CODES
+_VARIANCES = {name: code for code, name in enumerate(VARIANCES)}
+_OPERANDS = ("x", "model", "uncond", "h1", "h2", "noise", "x_next", "x0")
+_PLANAR = ("image_stride", "channel_stride", "pixel_stride", "channels", "dtype")
+
+
+class _Args(ctypes.Structure):
+    """csrc/cpu/reverse_step.cpp: struct Args; an operand is a struct Planar (csrc/cpu/planes.h)."""
+
+    _fields_ = [
+        *(
+            (f"{operand}_{name}", ctypes.c_void_p if name == "data" else ctypes.c_int64)
+            for operand in _OPERANDS
+            for name in ("data", *_PLANAR)
+        ),
+        *((name, ctypes.c_void_p) for name in ("row", "seeds", "nonfinite")),
+        *((name, ctypes.c_int64) for name in ("row_is_double", "seed_stride")),
+        *((name, ctypes.c_int64) for name in ("images", "channels", "pixels")),
+        *((name, ctypes.c_int64) for name in ("variance", "clip", "threads")),
+        *((name, ctypes.c_uint32) for name in ("step", "stream")),
+    ]
+
+
+@functools.cache
+def _function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
+    return _native.function("reverse_step", _Args)
+
+
+@functools.lru_cache(maxsize=256)
+def _strides(sizes: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    """The strides of images, channels and pixels, and the channels. None if pixels, taken as one, have no stride."""
+    pixel, step = 1, None
+    for size, stride in zip(reversed(sizes[2:]), reversed(strides[2:]), strict=True):
+        if size == 1:
+            continue
+        if step is None:
+            pixel = step = stride
+        elif stride != step:
+            return None
+        step *= size
+    return strides[0], strides[1], pixel, sizes[1]
+
+
+_Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+
+
+def _layout(t: Tensor | None) -> _Layout | None:
+    return None if t is None else (t.shape, t.stride(), t.dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _template(*layouts: _Layout | None) -> _Args:
+    """Arguments that hold everything about these operands but their addresses: a sampling run needs it once."""
+    args = _Args()
+    for operand, layout in zip(_OPERANDS, layouts, strict=True):
+        if layout is not None:
+            sizes, strides, dtype = layout
+            values = _strides(sizes, strides)
+            assert values is not None
+            for name, value in zip(_PLANAR, (*values, _CODES[dtype]), strict=True):
+                setattr(args, f"{operand}_{name}", value)
+    x_layout = layouts[0]
+    assert x_layout is not None
+    args.images, args.channels, args.pixels = *x_layout[0][:2], math.prod(x_layout[0][2:])
+    return args
+
+
+def _supports(
+    x, model_output, table, index, uncond, h1, h2, noise, seeds, stream, clip, variance
+) -> str | None:
+    named = {"x": x, "model_output": model_output, "uncond": uncond, "h1": h1, "h2": h2, "noise": noise}
+    for name, t in named.items():
+        if t is None:
+            continue
+        if t.dtype not in _CODES:
+            return f"{name} is {t.dtype}, not float32, bfloat16 or float16"
+        if _strides(t.shape, t.stride()) is None:
+            return (
+                f"{name} with shape {list(t.shape)} and strides {list(t.stride())} is neither contiguous"
+                " nor channels_last"
+            )
+    return None
+
+
+def _run(
+    x: Tensor,
+    model_output: Tensor,
+    table: Tensor,
+    index: Tensor,
+    uncond: Tensor | None,
+    h1: Tensor | None,
+    h2: Tensor | None,
+    noise: Tensor | None,
+    seeds: Tensor | None,
+    stream: int,
+    clip: bool,
+    variance: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    step = check_index(table, index)
+    row = table[step].contiguous()
+    x_next, x0 = torch.empty_like(x), torch.empty_like(x)
+    nonfinite = torch.empty(x.shape[0], dtype=torch.int32)
+    state, out = _layout(x), _layout(x_next)
+    template = _template(
+        state, _layout(model_output), _layout(uncond), _layout(h1), _layout(h2), _layout(noise), out, out
+    )
+    args = _Args.from_buffer_copy(template)
+    args.x_data, args.model_data, args.x_next_data, args.x0_data = (
+        x.data_ptr(),
+        model_output.data_ptr(),
+        x_next.data_ptr(),
+        x0.data_ptr(),
+    )
+    for name, t in (("uncond_data", uncond), ("h1_data", h1), ("h2_data", h2), ("noise_data", noise)):
+        if t is not None:
+            setattr(args, name, t.data_ptr())
+    args.row, args.row_is_double = row.data_ptr(), row.dtype == torch.float64
+    if seeds is not None:
+        args.seeds, args.seed_stride = seeds.data_ptr(), seeds.stride(0)
+    args.nonfinite = nonfinite.data_ptr()
+    args.variance, args.clip, args.threads = _VARIANCES[variance], clip, torch.get_num_threads()
+    args.step, args.stream = step, stream
+    _function()(args)
+    return x_next, x0, nonfinite
+
+
+KERNELS = {"reverse_step": Kernel(_run, _supports)}
