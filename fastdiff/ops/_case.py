@@ -28,3 +28,4 @@ class Case:
     elements: int = 0  # tensor elements that the forward must read and write at least
     flops: int = 0
     benchmark: bool = False  # also a row of the benchmark
+    falls_back: bool = False  # no kernel takes these inputs: the reference runs, and the log says why
