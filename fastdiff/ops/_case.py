@@ -28,6 +28,6 @@ class Case:
     elements: int = 0  # tensor elements that the forward must read and write at least
     flops: int = 0
     benchmark: bool = False  # also a row of the benchmark
-    baseline: Callable[..., Any] | None = (
-        None  # timed in eager's place where the truth is more than users compute
-    )
+    falls_back: bool = False  # no kernel takes these inputs: the reference runs, and the log says why
+    # Timed in eager's place, where the truth computes more than users do.
+    baseline: Callable[..., Any] | None = None

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.backend import Backend
+from fastdiff.backend import Backend, is_eager
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
-from fastdiff.ops.group_norm_silu import reference
+from fastdiff.ops.group_norm_silu import eager, reference
 
 
 def group_norm_silu(
@@ -49,6 +49,10 @@ def group_norm_silu(
     Source: GroupNorm, Wu & He 2018, eq. 1-3; AdaGN, Dhariwal & Nichol 2021, section 3; SiLU, Elfwing et al. 2017.
     """
     _check(x, num_groups, weight, bias, scale, shift)
+    if is_eager():
+        return eager.group_norm_silu(
+            x, num_groups, weight, bias, scale=scale, shift=shift, eps=eps, silu=silu
+        )
     if scale is not None and scale.dim() > 2:
         scale = scale.flatten(1)
     if shift is not None and shift.dim() > 2:
@@ -110,7 +114,7 @@ forward_op = FusedOp(
     reference=reference.group_norm_silu,
     fake=_fake_forward,
     package=__name__,
-    backends=(),
+    backends=(Backend.CPU,),
 )
 
 backward_op = FusedOp(
@@ -121,7 +125,7 @@ backward_op = FusedOp(
     reference=reference.group_norm_silu_backward,
     fake=_fake_backward,
     package=__name__,
-    backends=(),
+    backends=(Backend.CPU,),
 )
 
 

@@ -164,4 +164,40 @@ def _forward(
     return y, mean, rstd
 
 
-KERNELS = {"group_norm_silu": Kernel(_forward, _forward_supports)}
+def _backward_supports(grad, x, mean, rstd, num_groups, weight, bias, scale, shift, silu) -> str | None:
+    return _supports(x, weight, bias, scale, shift)
+
+
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    layout = _layout(x)
+    assert layout is not None
+    n, c = x.shape[:2]
+    dx = torch.empty_like(x)
+    if grad.stride() != dx.stride() or grad.dtype != x.dtype:
+        grad = torch.empty_like(dx).copy_(grad)
+    outputs = dx, torch.empty(c), torch.empty(c), torch.empty(n, c), torch.empty(n, c)
+    parameters = [_unit_stride(p) for p in (weight, bias, scale, shift)]
+    args = _BackwardArgs(
+        *(t.data_ptr() for t in (grad, x, mean, rstd, *outputs)),
+        *_parameters(*parameters),
+        *_shape(x, num_groups, layout, silu),
+    )
+    _backward_function()(args)
+    return outputs
+
+
+KERNELS = {
+    "group_norm_silu": Kernel(_forward, _forward_supports),
+    "group_norm_silu_backward": Kernel(_backward, _backward_supports),
+}
