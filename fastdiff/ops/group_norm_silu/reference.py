@@ -79,9 +79,9 @@ def group_norm_silu_backward(
     """
     dtype = _compute_dtype(x)
     n, c = x.shape[:2]
-    spatial = tuple(range(2, x.dim()))
+    pixels = x.shape[2:].numel()
     w, b, s, t = (_per_channel(p, x, dtype) for p in (weight, bias, scale, shift))
-    groups = x.to(dtype).reshape(n, num_groups, -1)
+    groups = x.to(dtype).reshape(n, num_groups, c // num_groups * pixels)
     norm = ((groups - mean[..., None]) * rstd[..., None]).reshape(x.shape)
     u = _affine(norm, w, b, None, None)
     dh = grad.to(dtype)
@@ -89,13 +89,13 @@ def group_norm_silu_backward(
         h = _affine(u, None, None, s, t)
         sig = torch.sigmoid(h)
         dh = dh * sig * (1 + h * (1 - sig))
-    dshift = dh.sum(dim=spatial).reshape(n, c)
-    dscale = (dh * u).sum(dim=spatial).reshape(n, c)
+    dshift = dh.reshape(n, c, pixels).sum(dim=2)
+    dscale = (dh * u).reshape(n, c, pixels).sum(dim=2)
     du = dh if s is None else dh * (1 + s)
-    dbias = du.sum(dim=(0, *spatial))
-    dweight = (du * norm).sum(dim=(0, *spatial))
-    dnorm = (du if w is None else du * w).reshape(n, num_groups, -1)
-    grouped = norm.reshape(n, num_groups, -1)
+    dbias = du.reshape(n, c, pixels).sum(dim=(0, 2))
+    dweight = (du * norm).reshape(n, c, pixels).sum(dim=(0, 2))
+    dnorm = (du if w is None else du * w).reshape(groups.shape)
+    grouped = norm.reshape(groups.shape)
     if x.numel() == 0:
         return torch.empty_like(x), dweight, dbias, dscale, dshift
     inner = dnorm - dnorm.mean(2, keepdim=True) - grouped * (dnorm * grouped).mean(2, keepdim=True)
