@@ -55,15 +55,19 @@ def one_line(box: str) -> str:
 def _sections(box: str) -> Iterator[list[str]]:
     """Between the box's rules; descriptions are indented deeper than what they describe."""
     section: list[str] = []
-    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
-        if not line.startswith("│"):
-            continue
-        text = line.strip("│").removeprefix(" ").rstrip()
-        if text and not text.strip("─ "):
+    for text in _rows(re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()):
+        if text and not text.strip("─- "):
             yield section
             section = []
+        elif text.startswith(("For full helptext", "Argument helptext")):
+            return  # these close the box
         elif len(text) - len(text.lstrip()) <= 4:
             section.append(text.strip())
-        if text.startswith(("For full helptext", "Argument helptext")):
-            return  # these close the box
     yield section
+
+
+def _rows(lines: list[str]) -> list[str]:
+    """The box's rows without its frame, which is drawn in blanks where the terminal has only ASCII."""
+    if any(line.startswith("│") for line in lines):
+        return [line.strip("│").removeprefix(" ").rstrip() for line in lines if line.startswith("│")]
+    return [line[2:].rstrip() for line in lines[2:]]  # a title and a rule stand above

@@ -25,6 +25,8 @@ from fastdiff.images import grid
 from fastdiff.models import ClassifierConfig
 from fastdiff.training.setup import usable_device
 
+FILES = ("samples.png", "samples.npz")
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -94,7 +96,7 @@ class Sample:
         print(f"device     {device_name(self.device)}")
         print(f"backend    {backends_in_words(torch.device(self.device).type)}")
         print(f"sampled    {len(images)} images in {seconds:.1f} s: {len(images) / seconds:.2f} images/s")
-        print(f"wrote      {self.out / 'samples.png'}, {self.out / 'samples.npz'}", flush=True)
+        print(f"wrote      {', '.join(str(self.out / name) for name in FILES)}", flush=True)
         if len(images) < self.n:
             print(f"fastdiff: interrupted after {len(images)} of {self.n} images", file=sys.stderr)
             return INTERRUPTED
@@ -138,6 +140,9 @@ class Sample:
 
     def _check_folder(self) -> None:
         """Tell before the work, not after, if the results cannot be written."""
+        taken = next((self.out / name for name in FILES if (self.out / name).is_dir()), None)
+        if taken:
+            raise FastdiffError(f"cannot write {taken}: it is a folder")
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.out):
@@ -163,10 +168,13 @@ class Sample:
 
     def _write(self, images: np.ndarray, labels: np.ndarray | None, names: list[str]) -> None:
         captions = None if labels is None else [names[k] if names else str(k) for k in labels]
+        # Classes come in turn, so that this many columns show each class in a column of its own.
+        kinds = len(self.classes) or (0 if labels is None else int(labels.max()) + 1)
+        columns = kinds if 4 <= kinds <= 16 else None
         with atomic_path(self.out / "samples.npz") as path, open(path, "wb") as file:
             np.savez(file, *([images] if labels is None else [images, labels]))
         with atomic_path(self.out / "samples.png") as path:
-            grid(images, captions).save(path, format="PNG")
+            grid(images, captions, columns=columns).save(path, format="PNG")
 
 
 def _class_number(given: str, num_classes: int, names: list[str]) -> int:
