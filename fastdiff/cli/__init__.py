@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from fastdiff.errors import FastdiffError
 
@@ -23,17 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    # Here and not above: importing PyTorch takes a second, in which Ctrl-C should be as quiet as later.
     import logging
     from typing import Annotated, Union
 
-    from tyro.conf import OmitArgPrefixes, subcommand
+    with _interrupt_at_once():
+        from tyro.conf import OmitArgPrefixes, subcommand
 
-    from fastdiff.cli.info import Info
-    from fastdiff.cli.parse import parse
-    from fastdiff.cli.presets import Presets
-    from fastdiff.cli.sample import Sample
-    from fastdiff.cli.train import Train
+        from fastdiff.cli.info import Info
+        from fastdiff.cli.parse import parse
+        from fastdiff.cli.presets import Presets
+        from fastdiff.cli.sample import Sample
+        from fastdiff.cli.train import Train
 
     logging.basicConfig(level=logging.WARNING, format="fastdiff: %(message)s")
     commands = Union[  # noqa: UP007 (tyro reads the annotations at run time)
@@ -43,3 +46,21 @@ def _run(argv: Sequence[str]) -> int:
         Annotated[Info, subcommand("info")],
     ]
     return parse(OmitArgPrefixes[commands], argv).run()
+
+
+@contextlib.contextmanager
+def _interrupt_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process without an exception.
+
+    Importing PyTorch takes a second, and a KeyboardInterrupt that its or NumPy's start-up swallows would come
+    out later as an unrelated traceback.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield  # somebody else's handler, or none of our business
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
