@@ -53,7 +53,8 @@ def backends_in_words(device_type: str) -> str:
     names |= {Backend.REFERENCE: "reference (plain PyTorch)"}
     if len(ops) == 1:
         return names[next(iter(ops))]
-    return "; ".join(f"{names[backend]}: {', '.join(used)}" for backend, used in ops.items())
+    fastest_first = sorted(ops, key=candidates(device_type).index)
+    return "; ".join(f"{names[backend]}: {', '.join(ops[backend])}" for backend in fastest_first)
 
 
 def _chosen(op: FusedOp, device_type: str) -> Backend:
