@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Quiet about what a newcomer need not care for: newer versions of pip, running as root, a missing cache.
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help sample test bench build lint clean
@@ -11,7 +12,7 @@ help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 sample: build  ## set up, then sample 64 labelled images from the bundled model into out/
-	$(BIN)/fastdiff sample --out out
+	@$(BIN)/fastdiff sample --out out
 
 test: build $(VENV)/test-ready  ## set up, then lint, types and the whole test suite
 	$(BIN)/ruff check .
@@ -30,15 +31,19 @@ build: $(VENV)/ready  ## create .venv, install the pinned dependencies, compile 
 	@$(BIN)/python setup.py --quiet build_ext --inplace
 
 clean:  ## remove what was built, but not .venv
-	rm -rf build out fastdiff/lib fastdiff.egg-info
+	rm -rf build dist out fastdiff/lib fastdiff.egg-info
 
-# --no-build-isolation: an isolated build would fetch what is already here.
+# --no-build-isolation: an isolated build would fetch what is already here. The stamp comes last, so that an
+# installation that failed or was interrupted is taken up again.
 $(VENV)/ready: requirements.txt pyproject.toml setup.py
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -r requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "fastdiff needs Python 3.10 or newer; say which with make PYTHON=...")'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing the dependencies into $(VENV) and compiling the kernels: a few minutes, the first time only"
+	@$(PIP) install -r requirements.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
 
 $(VENV)/test-ready: requirements-test.txt $(VENV)/ready
-	$(BIN)/python -m pip install --quiet -r requirements-test.txt
-	touch $@
+	@echo "installing the tools for tests and benchmarks"
+	@$(PIP) install -r requirements-test.txt
+	@touch $@

@@ -5,10 +5,12 @@ Everything declarative is in pyproject.toml.
 """
 
 import platform
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CCompilerError
 
 ROOT = Path(__file__).resolve().parent
 SOURCES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/cpu/*.cpp"))
@@ -42,26 +44,39 @@ class BuildLibraries(build_ext):
     def finalize_options(self) -> None:
         super().finalize_options()
         self.parallel = self.parallel or True
+        self._failed: dict[str, str] = {}
+
+    def run(self) -> None:
+        super().run()
+        if self._failed:  # no compiler, or none for these sources: fastdiff still works, on its reference
+            names, reason = ", ".join(sorted(self._failed)), next(iter(self._failed.values()))
+            print(
+                f"fastdiff: not compiled: {names} ({reason}); it runs without, only slower", file=sys.stderr
+            )
 
     def get_ext_filename(self, fullname: str) -> str:
         return fullname.replace(".", "/") + ".so"
 
     def copy_extensions_to_source(self) -> None:
-        (ROOT / "fastdiff" / "lib").mkdir(
-            exist_ok=True
-        )  # holds nothing but libraries, so no one else makes it
+        # The folder holds nothing but libraries, so no one else makes it.
+        (ROOT / "fastdiff" / "lib").mkdir(exist_ok=True)
         super().copy_extensions_to_source()
+        for name in self._failed:
+            (ROOT / "fastdiff" / "lib" / f"{name}.so").unlink(missing_ok=True)
 
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name))
-        inputs = [ROOT / name for name in (*SOURCES, *HEADERS, "setup.py")]
-        if (
-            not self.force
-            and target.exists()
-            and all(target.stat().st_mtime > path.stat().st_mtime for path in inputs)
-        ):
+        if not self.force and _is_newer(target, [*SOURCES, *HEADERS, "setup.py"]):
             return
+        target.unlink(missing_ok=True)  # a library that does not match its sources is worse than none
         target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._compile(ext, target)
+        except (CCompilerError, BaseError, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            self._failed[target.stem] = reason if len(reason) < 100 else "the C++ compiler failed"
+
+    def _compile(self, ext: Extension, target: Path) -> None:
         objects = self.compiler.compile(
             ext.sources,
             output_dir=str(Path(self.build_temp) / ext.name),
@@ -73,6 +88,11 @@ class BuildLibraries(build_ext):
         )
 
 
+def _is_newer(target: Path, inputs: list[str]) -> bool:
+    built = target.stat().st_mtime if target.exists() else 0.0
+    return all(built > (ROOT / name).stat().st_mtime for name in inputs)
+
+
 setup(
     ext_modules=[
         Extension(
@@ -80,7 +100,7 @@ setup(
             SOURCES,
             extra_compile_args=[*COMPILE, *flags, *OPENMP],
             extra_link_args=OPENMP,
-            optional=True,  # no compiler: fastdiff still works, on its reference backend
+            optional=True,  # may be missing in the end, see BuildLibraries.run
         )
         for isa, flags in ISA_FLAGS.items()
     ],

@@ -94,7 +94,7 @@ PRESETS: dict[str, Preset] = {
             null_label=True,
         ),
         DiffusionConfig(schedule="cosine", prediction="v"),
-        note="Fashion-MNIST, class-conditional, 1.7 M parameters; bundled",
+        note="Fashion-MNIST, class-conditional, 1.7 M parameters",
     ),
     "adm-64": Preset(
         _adm(

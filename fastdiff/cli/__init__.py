@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Union
+import threading
+from collections.abc import Iterator, Sequence
 
 from fastdiff.errors import FastdiffError
+
+INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``fastdiff <command> [options]``. Exit code 0: done; 2: bad input, told in one line; 130: Ctrl-C."""
-    import tyro
-    from tyro.conf import OmitArgPrefixes, subcommand
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except FastdiffError as error:
+        print(f"fastdiff: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fastdiff: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
-    from fastdiff.cli.info import Info
-    from fastdiff.cli.presets import Presets
-    from fastdiff.cli.sample import Sample
-    from fastdiff.cli.train import Train
+
+def _run(argv: Sequence[str]) -> int:
+    import logging
+    from typing import Annotated, Union
+
+    with _interrupt_at_once():
+        from tyro.conf import OmitArgPrefixes, subcommand
+
+        from fastdiff.cli.info import Info
+        from fastdiff.cli.parse import parse
+        from fastdiff.cli.presets import Presets
+        from fastdiff.cli.sample import Sample
+        from fastdiff.cli.train import Train
 
     logging.basicConfig(level=logging.WARNING, format="fastdiff: %(message)s")
     commands = Union[  # noqa: UP007 (tyro reads the annotations at run time)
@@ -27,12 +45,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         Annotated[Presets, subcommand("presets")],
         Annotated[Info, subcommand("info")],
     ]
+    return parse(OmitArgPrefixes[commands], argv).run()
+
+
+@contextlib.contextmanager
+def _interrupt_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process without an exception.
+
+    Importing PyTorch takes a second, and a KeyboardInterrupt that its or NumPy's start-up swallows would come
+    out later as an unrelated traceback.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield  # somebody else's handler, or none of our business
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        command = tyro.cli(OmitArgPrefixes[commands], prog="fastdiff", args=argv)
-        return command.run()
-    except FastdiffError as error:
-        print(f"fastdiff: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("fastdiff: interrupted", file=sys.stderr)
-        return 130
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -9,9 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 import fastdiff
+import fastdiff.ops  # fills OPS
 from fastdiff.backend import Backend, candidates, unavailable
 from fastdiff.ops import _native
-from fastdiff.ops._op import OPS
+from fastdiff.ops._op import OPS, FusedOp
 
 PACKAGES = ("torch", "numpy", "safetensors", "pillow", "triton")
 
@@ -21,7 +22,13 @@ class Info:
     """Print versions, devices, instruction sets, and which backend each op would use and why."""
 
     def run(self) -> int:
-        print("\n".join(["versions", *_versions(), "", "devices", *_devices(), "", "ops", *_ops()]))
+        parts = (
+            ["versions", *_versions()],
+            ["devices", *_devices()],
+            ["instruction sets of the cpu kernels", *_instruction_sets()],
+            _ops(),
+        )
+        print("\n\n".join("\n".join(part) for part in parts))
         return 0
 
 
@@ -35,10 +42,23 @@ def device_name(device: torch.device | str = "cpu") -> str:
     return f"{device} ({capability}, {threads} thread{'s' if threads > 1 else ''})"
 
 
-def backend_name(device_type: str) -> str:
-    """The backend that most ops use on a device, with its instruction set if it is the CPU's."""
-    backend = next(b for b in candidates(device_type) if unavailable(b) is None)
-    return f"cpu, {_native.instruction_set()} library" if backend is Backend.CPU else backend.value
+def backends_in_words(device_type: str) -> str:
+    """Where the ops' forward passes run on a device, e.g. ``"cpu kernels, instruction set avx2"``."""
+    ops: dict[Backend, list[str]] = {}
+    for op in OPS.values():
+        if not op.name.endswith("_backward"):
+            ops.setdefault(_chosen(op, device_type), []).append(op.name)
+    names = {backend: f"{backend.value} kernels" for backend in ops}
+    names |= {Backend.CPU: f"cpu kernels, instruction set {_native.instruction_set()}"}
+    names |= {Backend.REFERENCE: "reference (plain PyTorch)"}
+    if len(ops) == 1:
+        return names[next(iter(ops))]
+    fastest_first = sorted(ops, key=candidates(device_type).index)
+    return "; ".join(f"{names[backend]}: {', '.join(ops[backend])}" for backend in fastest_first)
+
+
+def _chosen(op: FusedOp, device_type: str) -> Backend:
+    return next(backend for backend in candidates(device_type) if op.why_not(backend) is None)
 
 
 def _versions() -> list[str]:
@@ -52,22 +72,29 @@ def _versions() -> list[str]:
 
 
 def _devices() -> list[str]:
-    lines = [f"  {device_name()}"]
-    reason = _native.why_not()
-    lines.append(f"  cpu kernels: {reason or f'{_native.instruction_set()} library'}")
     count = torch.cuda.device_count()
-    lines += [f"  {device_name(f'cuda:{i}')}" for i in range(count)]
-    if not count:
-        lines.append("  no CUDA device visible")
-    return lines
+    lines = [f"  {device_name()}", *(f"  {device_name(f'cuda:{i}')}" for i in range(count))]
+    return lines if count else [*lines, f"  no GPU: {unavailable(Backend.CUDA)}"]
+
+
+def _instruction_sets() -> list[str]:
+    compiled = [path.stem.removeprefix("cpu_") for path in sorted(_native.LIBRARY_DIR.glob("cpu_*.so"))]
+    reason = _native.why_not()
+    return [
+        f"  processor    {torch.backends.cpu.get_cpu_capability()} (the best that PyTorch uses on it)",
+        f"  compiled     {', '.join(compiled) or 'none'}",
+        f"  used         {_native.instruction_set() or f'none: {reason}'}",
+    ]
 
 
 def _ops() -> list[str]:
+    """Each op's choice, and what keeps it from a faster one."""
     lines = []
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
+        lines.append(f"ops on {device}")
         for op in OPS.values():
-            reasons = {backend: op.why_not(backend) for backend in candidates(device)}
-            chosen = next(backend for backend, reason in reasons.items() if reason is None)
-            lines.append(f"  {op.name:<26} on {device}: {chosen.value}")
-            lines += [f"    not {b.value}: {reason}" for b, reason in reasons.items() if reason is not None]
+            chosen = _chosen(op, device)
+            lines.append(f"  {op.name:<26} {chosen.value}")
+            faster = candidates(device)[: candidates(device).index(chosen)]
+            lines += [f"    not {b.value}: {op.why_not(b)}" for b in faster]
     return lines

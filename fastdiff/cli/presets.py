@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastdiff.checkpoint import bundled
 from fastdiff.zoo import PRESETS
 
 
 @dataclass(frozen=True)
 class Presets:
-    """List the models fastdiff knows by name, with their size and the released file they describe."""
+    """List the models fastdiff knows by name: size, where the weights are, what they are."""
 
     def run(self) -> int:
         width = max(map(len, PRESETS))
+        here = bundled()
         for name, preset in PRESETS.items():
-            print(
-                f"{name:<{width}}  {preset.model.image_size:>4} px  {preset.released or '-':<34} {preset.note}"
-            )
+            weights = "bundled" if name in here else preset.released or "-"
+            print(f"{name:<{width}}  {preset.model.image_size:>4} px  {weights:<34} {preset.note}".rstrip())
         return 0

@@ -84,7 +84,10 @@ def usable_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise FastdiffError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+        torch.zeros(1, device=device).item()  # "meta" has no values
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        unknown = reason.startswith("Expected one of")  # and then all that PyTorch has ever heard of
+        why = "" if unknown else f" ({reason})"
+        raise FastdiffError(f"device {name!r} cannot be used; give cpu, cuda or cuda:N{why}") from None
     return device

@@ -1,0 +1,100 @@
+"""Checkpoints of a network that samples in milliseconds, and the command line as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import fastdiff
+from fastdiff.cli import main
+from fastdiff.models import ClassifierConfig, ModelConfig, UNetConfig, build_model
+
+TINY = UNetConfig(
+    image_size=8,
+    in_channels=1,
+    out_channels=1,
+    model_channels=32,
+    channel_mult=(1,),
+    num_res_blocks=1,
+    attention_resolutions=(),
+    num_classes=3,
+    null_label=True,
+)
+NAMES = ("circle", "Square", "long triangle")
+
+
+def write_checkpoint(path: Path, config: ModelConfig, names: tuple[str, ...] = (), nan: bool = False) -> Path:
+    torch.manual_seed(0)
+    model = build_model(config)
+    for p in model.parameters():
+        p.data += 0.05 * torch.randn(p.shape)
+    if nan:
+        list(model.parameters())[-1].data.fill_(float("nan"))
+    model.diffusion = fastdiff.DiffusionConfig(steps=100, schedule="cosine")
+    model.class_names = names
+    fastdiff.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files by what is special about them."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    configs: dict[str, ModelConfig] = {
+        "tiny": TINY,
+        "unnamed": replace(TINY, null_label=False),
+        "unconditional": replace(TINY, num_classes=None, null_label=False),
+        "low-res": replace(TINY, low_res="bilinear"),
+        "classifier": ClassifierConfig(
+            image_size=8, in_channels=1, model_channels=32, channel_mult=(1,), attention_resolutions=()
+        ),
+        "nan": TINY,
+    }
+    files = {
+        kind: write_checkpoint(
+            folder / f"{kind}.safetensors", config, NAMES if kind == "tiny" else (), nan=kind == "nan"
+        )
+        for kind, config in configs.items()
+    }
+    files["truncated"] = folder / "truncated.safetensors"
+    files["truncated"].write_bytes(files["tiny"].read_bytes()[:1000])
+    files["text"] = folder / "notes.txt"
+    files["text"].write_text("no weights")
+    files["other-network"] = folder / "other.pt"
+    torch.save({"fc.weight": torch.zeros(2, 2)}, files["other-network"])
+    files["malicious"] = folder / "malicious.pt"
+    torch.save({"state_dict": _Attack(folder / "attacked")}, files["malicious"])
+    return files
+
+
+class _Attack:
+    """An object whose unpickling would create a file."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Callable, tuple[str, str]]:
+        return open, (str(self.proof), "w")
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """``command("sample", "--n", "3")``: what the command line returned and printed."""
+
+    def run(*argv: object) -> Ended:
+        capsys.readouterr()
+        code = main([str(a) for a in argv])
+        return Ended(code, *capsys.readouterr())
+
+    return run

@@ -1,0 +1,67 @@
+"""The command as a process of its own: exit codes as a shell sees them, and Ctrl-C."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FASTDIFF = [sys.executable, "-m", "fastdiff"]
+
+
+def test_exit_codes(checkpoints, tmp_path) -> None:
+    def ended(*options: object) -> subprocess.CompletedProcess[str]:
+        argv = [*FASTDIFF, "sample", "--checkpoint", checkpoints["tiny"], "--out", tmp_path, *options]
+        return subprocess.run(list(map(str, argv)), capture_output=True, text=True, check=False)
+
+    assert ended("--n", 2, "--steps", 2, "--no-compare").returncode == 0
+    failed = ended("--steps", 0)
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("fastdiff: steps ") and failed.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("batch_size", [4, 1000], ids=["after-some-batches", "in-the-first-batch"])
+def test_ctrl_c_keeps_what_is_finished(checkpoints, tmp_path: Path, batch_size: int) -> None:
+    n, steps = 100_000, 100
+    argv = [*FASTDIFF, "sample", "--checkpoint", checkpoints["tiny"], "--out", tmp_path, "--n", n]
+    argv += ["--steps", steps, "--batch-size", batch_size]
+    process = subprocess.Popen(
+        list(map(str, argv)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # As in a terminal, also if this test runs where SIGINT is ignored (a shell's background job).
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    _wait_for_step(process, 2 * steps + 1 if batch_size == 4 else 1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    last = err.decode().splitlines()[-1]
+    if batch_size == 1000:
+        assert last == "fastdiff: interrupted before any image was finished; nothing written"
+        assert not list(tmp_path.iterdir()) and not out
+        return
+    with np.load(tmp_path / "samples.npz") as archive:
+        images, labels = archive["arr_0"], archive["arr_1"]
+    assert 8 <= len(images) < n and len(images) % 4 == 0
+    assert labels.tolist() == np.resize(np.arange(3), len(images)).tolist()
+    assert last == f"fastdiff: interrupted after {len(images)} of {n} images"
+    assert (tmp_path / "samples.png").exists()
+
+
+def _wait_for_step(process: subprocess.Popen[bytes], step: int) -> None:
+    """Read the progress bar until it shows at least ``step`` steps."""
+    assert process.stderr is not None
+    shown, end = b"", time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        shown += process.stderr.read1(4096)  # pyright: ignore[reportAttributeAccessIssue]
+        if any(int(done) >= step for done in re.findall(rb"(\d+)/\d+ ", shown)):
+            return
+    pytest.fail(f"never came to step {step}: {shown.decode()}")

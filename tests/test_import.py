@@ -1,0 +1,94 @@
+"""``import fastdiff``: quick, complete, and possible without the compiled library."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastdiff
+from fastdiff.ops import _native
+
+
+def _in_new_process(code: str) -> Any:
+    """What ``code`` prints, as JSON."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_import_takes_less_than_50_ms_beyond_torch() -> None:
+    code = "import time, torch; t = time.perf_counter(); import fastdiff; print(time.perf_counter() - t)"
+    seconds = []
+    for _ in range(5):  # the quickest of several: a busy machine only ever adds
+        seconds.append(_in_new_process(code))
+        if seconds[-1] < 0.05:
+            return
+    pytest.fail(f"took {seconds} s")
+
+
+def test_import_alone_does_not_import_torch() -> None:
+    assert not _in_new_process("import sys, fastdiff; print(int('torch' in sys.modules))")
+
+
+@pytest.mark.parametrize("name", fastdiff.__all__)
+def test_public_name_is_there(name: str) -> None:
+    assert getattr(fastdiff, name) is not None
+    assert name in dir(fastdiff)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'fastdiff' has no attribute 'smaple'"):
+        _ = fastdiff.smaple
+
+
+_WITHOUT_LIBRARY = """
+import json, logging, sys
+from pathlib import Path
+import fastdiff.ops._native as native
+native.LIBRARY_DIR = Path("hidden")
+lines = []
+handler = logging.Handler()
+handler.emit = lambda record: lines.append(record.getMessage())
+logging.getLogger("fastdiff").addHandler(handler)
+
+import torch, fastdiff
+from fastdiff.backend import Backend
+from fastdiff.models import UNetConfig, build_model
+from fastdiff.ops._op import OPS
+model = build_model(UNetConfig(image_size=8, model_channels=32, channel_mult=(1,), attention_resolutions=(8,)))
+called = []
+for op in OPS.values():
+    with_reference = op._reference
+    op._reference = lambda *a, op=op, run=with_reference: (called.append(op.name), run(*a))[1]
+for _ in range(2):
+    x = fastdiff.sample(
+        model, 2, steps=3, sampler="ancestral", diffusion=fastdiff.DiffusionConfig(), progress=False
+    )
+print(json.dumps({
+    "finite": bool(x.isfinite().all()),
+    "lines": lines,
+    "called": sorted(set(called)),
+    "have_kernels": [op.name for op in OPS.values() if Backend.CPU in op._backends],
+}))
+"""
+
+
+def test_works_without_the_library_and_says_so_once_for_each_op() -> None:
+    told = _in_new_process(_WITHOUT_LIBRARY)
+    assert told["finite"]
+    assert "reverse_step" in told["called"] and "group_norm_silu" in told["called"]
+    expected = [name for name in told["called"] if name in told["have_kernels"]]
+    assert sorted(line.split(":")[0] for line in told["lines"]) == sorted(expected)
+    assert all("not on the cpu backend: the CPU library is not built" in line for line in told["lines"])
+
+
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="no C++ compiler")
+def test_library_is_built_where_there_is_a_compiler() -> None:
+    """The build tolerates failure, for those without a compiler; this does not, for those who work on it."""
+    sources = Path(fastdiff.__file__).parent.parent / "csrc"
+    assert _native.why_not() is None, f"{sources} did not compile; run python setup.py build_ext --inplace"
