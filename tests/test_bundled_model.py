@@ -36,9 +36,7 @@ def classify():
     """Ridge regression onto one-hot labels, fitted to the 10 000 test images: about 4 of 5 are told right."""
     if not DATA.exists():
         pytest.skip(f"needs {DATA} (Debian package dataset-fashion-mnist)")
-    data = load_data(
-        DATA / "t10k-images-idx3-ubyte.gz", image_size=32, channels=1, num_classes=10, fit="pad"
-    )
+    data = load_data(DATA / "t10k-images-idx3-ubyte.gz", image_size=32, channels=1, num_classes=10, fit="pad")
     assert data.labels is not None
     x = _features(data.images.float() / 127.5 - 1)
     target = torch.nn.functional.one_hot(data.labels, 10).double()
