@@ -1,6 +1,7 @@
 """Every op's cases, in order of arithmetic."""
 
 from fastdiff.ops._case import Case
+from fastdiff.ops.attention.cases import CASES as _attention
 from fastdiff.ops.group_norm_silu.cases import CASES as _group_norm_silu
 
-CASES: tuple[Case, ...] = (*_group_norm_silu,)
+CASES: tuple[Case, ...] = (*_group_norm_silu, *_attention)

@@ -13,9 +13,9 @@ def _compute_dtype(q: Tensor) -> torch.dtype:
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """-> out [B, H, T, D] like q, lse [B, H, T] = log sum exp of the scaled scores, in float32 or float64."""
     dtype = _compute_dtype(q)
-    scores = (q.to(dtype) * scale) @ k.to(dtype).transpose(-1, -2)  # [B, H, T, S]
+    scores = scale * (q.to(dtype) @ k.to(dtype).transpose(-1, -2))  # [B, H, T, S]
     lse = torch.logsumexp(scores, dim=-1)
-    out = torch.exp(scores - lse[..., None]) @ v.to(dtype)
+    out = torch.softmax(scores, dim=-1) @ v.to(dtype)
     return torch.empty_like(q).copy_(out), lse
 
 
@@ -29,7 +29,7 @@ def attention_backward(
     """
     dtype = _compute_dtype(q)
     q_, k_, v_, do, o = (a.to(dtype) for a in (q, k, v, grad, out))
-    p = torch.exp((q_ * scale) @ k_.transpose(-1, -2) - lse[..., None])  # [B, H, T, S]
+    p = torch.exp(scale * (q_ @ k_.transpose(-1, -2)) - lse[..., None])  # [B, H, T, S]
     dv = p.transpose(-1, -2) @ do
     ds = p * (do @ v_.transpose(-1, -2) - (do * o).sum(-1, keepdim=True))
     dq = scale * (ds @ k_)
