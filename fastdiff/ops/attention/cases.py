@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastdiff.ops._case import Case
 from fastdiff.ops.attention import attention, eager
 
-# How q, k and v [B, H, T, D] lie in memory: the order of the dimensions of one packed tensor that all three are
-# views of (3 is the one that tells q, k and v apart), or None for three contiguous tensors.
+# q, k and v [B, H, T, D] are views of one packed tensor with its dimensions in this order; 3 tells them apart.
 PACKED = {
-    "separate": None,
     "new_order": "BT3HD",  # a linear layer's output, channels [3, H, D]
     "legacy": "BTH3D",  # the same, channels [H, 3, D]
     "planes_new": "B3HDT",  # a 1x1 convolution's output, channels first
     "planes_legacy": "BH3DT",
 }
+
+
+def _eager(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None) -> Tensor:
+    """What a user writes; in float64, where it is the truth, the definition rather than a blockwise kernel."""
+    if q.dtype != torch.float64:
+        return eager.attention(q, k, v, scale=scale)
+    factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return torch.softmax(factor * (q @ k.transpose(-1, -2)), dim=-1) @ v
 
 
 def _inputs(
@@ -31,24 +39,19 @@ def _inputs(
     size: float = 1.0,
     scale: float | None = None,
 ) -> dict[str, Any]:
-    """shape: [B, H, T, D]; keys: S, T if None; size: standard deviation of q and k."""
+    """shape: [B, H, T, D]; keys: S, T if None; size: standard deviation."""
     g = torch.Generator().manual_seed(sum(shape))
     b, h, t, d = shape
-    order = PACKED[layout]
-    if order is None:
+
+    def normal(*lengths: int) -> Tensor:
+        return (size * torch.randn(lengths, generator=g)).to(device, dtype)
+
+    if layout == "separate":
         s = t if keys is None else keys
-        q, k, v = (torch.randn(b, h, n, d, generator=g) for n in (t, s, s))
+        q, k, v = normal(b, h, t, d), normal(b, h, s, d), normal(b, h, s, d)
     else:
-        lengths = {"B": b, "H": h, "T": t, "D": d, "3": 3}
-        packed = torch.randn([lengths[letter] for letter in order], generator=g)
-        q, k, v = packed.permute([order.index(letter) for letter in "3BHTD"]).unbind(0)
-    if size != 1:
-        q.mul_(size)
-        k.mul_(size)
-    if order is None:
-        q, k, v = (x.to(device, dtype) for x in (q, k, v))
-    else:
-        packed = packed.to(device, dtype)
+        order, lengths = PACKED[layout], {"B": b, "H": h, "T": t, "D": d, "3": 3}
+        packed = normal(*(lengths[letter] for letter in order))
         q, k, v = packed.permute([order.index(letter) for letter in "3BHTD"]).unbind(0)
     return {"q": q, "k": k, "v": v, "scale": scale}
 
@@ -60,7 +63,7 @@ def _case(name: str, *shape: int, benchmark: bool = False, **options: Any) -> Ca
         name=name,
         op="attention",
         fused=attention,
-        eager=eager.attention,
+        eager=_eager,
         inputs=functools.partial(_inputs, shape=(b, h, t, d), **options),
         differentiable=("q", "k", "v"),
         elements=2 * b * h * (t + s) * d,
