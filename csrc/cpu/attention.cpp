@@ -76,14 +76,19 @@ void attend_block(const KeyBlock& block, const PanelState& panel, float log2_sca
   });
 }
 
-// How a head is cut up; depends on the shape alone.
+// How a head is cut up. Results depend on key_block alone, which depends on the shape alone; the blocks of queries,
+// each of which packs the keys and values again, are as few as keep the threads busy.
 struct Blocking {
-  int64_t key_block, query_block;
-  explicit Blocking(const Shape& s) {
+  int64_t key_block, query_block, query_blocks;
+  Blocking(const Shape& s, int64_t threads) {
     // Keys and values of a block fill half of a 512 KB second-level cache.
     key_block = std::min(s.keys, std::max<int64_t>(64, std::min<int64_t>(256, 65536 / s.head_dim / 4 * 4)));
-    const int64_t blocks = ceil_div(s.queries, std::max<int64_t>(64, 16384 / s.head_dim));
-    query_block = round_up(ceil_div(s.queries, blocks), kPanel * kLanes);  // evenly, in whole panels
+    const int64_t heads = s.batch * s.heads;
+    query_blocks = ceil_div(s.queries, std::max<int64_t>(64, 65536 / s.head_dim));
+    if (heads * query_blocks < 4 * threads && heads * query_blocks % threads != 0)
+      query_blocks = ceil_div(4 * threads, heads);
+    query_block = round_up(ceil_div(s.queries, query_blocks), kPanel * kLanes);  // evenly, in whole panels
+    query_blocks = ceil_div(s.queries, query_block);
   }
 };
 
@@ -133,14 +138,12 @@ extern "C" void fastdiff_attention(const fastdiff::attention::ForwardArgs* args)
   const Shape& s = args->shape;
   const int64_t heads = s.batch * s.heads;
   if (heads == 0 || s.queries == 0) return;
-  const Blocking blocking(s);
-  const int64_t blocks = fastdiff::ceil_div(s.queries, blocking.query_block);
   const int threads = s.useful_threads(2);
-  fastdiff::parallel_for(heads * blocks, threads, [&](int64_t task) {
-    const int64_t first = task % blocks * blocking.query_block;
+  const Blocking blocking(s, threads);
+  fastdiff::parallel_for(heads * blocking.query_blocks, threads, [&](int64_t task) {
+    const int64_t head = task / blocking.query_blocks, first = task % blocking.query_blocks * blocking.query_block;
     fastdiff::dispatch_dtype(s.dtype, [&](auto element) {
-      attend<decltype(element)>(*args, blocking, task / blocks, first,
-                                std::min(blocking.query_block, s.queries - first));
+      attend<decltype(element)>(*args, blocking, head, first, std::min(blocking.query_block, s.queries - first));
     });
   });
 }

@@ -11,12 +11,13 @@ from torch import Tensor
 from fastdiff.ops import _native
 from fastdiff.ops._op import Kernel
 
-_Strides = ctypes.c_int64 * 4  # [batch, head, token, channel], in elements
-
 
 def _tensors(*names: str) -> list[tuple[str, type]]:
-    """csrc/cpu/attention.h: struct View, once per name."""
-    return [field for n in names for field in ((n, ctypes.c_void_p), (f"{n}_strides", _Strides))]
+    """csrc/cpu/attention.h: struct View, once per name; its array of strides as single fields, to be filled faster."""
+    strides = ("batch", "head", "token", "channel")
+    return [
+        f for n in names for f in ((n, ctypes.c_void_p), *((f"{n}_{s}", ctypes.c_int64) for s in strides))
+    ]
 
 
 _SHAPE = [  # csrc/cpu/attention.h: struct Shape
@@ -51,12 +52,8 @@ def _backward_function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
     return _native.function("attention_backward", _BackwardArgs)
 
 
-def _view(x: Tensor) -> tuple[int, ctypes.Array[ctypes.c_int64]]:
-    return x.data_ptr(), _Strides(*x.stride())
-
-
-def _views(*tensors: Tensor) -> list[object]:
-    return [field for x in tensors for field in _view(x)]
+def _views(*tensors: Tensor) -> list[int]:
+    return [field for x in tensors for field in (x.data_ptr(), *x.stride())]
 
 
 def _shape(q: Tensor, k: Tensor, scale: float) -> tuple[float, ...]:
