@@ -44,7 +44,7 @@ void attend_block(const KeyBlock& block, const PanelState& panel, float log2_sca
   for_row_tiles<V>(block.count, [&](auto rows, int64_t first) {
     Tile<rows, V> tile = {};
     tile.multiply_add(block.keys.from(first), {panel.queries, kWidth}, block.head_dim);
-    tile.each([&](int r, int v, Vec& score) {
+    tile.each([&](int r, int v, Vec& score) FASTDIFF_INLINE {
       store(scores + (first + r) * kWidth + v * kLanes, score);
       maximum[v] = max(score, maximum[v]);
     });
@@ -70,9 +70,9 @@ void attend_block(const KeyBlock& block, const PanelState& panel, float log2_sca
     Tile<rows, V> tile = {};
     float* out = panel.out + first * kWidth;
     if (!block.first)
-      tile.each([&](int r, int v, Vec& sums) { sums = load(out + r * kWidth + v * kLanes) * decay[v]; });
+      tile.each([&](int r, int v, Vec& sums) FASTDIFF_INLINE { sums = load(out + r * kWidth + v * kLanes) * decay[v]; });
     tile.multiply_add(block.values.transposed().from(first), {scores, kWidth}, block.count);
-    tile.each([&](int r, int v, Vec& sums) { store(out + r * kWidth + v * kLanes, sums); });
+    tile.each([&](int r, int v, Vec& sums) FASTDIFF_INLINE { store(out + r * kWidth + v * kLanes, sums); });
   });
 }
 

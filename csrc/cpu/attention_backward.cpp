@@ -57,7 +57,7 @@ void accumulate(float* c, int64_t rows, Rows a, Lanes b, int64_t depth) {
     Tile<tile_rows, V> tile = {};
     float* sums = c + first * kWidth;
     tile.multiply_add(a.from(first), b, depth);
-    tile.each([&](int r, int v, Vec& value) {
+    tile.each([&](int r, int v, Vec& value) FASTDIFF_INLINE {
       float* sum = sums + r * kWidth + v * kLanes;
       store(sum, load(sum) + value);
     });
@@ -73,14 +73,14 @@ void differentiate_panel(const QueryBlock& block, const KeyPanel& panel, int64_t
     {
       Tile<rows, V> scores = {};
       scores.multiply_add(block.q.from(first), {panel.k, kWidth}, head_dim);
-      scores.each([&](int r, int v, Vec& score) {
+      scores.each([&](int r, int v, Vec& score) FASTDIFF_INLINE {
         const int64_t query = first + r;
         store(p + query * kWidth + v * kLanes, exp2_nonpositive(score * log2_scale - block.lse[query]));
       });
     }
     Tile<rows, V> dp = {};
     dp.multiply_add(block.grad.from(first), {panel.v, kWidth}, head_dim);
-    dp.each([&](int r, int v, Vec& value) {
+    dp.each([&](int r, int v, Vec& value) FASTDIFF_INLINE {
       const int64_t query = first + r;
       store(ds + query * ds_stride + v * kLanes,
             load(p + query * kWidth + v * kLanes) * (value - block.delta[query]));

@@ -11,6 +11,9 @@
 
 #include "cpu/vec.h"
 
+// Also on the functions given to each(): a call per vector would keep the tile in memory.
+#define FASTDIFF_INLINE __attribute__((always_inline))
+
 namespace fastdiff {
 
 // A tile keeps kTileRows<V> x V vectors of C in registers. Two multiply-adds start each cycle and take four to
@@ -35,7 +38,7 @@ struct Lanes {
 
 // R x V vectors of C. Indices are compile-time constants throughout (each_index), which is what keeps them in registers.
 template <class F, int... I>
-inline __attribute__((always_inline)) void each_index(std::integer_sequence<int, I...>, F&& f) {
+inline FASTDIFF_INLINE void each_index(std::integer_sequence<int, I...>, F&& f) {
   (f(std::integral_constant<int, I>{}), ...);
 }
 
@@ -45,12 +48,12 @@ struct Tile {
 
   // f(row, vector, value) on every vector of the tile.
   template <class F>
-  inline __attribute__((always_inline)) void each(F&& f) {
+  inline FASTDIFF_INLINE void each(F&& f) {
     each_index(std::make_integer_sequence<int, R * V>{},
-               [&](auto i) __attribute__((always_inline)) { f(i / V, i % V, c[i]); });
+               [&](auto i) FASTDIFF_INLINE { f(i / V, i % V, c[i]); });
   }
   // depth >= 1
-  inline __attribute__((always_inline)) void multiply_add(Rows a, Lanes b, int64_t depth) {
+  inline FASTDIFF_INLINE void multiply_add(Rows a, Lanes b, int64_t depth) {
     const float* row[R];
     for (int r = 0; r < R; ++r) row[r] = a.data + r * a.row_stride;
     const float* lanes = b.data;
@@ -58,10 +61,10 @@ struct Tile {
     do {
       Vec column[V];
       for (int v = 0; v < V; ++v) column[v] = load(lanes + v * kLanes);
-      each_index(std::make_integer_sequence<int, R>{}, [&](auto r) __attribute__((always_inline)) {
+      each_index(std::make_integer_sequence<int, R>{}, [&](auto r) FASTDIFF_INLINE {
         const Vec value = splat(row[r][offset]);
         each_index(std::make_integer_sequence<int, V>{},
-                   [&](auto v) __attribute__((always_inline)) { c[r * V + v] += value * column[v]; });
+                   [&](auto v) FASTDIFF_INLINE { c[r * V + v] += value * column[v]; });
       });
       offset += a.step;
       lanes += b.stride;
