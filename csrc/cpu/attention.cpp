@@ -1,8 +1,9 @@
 // attention, forward: out = softmax(scale * q k^T) v and its logsumexp, blockwise, without the score matrix.
 //
-// Queries lie in the lanes: scores^T = K Q^T, so that the softmax's maximum and sum run down the lanes and never across
-// them, and its result is where out^T = V^T P^T reads it. Of a head's q, k and v only the queries have to have their
-// lanes side by side, once; k and v are read number by number in whichever order they come.
+// Queries lie in the lanes: scores^T = K Q^T, so that the softmax's maximum and sum run down the lanes and
+// never across them, and its result is where out^T = V^T P^T reads it. Of a head's q, k and v only the
+// queries have to have their lanes side by side, once; k and v are read number by number in whichever order
+// they come.
 // Derivation, sizes and measurements: docs/kernels/attention.md.
 
 #include <cmath>
@@ -70,14 +71,15 @@ void attend_block(const KeyBlock& block, const PanelState& panel, float log2_sca
     Tile<rows, V> tile = {};
     float* out = panel.out + first * kWidth;
     if (!block.first)
-      tile.each([&](int r, int v, Vec& sums) FASTDIFF_INLINE { sums = load(out + r * kWidth + v * kLanes) * decay[v]; });
+      tile.each([&](int r, int v, Vec& sums)
+                    FASTDIFF_INLINE { sums = load(out + r * kWidth + v * kLanes) * decay[v]; });
     tile.multiply_add(block.values.transposed().from(first), {scores, kWidth}, block.count);
     tile.each([&](int r, int v, Vec& sums) FASTDIFF_INLINE { store(out + r * kWidth + v * kLanes, sums); });
   });
 }
 
-// How a head is cut up. Results depend on key_block alone, which depends on the shape alone; the blocks of queries,
-// each of which packs the keys and values again, are as few as keep the threads busy.
+// How a head is cut up. Results depend on key_block alone, which depends on the shape alone. Each block of
+// queries packs the keys and values again: there are as few as keep the threads busy.
 struct Blocking {
   int64_t key_block, query_block, query_blocks;
   Blocking(const Shape& s, int64_t threads) {
@@ -92,10 +94,13 @@ struct Blocking {
   }
 };
 
-// Queries first ... first + count of one head.
+// One block of queries of one head.
 template <class T>
-void attend(const ForwardArgs& a, const Blocking& blocking, int64_t head, int64_t first_query, int64_t count) {
+void attend(const ForwardArgs& a, const Blocking& blocking, int64_t task) {
   const Shape& s = a.shape;
+  const int64_t head = task / blocking.query_blocks;
+  const int64_t first_query = task % blocking.query_blocks * blocking.query_block;
+  const int64_t count = std::min(blocking.query_block, s.queries - first_query);
   const int64_t batch = head / s.heads, h = head % s.heads, d = s.head_dim, lanes = round_up(count, kLanes);
   const int64_t block_size = rows_size(blocking.key_block, d);
   float *queries, *sums, *maxima, *totals, *key_room, *value_room, *scores;
@@ -141,9 +146,6 @@ extern "C" void fastdiff_attention(const fastdiff::attention::ForwardArgs* args)
   const int threads = s.useful_threads(2);
   const Blocking blocking(s, threads);
   fastdiff::parallel_for(heads * blocking.query_blocks, threads, [&](int64_t task) {
-    const int64_t head = task / blocking.query_blocks, first = task % blocking.query_blocks * blocking.query_block;
-    fastdiff::dispatch_dtype(s.dtype, [&](auto element) {
-      attend<decltype(element)>(*args, blocking, head, first, std::min(blocking.query_block, s.queries - first));
-    });
+    fastdiff::dispatch_dtype(s.dtype, [&](auto type) { attend<decltype(type)>(*args, blocking, task); });
   });
 }

@@ -31,8 +31,8 @@ struct Shape {
   // Threads worth waking for so many products of [queries, keys, head_dim] a head.
   int useful_threads(int64_t products) const {
     constexpr int64_t kMultiplyAddsPerThread = 1 << 19;
-    return fastdiff::useful_threads(products * batch * heads * queries * keys * head_dim, kMultiplyAddsPerThread,
-                                    static_cast<int>(threads));
+    const int64_t multiply_adds = products * batch * heads * queries * keys * head_dim;
+    return fastdiff::useful_threads(multiply_adds, kMultiplyAddsPerThread, static_cast<int>(threads));
   }
 };
 

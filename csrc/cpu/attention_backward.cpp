@@ -1,11 +1,11 @@
-// attention, backward: dq, dk, dv from q, k, v, out, lse and the gradient of out, blockwise, probabilities recomputed.
+// attention, backward: dq, dk, dv from q, k, v, out, lse and the gradient of out, blockwise, recomputing p.
 //
 //     p = exp(scale q k^T - lse)    delta = rowsum(grad * out)    ds = p * (grad v^T - delta)
 //     dv = p^T grad                 dk = scale ds^T q             dq = scale ds k
 //
-// Keys lie in the lanes: of a block of keys, k^T, v^T, dk^T and dv^T stay in cache while all queries pass by, whose
-// rows are read number by number. Only dq needs channels in the lanes; it is summed up in memory from block to block.
-// One thread does a whole head, so that the order of every sum is fixed.
+// Keys lie in the lanes: of a block of keys, k^T, v^T, dk^T and dv^T stay in cache while all queries pass by,
+// whose rows are read number by number. Only dq has channels in the lanes; it is summed up in memory from
+// block to block. One thread does a whole head, so that the order of every sum is fixed.
 // Derivation, sizes and measurements: docs/kernels/attention.md.
 
 #include <vector>
@@ -66,8 +66,8 @@ void accumulate(float* c, int64_t rows, Rows a, Lanes b, int64_t depth) {
 
 // One block of queries against one panel of keys: adds to dk and dv, leaves ds [query][ds_stride] behind.
 template <int V>
-void differentiate_panel(const QueryBlock& block, const KeyPanel& panel, int64_t head_dim, float log2_scale, float* p,
-                         float* ds, int64_t ds_stride) {
+void differentiate_panel(const QueryBlock& block, const KeyPanel& panel, int64_t head_dim, float log2_scale,
+                         float* p, float* ds, int64_t ds_stride) {
   constexpr int64_t kWidth = V * kLanes;
   for_row_tiles<V>(block.count, [&](auto rows, int64_t first) {
     {
@@ -142,20 +142,21 @@ struct Room {
 };
 
 template <class T>
-std::vector<QueryBlock> pack_queries(const BackwardArgs& a, const Blocking& blocking, const Room& room, int64_t batch,
-                                     int64_t head) {
+std::vector<QueryBlock> pack_queries(const BackwardArgs& a, const Blocking& blocking, const Room& room,
+                                     int64_t batch, int64_t head) {
   const Shape& s = a.shape;
   std::vector<QueryBlock> blocks;
   for (int64_t i = 0; i < blocking.query_blocks; ++i) {
     const int64_t first = i * blocking.query_block, count = std::min(blocking.query_block, s.queries - first);
     const auto q = a.q.rows<const T>(batch, head, first), grad = a.grad.rows<const T>(batch, head, first);
+    const Rows q_rows = pack_rows(q, count, s.head_dim, room.q + i * room.rows_size);
+    const Rows grad_rows = pack_rows(grad, count, s.head_dim, room.grad + i * room.rows_size);
     float *lse = room.lse + first, *delta = room.delta + first, *dq = room.dq + i * room.dq_size;
     const float* saved = a.lse + (batch * s.heads + head) * s.queries + first;
     for (int64_t j = 0; j < count; ++j) lse[j] = saved[j] * kLog2E;
     row_dots(grad, a.out.rows<const T>(batch, head, first), count, s.head_dim, delta);
     std::fill_n(dq, room.dq_size, 0.f);
-    blocks.push_back({pack_rows(q, count, s.head_dim, room.q + i * room.rows_size),
-                      pack_rows(grad, count, s.head_dim, room.grad + i * room.rows_size), lse, delta, dq, count});
+    blocks.push_back({q_rows, grad_rows, lse, delta, dq, count});
   }
   return blocks;
 }
@@ -164,7 +165,7 @@ template <class T>
 void differentiate_head(const BackwardArgs& a, const Blocking& blocking, int64_t batch, int64_t head) {
   const Shape& s = a.shape;
   const int64_t d = s.head_dim;
-  const float scale = static_cast<float>(s.scale);
+  const float scale = static_cast<float>(s.scale), log2_scale = scale * kLog2E;
   const Room room(s, blocking);
   const std::vector<QueryBlock> blocks = pack_queries<T>(a, blocking, room, batch, head);
 
@@ -179,8 +180,8 @@ void differentiate_head(const BackwardArgs& a, const Blocking& blocking, int64_t
     for (const QueryBlock& block : blocks) {
       for_lane_panels(n, [&](auto vectors, int64_t first, int64_t) {
         const int64_t at = first * d;
-        differentiate_panel<vectors>(block, {room.k + at, room.v + at, room.dk + at, room.dv + at}, d, scale * kLog2E,
-                                     room.p, room.ds + first, room.ds_stride);
+        const KeyPanel panel{room.k + at, room.v + at, room.dk + at, room.dv + at};
+        differentiate_panel<vectors>(block, panel, d, log2_scale, room.p, room.ds + first, room.ds_stride);
       });
       for_lane_panels(d, [&](auto vectors, int64_t first, int64_t) {
         accumulate<vectors>(block.dq + first * block.count, block.count, {room.ds, room.ds_stride, 1},
@@ -200,7 +201,9 @@ void differentiate_head(const BackwardArgs& a, const Blocking& blocking, int64_t
 }  // namespace
 }  // namespace fastdiff::attention
 
-extern "C" size_t fastdiff_attention_backward_args_size() { return sizeof(fastdiff::attention::BackwardArgs); }
+extern "C" size_t fastdiff_attention_backward_args_size() {
+  return sizeof(fastdiff::attention::BackwardArgs);
+}
 
 extern "C" void fastdiff_attention_backward(const fastdiff::attention::BackwardArgs* args) {
   using namespace fastdiff::attention;
@@ -208,8 +211,8 @@ extern "C" void fastdiff_attention_backward(const fastdiff::attention::BackwardA
   if (s.batch * s.heads == 0) return;
   const Blocking blocking(s);
   fastdiff::parallel_for(s.batch * s.heads, s.useful_threads(5), [&](int64_t task) {
-    fastdiff::dispatch_dtype(s.dtype, [&](auto element) {
-      differentiate_head<decltype(element)>(*args, blocking, task / s.heads, task % s.heads);
+    fastdiff::dispatch_dtype(s.dtype, [&](auto type) {
+      differentiate_head<decltype(type)>(*args, blocking, task / s.heads, task % s.heads);
     });
   });
 }

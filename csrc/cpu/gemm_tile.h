@@ -1,8 +1,8 @@
 // Small matrix products held in registers. pack.h brings their operands into order.
 //
-// A product is C[row][lane] += sum_k A[row][k] B[k][lane]: the lanes of a vector run along one dimension (queries in
-// attention's forward, keys in its backward), B is read as whole vectors, and A one number at a time, broadcast.
-// A may therefore lie in either order in memory; only B has to have its lanes side by side.
+// A product is C[row][lane] += sum_k A[row][k] B[k][lane]: the lanes of a vector run along one dimension
+// (queries in attention's forward, keys in its backward), B is read as whole vectors, and A one number at a
+// time, broadcast. A may therefore lie in either order in memory; only B has to have its lanes side by side.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +16,9 @@
 
 namespace fastdiff {
 
-// A tile keeps kTileRows<V> x V vectors of C in registers. Two multiply-adds start each cycle and take four to
-// finish, so 8 independent sums are the least that hides them; 16 registers hold 6 x 2 sums, V of B, and one of A.
+// A tile keeps kTileRows<V> x V vectors of C in registers. Two multiply-adds start each cycle and take four
+// to finish, so 8 independent sums are the least that hides them; 16 registers hold 6 x 2 sums, V of B, and
+// one of A.
 constexpr int kPanel = 2;  // vectors side by side in a full panel of lanes
 template <int V>
 constexpr int kTileRows = kLanes == 16 || V == 1 ? 8 : 6;
@@ -27,7 +28,7 @@ struct Rows {
   const float* data;
   int64_t row_stride, step;
   Rows transposed() const { return {data, step, row_stride}; }
-  Rows from(int64_t row, int64_t k = 0) const { return {data + row * row_stride + k * step, row_stride, step}; }
+  Rows from(int64_t row) const { return {data + row * row_stride, row_stride, step}; }
 };
 
 // Lanes read vector by vector: element (k, lane) is data[k * stride + lane].
@@ -36,7 +37,8 @@ struct Lanes {
   int64_t stride;
 };
 
-// R x V vectors of C. Indices are compile-time constants throughout (each_index), which is what keeps them in registers.
+// R x V vectors of C. All indices are compile-time constants (each_index), which is what keeps them in
+// registers.
 template <class F, int... I>
 inline FASTDIFF_INLINE void each_index(std::integer_sequence<int, I...>, F&& f) {
   (f(std::integral_constant<int, I>{}), ...);
@@ -76,13 +78,15 @@ struct Tile {
 template <int V, class F>
 inline void for_row_tiles(int64_t rows, F&& f) {
   int64_t first = 0;
-  for (; first + kTileRows<V> <= rows; first += kTileRows<V>) f(std::integral_constant<int, kTileRows<V>>{}, first);
+  constexpr int kRows = kTileRows<V>;
+  for (; first + kRows <= rows; first += kRows) f(std::integral_constant<int, kRows>{}, first);
   for (; first + 4 <= rows; first += 4) f(std::integral_constant<int, 4>{}, first);
   for (; first + 2 <= rows; first += 2) f(std::integral_constant<int, 2>{}, first);
   if (first < rows) f(std::integral_constant<int, 1>{}, first);
 }
 
-// Calls f(integral_constant<V>, first, count) on panels that cover `lanes`; the last may be narrower or part empty.
+// Calls f(integral_constant<V>, first, count) on panels that cover `lanes`; the last may be narrower or part
+// empty.
 template <class F>
 inline void for_lane_panels(int64_t lanes, F&& f) {
   for (int64_t first = 0; first < lanes;) {

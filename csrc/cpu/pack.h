@@ -16,7 +16,7 @@ inline int64_t ceil_div(int64_t count, int64_t size) { return (count + size - 1)
 inline int64_t round_up(int64_t count, int64_t multiple) { return ceil_div(count, multiple) * multiple; }
 
 // A row stride of an odd number of cache lines: rows then spread over all sets of the first-level cache.
-inline int64_t padded_stride(int64_t count) { return round_up(count, 16) + (round_up(count, 16) / 16 % 2 ? 0 : 16); }
+inline int64_t padded_stride(int64_t count) { return (ceil_div(count, 16) | 1) * 16; }
 
 // ---- packing: any element type and strides in memory, float32 and contiguous in the scratch ----
 
@@ -61,8 +61,9 @@ inline Rows pack_rows(Strided<const T> source, int64_t rows, int64_t columns, fl
   if (source.row_stride == 1) {
     const int64_t stride = padded_stride(rows);
     for (int64_t c = 0; c < columns; ++c) {
-      if (c + kPrefetchRows < columns) prefetch_row(source.data + (c + kPrefetchRows) * source.column_stride, rows);
-      copy_row(source.data + c * source.column_stride, to + c * stride, rows);
+      const T* from = source.data + c * source.column_stride;
+      if (c + kPrefetchRows < columns) prefetch_row(from + kPrefetchRows * source.column_stride, rows);
+      copy_row(from, to + c * stride, rows);
     }
     return {to, 1, stride};
   }
@@ -75,8 +76,8 @@ inline Rows pack_rows(Strided<const T> source, int64_t rows, int64_t columns, fl
     } else {
       for (int64_t c = 0; c < columns; c += kLanes) {
         const int64_t count = std::min<int64_t>(kLanes, columns - c);
-        store_partial(to + r * stride + c, load_strided(from + c * source.column_stride, source.column_stride, count),
-                      count);
+        const Vec value = load_strided(from + c * source.column_stride, source.column_stride, count);
+        store_partial(to + r * stride + c, value, count);
       }
     }
   }
@@ -118,7 +119,8 @@ inline void pack_lanes(Strided<const T> source, int64_t lanes, int64_t depth, fl
 
 // The way back: a panel [depth][V * kLanes], each lane times its factor, into `count` rows of the target.
 template <int V, class T>
-inline void unpack_panel(const float* from, int64_t count, int64_t depth, const Vec (&factor)[V], Strided<T> target) {
+inline void unpack_panel(const float* from, int64_t count, int64_t depth, const Vec (&factor)[V],
+                         Strided<T> target) {
   for (int v = 0; v < V; ++v, from += kLanes) {
     const int64_t lanes = std::min<int64_t>(kLanes, count - v * kLanes);
     const Strided<T> to = target.from(v * kLanes);
@@ -160,8 +162,8 @@ struct Piece {
   int64_t floats;
 };
 
-// Points each piece to as many uninitialised floats of the thread's own memory, from the start of a cache line.
-// One set at a time in a thread.
+// Points each piece to as many floats of the thread's own memory, uninitialised, from the start of a cache
+// line. One set at a time in a thread.
 inline void take_scratch(std::initializer_list<Piece> pieces) {
   static thread_local Workspace<float> workspace;
   constexpr int64_t kLine = 16;

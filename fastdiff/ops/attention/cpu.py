@@ -12,12 +12,13 @@ from fastdiff.ops import _native
 from fastdiff.ops._op import Kernel
 
 
-def _tensors(*names: str) -> list[tuple[str, type]]:
-    """csrc/cpu/attention.h: struct View, once per name; its array of strides as single fields, to be filled faster."""
-    strides = ("batch", "head", "token", "channel")
-    return [
-        f for n in names for f in ((n, ctypes.c_void_p), *((f"{n}_{s}", ctypes.c_int64) for s in strides))
-    ]
+def _views_of(*names: str) -> list[tuple[str, type]]:
+    """csrc/cpu/attention.h: struct View, once per name; the strides as single fields, which are filled faster."""
+    fields: list[tuple[str, type]] = []
+    for name in names:
+        fields.append((name, ctypes.c_void_p))
+        fields += ((f"{name}_{axis}", ctypes.c_int64) for axis in ("batch", "head", "token", "channel"))
+    return fields
 
 
 _SHAPE = [  # csrc/cpu/attention.h: struct Shape
@@ -29,14 +30,14 @@ _SHAPE = [  # csrc/cpu/attention.h: struct Shape
 class _ForwardArgs(ctypes.Structure):
     """csrc/cpu/attention.cpp: struct ForwardArgs."""
 
-    _fields_ = [*_tensors("q", "k", "v", "out"), ("lse", ctypes.c_void_p), *_SHAPE]
+    _fields_ = [*_views_of("q", "k", "v", "out"), ("lse", ctypes.c_void_p), *_SHAPE]
 
 
 class _BackwardArgs(ctypes.Structure):
     """csrc/cpu/attention_backward.cpp: struct BackwardArgs."""
 
     _fields_ = [
-        *_tensors("grad", "q", "k", "v", "out", "dq", "dk", "dv"),
+        *_views_of("grad", "q", "k", "v", "out", "dq", "dk", "dv"),
         ("lse", ctypes.c_void_p),
         *_SHAPE,
     ]
