@@ -117,8 +117,9 @@ void attend(const ForwardArgs& a, const Blocking& blocking, int64_t task) {
   pack_lanes(a.q.rows<const T>(batch, h, first_query), count, d, s.scale < 0 ? -1.f : 1.f, queries);
   for (int64_t start = 0; start < s.keys; start += blocking.key_block) {
     const int64_t n = std::min(blocking.key_block, s.keys - start);
-    const KeyBlock block{pack_rows(a.k.rows<const T>(batch, h, start), n, d, key_room),
-                         pack_rows(a.v.rows<const T>(batch, h, start), n, d, value_room), n, d, start == 0};
+    const Rows keys = pack_rows(a.k.rows<const T>(batch, h, start), n, d, count, key_room);
+    const Rows values = pack_rows(a.v.rows<const T>(batch, h, start), n, d, count, value_room);
+    const KeyBlock block{keys, values, n, d, start == 0};
     for_lane_panels(count, [&](auto vectors, int64_t first, int64_t) {
       attend_block<vectors>(block, {queries + first * d, sums + first * d, maxima + first, totals + first},
                             scale * kLog2E, scores);

@@ -149,8 +149,8 @@ std::vector<QueryBlock> pack_queries(const BackwardArgs& a, const Blocking& bloc
   for (int64_t i = 0; i < blocking.query_blocks; ++i) {
     const int64_t first = i * blocking.query_block, count = std::min(blocking.query_block, s.queries - first);
     const auto q = a.q.rows<const T>(batch, head, first), grad = a.grad.rows<const T>(batch, head, first);
-    const Rows q_rows = pack_rows(q, count, s.head_dim, room.q + i * room.rows_size);
-    const Rows grad_rows = pack_rows(grad, count, s.head_dim, room.grad + i * room.rows_size);
+    const Rows q_rows = pack_rows(q, count, s.head_dim, s.keys, room.q + i * room.rows_size);
+    const Rows grad_rows = pack_rows(grad, count, s.head_dim, s.keys, room.grad + i * room.rows_size);
     float *lse = room.lse + first, *delta = room.delta + first, *dq = room.dq + i * room.dq_size;
     const float* saved = a.lse + (batch * s.heads + head) * s.queries + first;
     for (int64_t j = 0; j < count; ++j) lse[j] = saved[j] * kLog2E;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#include <type_traits>
 
 #include "cpu/gemm_tile.h"
 #include "cpu/parallel.h"
@@ -55,9 +56,13 @@ inline int64_t rows_size(int64_t rows, int64_t columns) {
   return std::max(rows * padded_stride(columns), columns * padded_stride(rows));
 }
 
-// For use as A: keeps the order in memory, so that both orders are copied at full speed.
+// For use as A by products of `lanes` lanes. Keeps the order in memory, so that both orders are copied at
+// full speed; float32 that few panels are going to read stays where it is.
+constexpr int64_t kFewLanes = 64;
 template <class T>
-inline Rows pack_rows(Strided<const T> source, int64_t rows, int64_t columns, float* to) {
+inline Rows pack_rows(Strided<const T> source, int64_t rows, int64_t columns, int64_t lanes, float* to) {
+  if constexpr (std::is_same_v<T, float>)
+    if (lanes <= kFewLanes) return {source.data, source.row_stride, source.column_stride};
   if (source.row_stride == 1) {
     const int64_t stride = padded_stride(rows);
     for (int64_t c = 0; c < columns; ++c) {
