@@ -1,30 +1,24 @@
 // attention, forward: out = softmax(scale * q k^T) v and its logsumexp, blockwise, without the score matrix.
 //
-// Queries lie in the lanes: scores^T = K Q^T, so that the softmax's maximum and sum run down the lanes and never across
-// them, and its result is where out^T = V^T P^T reads it. Of a head's q, k and v only the queries have to have their
-// lanes side by side, once; k and v are read number by number in whichever order they come.
+// Queries lie in the lanes: scores^T = K Q^T, so that the softmax's maximum and sum run down the lanes and
+// never across them, and its result is where out^T = V^T P^T reads it. Of a head's q, k and v only the
+// queries have to have their lanes side by side, once; k and v are read number by number in whichever order
+// they come.
 // Derivation, sizes and measurements: docs/kernels/attention.md.
 
 #include <cmath>
 
-#include "cpu/gemm_tile.h"
+#include "cpu/attention.h"
 
-namespace fastdiff {
+namespace fastdiff::attention {
 
-// Mirrored by fastdiff/ops/attention/cpu.py. Strides are in elements, [batch, head, token, channel].
-struct AttentionArgs {
-  const void *q, *k, *v;
-  void* out;
+struct ForwardArgs {
+  View q, k, v, out;
   float* lse;  // [batch, heads, queries], contiguous
-  int64_t batch, heads, queries, keys, head_dim;
-  int64_t q_strides[4], k_strides[4], v_strides[4], out_strides[4];
-  double scale;
-  int64_t dtype, threads;
+  Shape shape;
 };
 
 namespace {
-
-constexpr float kLog2E = 1.44269504f;
 
 // A block of keys with its values, ready to be read by the products.
 struct KeyBlock {
@@ -51,7 +45,7 @@ void attend_block(const KeyBlock& block, const PanelState& panel, float log2_sca
   for_row_tiles<V>(block.count, [&](auto rows, int64_t first) {
     Tile<rows, V> tile = {};
     tile.multiply_add(block.keys.from(first), {panel.queries, kWidth}, block.head_dim);
-    tile.each([&](int r, int v, Vec& score) {
+    tile.each([&](int r, int v, Vec& score) FASTDIFF_INLINE {
       store(scores + (first + r) * kWidth + v * kLanes, score);
       maximum[v] = max(score, maximum[v]);
     });
@@ -77,56 +71,55 @@ void attend_block(const KeyBlock& block, const PanelState& panel, float log2_sca
     Tile<rows, V> tile = {};
     float* out = panel.out + first * kWidth;
     if (!block.first)
-      tile.each([&](int r, int v, Vec& sums) { sums = load(out + r * kWidth + v * kLanes) * decay[v]; });
+      tile.each([&](int r, int v, Vec& sums)
+                    FASTDIFF_INLINE { sums = load(out + r * kWidth + v * kLanes) * decay[v]; });
     tile.multiply_add(block.values.transposed().from(first), {scores, kWidth}, block.count);
-    tile.each([&](int r, int v, Vec& sums) { store(out + r * kWidth + v * kLanes, sums); });
+    tile.each([&](int r, int v, Vec& sums) FASTDIFF_INLINE { store(out + r * kWidth + v * kLanes, sums); });
   });
 }
 
-// How a head is cut up. Sizes depend on shapes and threads only; results depend on key_block alone.
+// How a head is cut up. Results depend on key_block alone, which depends on the shape alone. Each block of
+// queries packs the keys and values again: there are as few as keep the threads busy.
 struct Blocking {
-  int64_t key_block, query_block;
-  explicit Blocking(const AttentionArgs& a) {
-    // Keys and values of a block fill half of a 512 KB second-level cache; up to 256 keys are one block.
-    key_block = std::max<int64_t>(64, std::min<int64_t>(a.keys <= 256 ? 256 : 256, 65536 / a.head_dim / 4 * 4));
-    key_block = std::min(key_block, a.keys);
-    query_block = std::min<int64_t>(a.queries, std::max<int64_t>(64, 16384 / a.head_dim / 32 * 32));
+  int64_t key_block, query_block, query_blocks;
+  Blocking(const Shape& s, int64_t threads) {
+    // Keys and values of a block fill half of a 512 KB second-level cache.
+    key_block = std::min(s.keys, std::max<int64_t>(64, std::min<int64_t>(256, 65536 / s.head_dim / 4 * 4)));
+    const int64_t heads = s.batch * s.heads;
+    query_blocks = ceil_div(s.queries, std::max<int64_t>(64, 65536 / s.head_dim));
+    if (heads * query_blocks < 4 * threads && heads * query_blocks % threads != 0)
+      query_blocks = ceil_div(4 * threads, heads);
+    query_block = round_up(ceil_div(s.queries, query_blocks), kPanel * kLanes);  // evenly, in whole panels
+    query_blocks = ceil_div(s.queries, query_block);
   }
 };
 
+// One block of queries of one head.
 template <class T>
-T* head_of(T* data, const int64_t (&strides)[4], const AttentionArgs& a, int64_t head) {
-  return data + head / a.heads * strides[0] + head % a.heads * strides[1];
-}
-
-// Queries first ... first + count of one head.
-template <class T>
-void attend(const AttentionArgs& a, const Blocking& blocking, int64_t head, int64_t first_query, int64_t count) {
-  const int64_t d = a.head_dim, lanes = round_up(count, kLanes);
-  const T* q = head_of(static_cast<const T*>(a.q), a.q_strides, a, head) + first_query * a.q_strides[2];
-  const T* k = head_of(static_cast<const T*>(a.k), a.k_strides, a, head);
-  const T* v = head_of(static_cast<const T*>(a.v), a.v_strides, a, head);
-  T* out = head_of(static_cast<T*>(a.out), a.out_strides, a, head) + first_query * a.out_strides[2];
-  float* lse = a.lse + head * a.queries + first_query;
-
-  Scratch& scratch = Scratch::with_room(2 * lanes * d + 2 * lanes + 2 * rows_size(blocking.key_block, d) +
-                                        kPanel * kLanes * blocking.key_block + 128);
-  float* queries = scratch.take(lanes * d);
-  float* sums = scratch.take(lanes * d);
-  float* maxima = scratch.take(lanes);
-  float* totals = scratch.take(lanes);
-  float* key_room = scratch.take(rows_size(blocking.key_block, d));
-  float* value_room = scratch.take(rows_size(blocking.key_block, d));
-  float* scores = scratch.take(kPanel * kLanes * blocking.key_block);
+void attend(const ForwardArgs& a, const Blocking& blocking, int64_t task) {
+  const Shape& s = a.shape;
+  const int64_t head = task / blocking.query_blocks;
+  const int64_t first_query = task % blocking.query_blocks * blocking.query_block;
+  const int64_t count = std::min(blocking.query_block, s.queries - first_query);
+  const int64_t batch = head / s.heads, h = head % s.heads, d = s.head_dim, lanes = round_up(count, kLanes);
+  const int64_t block_size = rows_size(blocking.key_block, d);
+  float *queries, *sums, *maxima, *totals, *key_room, *value_room, *scores;
+  take_scratch({{&queries, lanes * d},
+                {&sums, lanes * d},
+                {&maxima, lanes},
+                {&totals, lanes},
+                {&key_room, block_size},
+                {&value_room, block_size},
+                {&scores, kPanel * kLanes * blocking.key_block}});
 
   // A negative scale turns the largest score into the smallest: its sign goes into the queries.
-  const float scale = static_cast<float>(std::fabs(a.scale));
-  pack_lanes(Strided<T>{q, a.q_strides[2], a.q_strides[3]}, count, d, a.scale < 0 ? -1.f : 1.f, queries);
-  for (int64_t start = 0; start < a.keys; start += blocking.key_block) {
-    const int64_t n = std::min(blocking.key_block, a.keys - start);
-    const Strided<T> keys{k + start * a.k_strides[2], a.k_strides[2], a.k_strides[3]};
-    const Strided<T> values{v + start * a.v_strides[2], a.v_strides[2], a.v_strides[3]};
-    const KeyBlock block{pack_rows(keys, n, d, key_room), pack_rows(values, n, d, value_room), n, d, start == 0};
+  const float scale = static_cast<float>(std::fabs(s.scale));
+  pack_lanes(a.q.rows<const T>(batch, h, first_query), count, d, s.scale < 0 ? -1.f : 1.f, queries);
+  for (int64_t start = 0; start < s.keys; start += blocking.key_block) {
+    const int64_t n = std::min(blocking.key_block, s.keys - start);
+    const Rows keys = pack_rows(a.k.rows<const T>(batch, h, start), n, d, count, key_room);
+    const Rows values = pack_rows(a.v.rows<const T>(batch, h, start), n, d, count, value_room);
+    const KeyBlock block{keys, values, n, d, start == 0};
     for_lane_panels(count, [&](auto vectors, int64_t first, int64_t) {
       attend_block<vectors>(block, {queries + first * d, sums + first * d, maxima + first, totals + first},
                             scale * kLog2E, scores);
@@ -135,28 +128,25 @@ void attend(const AttentionArgs& a, const Blocking& blocking, int64_t head, int6
   for_lane_panels(count, [&](auto vectors, int64_t first, int64_t valid) {
     Vec factor[vectors];
     for (int i = 0; i < vectors; ++i) factor[i] = 1.f / load(totals + first + i * kLanes);
-    unpack_panel<vectors>(sums + first * d, valid, d, factor, out + first * a.out_strides[2], a.out_strides[2],
-                          a.out_strides[3]);
+    unpack_panel<vectors>(sums + first * d, valid, d, factor, a.out.rows<T>(batch, h, first_query + first));
   });
+  float* lse = a.lse + head * s.queries + first_query;
   for (int64_t i = 0; i < count; ++i) lse[i] = maxima[i] * scale + std::log(totals[i]);
 }
 
 }  // namespace
-}  // namespace fastdiff
+}  // namespace fastdiff::attention
 
-extern "C" size_t fastdiff_attention_args_size() { return sizeof(fastdiff::AttentionArgs); }
+extern "C" size_t fastdiff_attention_args_size() { return sizeof(fastdiff::attention::ForwardArgs); }
 
-extern "C" void fastdiff_attention(const fastdiff::AttentionArgs* args) {
-  using namespace fastdiff;
-  const AttentionArgs& a = *args;
-  const int64_t heads = a.batch * a.heads;
-  if (heads == 0 || a.queries == 0) return;
-  const Blocking blocking(a);
-  const int64_t blocks = (a.queries + blocking.query_block - 1) / blocking.query_block;
-  for_tasks(heads * blocks, a.threads, [&](int64_t task) {
-    const int64_t first = task % blocks * blocking.query_block;
-    dispatch_dtype(a.dtype, [&](auto element) {
-      attend<decltype(element)>(a, blocking, task / blocks, first, std::min(blocking.query_block, a.queries - first));
-    });
+extern "C" void fastdiff_attention(const fastdiff::attention::ForwardArgs* args) {
+  using namespace fastdiff::attention;
+  const Shape& s = args->shape;
+  const int64_t heads = s.batch * s.heads;
+  if (heads == 0 || s.queries == 0) return;
+  const int threads = s.useful_threads(2);
+  const Blocking blocking(s, threads);
+  fastdiff::parallel_for(heads * blocking.query_blocks, threads, [&](int64_t task) {
+    fastdiff::dispatch_dtype(s.dtype, [&](auto type) { attend<decltype(type)>(*args, blocking, task); });
   });
 }

@@ -1,8 +1,9 @@
 """Every op's cases, in order of arithmetic."""
 
 from fastdiff.ops._case import Case
+from fastdiff.ops.attention.cases import CASES as _attention
 from fastdiff.ops.group_norm_silu.cases import CASES as _group_norm_silu
 from fastdiff.ops.philox.cases import CASES as _philox
 from fastdiff.ops.reverse_step.cases import CASES as _reverse_step
 
-CASES: tuple[Case, ...] = (*_group_norm_silu, *_reverse_step, *_philox)
+CASES: tuple[Case, ...] = (*_group_norm_silu, *_attention, *_philox, *_reverse_step)

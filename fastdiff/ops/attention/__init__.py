@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastdiff.backend import Backend, is_eager
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
-from fastdiff.ops.attention import reference
+from fastdiff.ops.attention import eager, reference
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
@@ -31,6 +32,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
     Source: Vaswani et al. 2017, eq. 1; blockwise softmax, Milakov & Gimelshein 2018, Dao et al. 2022.
     """
     _check(q, k, v)
+    if is_eager():
+        return eager.attention(q, k, v, scale=scale)
     return forward_op(q, k, v, 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale))[0]
 
 
@@ -69,6 +72,7 @@ forward_op = FusedOp(
     reference=reference.attention,
     fake=_fake_forward,
     package=__name__,
+    backends=(Backend.CPU,),
 )
 
 backward_op = FusedOp(
@@ -78,6 +82,7 @@ backward_op = FusedOp(
     reference=reference.attention_backward,
     fake=_fake_backward,
     package=__name__,
+    backends=(Backend.CPU,),
 )
 
 
