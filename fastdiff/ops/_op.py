@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastdiff.backend import Backend, candidates, forced, is_eager, log_once, unavailable
+from fastdiff.backend import Backend, candidates, forced, log_once, unavailable
 from fastdiff.errors import FastdiffError
 
 _LIBRARY = torch.library.Library("fastdiff", "DEF")
@@ -53,7 +53,7 @@ class FusedOp:
         self._reference = reference
         self._package = package
         self._backends = backends
-        self._kernels: dict[Backend, Kernel] = {}
+        self._kernels: dict[Backend, Kernel | str] = {}
         _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         _LIBRARY.impl(name, self._dispatch, "CompositeExplicitAutograd")
         torch.library.register_fake(f"fastdiff::{name}", fake, lib=_LIBRARY)
@@ -68,38 +68,58 @@ class FusedOp:
             f"fastdiff::{self.name}", backward, setup_context=setup_context, lib=_LIBRARY
         )
 
+    def refuse_derivative(self) -> None:
+        """For an op that is itself a derivative: a second one raises, where PyTorch would go on without it."""
+
+        def refuse(*_: Any) -> Any:
+            raise FastdiffError(
+                f"{self.name} has no derivative of its own; compute second derivatives under use_backend('eager')"
+            )
+
+        self.register_autograd(refuse, lambda ctx, inputs, output: None)
+
     def why_not(self, backend: Backend, *args: Any) -> str | None:
         """Why ``backend`` cannot run this op (with these arguments, if given), or None if it can."""
         if backend is Backend.REFERENCE:
             return None
-        if backend not in self._backends:
-            return f"{self.name} has no {backend.value} kernel"
-        reason = unavailable(backend)
-        if reason is None and args:
-            reason = self._kernel(backend).supports(*args)
-        return reason
+        kernel = self._kernel(backend)
+        if isinstance(kernel, str):
+            return kernel
+        return kernel.supports(*args) if args else None
 
-    def _kernel(self, backend: Backend) -> Kernel:
+    def _kernel(self, backend: Backend) -> Kernel | str:
+        """The backend's kernel, or why it has none on this machine. Found out once: it is asked at every call."""
         if backend not in self._kernels:
-            module = importlib.import_module(f"{self._package}.{backend.value}")
-            self._kernels[backend] = module.KERNELS[self.name]
+            reason = f"{self.name} has no {backend.value} kernel"
+            if backend in self._backends:
+                reason = unavailable(backend)
+            self._kernels[backend] = reason or self._imported(backend)
         return self._kernels[backend]
 
+    def _imported(self, backend: Backend) -> Kernel:
+        return importlib.import_module(f"{self._package}.{backend.value}").KERNELS[self.name]
+
     def _dispatch(self, *args: Any) -> Any:
-        device = next(a for a in args if isinstance(a, torch.Tensor)).device.type
-        wanted = None if is_eager() else forced()  # an op without an eager form runs as usual
-        for backend in (wanted,) if wanted else candidates(device):
+        wanted = forced()
+        if wanted is not None and wanted is not Backend.EAGER:  # an op without an eager form runs as usual
+            return self._run_on(wanted, *args)
+        for backend in candidates(args[0].device.type):  # every op's first argument is a tensor
             if backend is Backend.REFERENCE:
                 break
-            if backend not in self._backends and not wanted:
-                continue
             reason = self.why_not(backend, *args)
             if reason is None:
-                return self._kernel(backend).run(*args)
-            if wanted:
-                raise FastdiffError(f"{self.name} cannot run on the {backend.value} backend: {reason}")
-            log_once(self.name, backend, reason)
+                return self._kernels[backend].run(*args)  # pyright: ignore[reportAttributeAccessIssue]
+            if backend in self._backends:
+                log_once(self.name, backend, reason)
         return self._reference(*args)
+
+    def _run_on(self, backend: Backend, *args: Any) -> Any:
+        """Without falling through to another one."""
+        if backend is Backend.REFERENCE:
+            return self._reference(*args)
+        if reason := self.why_not(backend, *args):
+            raise FastdiffError(f"{self.name} cannot run on the {backend.value} backend: {reason}")
+        return self._kernels[backend].run(*args)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 OPS: dict[str, FusedOp] = {}

@@ -1,4 +1,4 @@
-"""Every op, on every backend and dtype it has, over all of its cases: values, gradients, layout, tracing.
+"""Every op, on every backend and dtype it has, over all of its cases: values, gradients, layout.
 
 Truth is eager PyTorch in float64 on the same (already rounded) inputs. A kernel's error against it may be at
 most twice that of eager PyTorch in the kernel's own dtype, plus a floor of a few units in the last place.
@@ -25,7 +25,7 @@ DEVICES = {Backend.REFERENCE: "cpu", Backend.CPU: "cpu", Backend.TRITON: "cuda",
 
 def _runs(case: Case, backend: Backend, dtype: torch.dtype) -> bool:
     if backend is Backend.REFERENCE:
-        return True
+        return not case.benchmark  # large sizes are for kernels, which cut them up
     if case.falls_back:
         return False
     return dtype is not torch.float64 and OPS[case.op].why_not(backend) is None
@@ -86,26 +86,6 @@ def test_values_and_gradients(case: Case, backend: Backend, dtype: torch.dtype) 
         return  # noise takes neither dtype nor layout from its seeds
     assert got[0].dtype == first.dtype
     assert got[0].stride() == torch.empty_like(first).stride()
-
-
-@pytest.mark.parametrize(
-    ("case", "backend"),
-    [
-        pytest.param(c, b, id=f"{c.op}-{b.value}-{c.name}")
-        for c in CASES
-        for b in (Backend.REFERENCE, Backend.CPU)
-        if _runs(c, b, torch.float32)
-    ],
-)
-def test_traces_into_one_graph(case: Case, backend: Backend) -> None:
-    kwargs = case.inputs(torch.float32, "cpu")
-    with use_backend(backend):
-        plain = _run(case.fused, case, kwargs)
-        torch._dynamo.reset()
-        compiled = torch.compile(case.fused, fullgraph=True, backend="aot_eager", dynamic=False)
-        traced = _run(compiled, case, kwargs)
-    for a, b in zip(plain, traced, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, equal_nan=True)  # sums in another order
 
 
 def test_cpu_backend_is_built() -> None:

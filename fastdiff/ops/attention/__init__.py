@@ -84,6 +84,7 @@ backward_op = FusedOp(
     package=__name__,
     backends=(Backend.CPU,),
 )
+backward_op.refuse_derivative()
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -1,0 +1,111 @@
+"""How the ops enter PyTorch: schemas, fake tensors, autograd, one graph; and every instruction set's library."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastdiff.backend import Backend, use_backend
+from fastdiff.ops import _native
+from fastdiff.ops._case import Case
+from fastdiff.ops._op import OPS, FusedOp
+from fastdiff.ops.cases import CASES
+
+SMALL = [case for case in CASES if not case.benchmark]
+
+
+def _run(function: Any, case: Case) -> list[Tensor]:
+    """Outputs, then gradients of the first output's sum of squares."""
+    inputs = case.inputs(torch.float32, "cpu")
+    kwargs = {k: v.detach().requires_grad_() if k in case.differentiable else v for k, v in inputs.items()}
+    outputs = function(**kwargs)
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    if not case.differentiable or not outputs[0].numel():
+        return outputs
+    gradients = torch.autograd.grad(outputs[0].square().sum(), [kwargs[k] for k in case.differentiable])
+    return [*(o.detach() for o in outputs), *gradients]
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda c: f"{c.op}-{c.name}")
+def test_opcheck(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward operators, with the arguments that the public function gives them."""
+    calls: list[tuple[FusedOp, tuple]] = []
+    call = FusedOp.__call__
+    monkeypatch.setattr(FusedOp, "__call__", lambda op, *args: (calls.append((op, args)), call(op, *args))[1])
+    _run(case.fused, case)
+    monkeypatch.undo()
+    assert calls
+    for op, args in calls:
+        leaves = tuple(a.detach() if isinstance(a, Tensor) else a for a in args)
+        if not op.name.endswith("_backward"):  # has no derivative of its own
+            for leaf, a in zip(leaves, args, strict=True):
+                if isinstance(a, Tensor) and a.requires_grad:
+                    leaf.requires_grad_()
+        operator = getattr(torch.ops.fastdiff, op.name).default
+        torch.library.opcheck(operator, leaves, rtol=1e-3, atol=1e-3)  # sums in another order
+
+
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU], ids=lambda b: b.value)
+@pytest.mark.parametrize("case", SMALL, ids=lambda c: f"{c.op}-{c.name}")
+def test_traces_into_one_graph(case: Case, backend: Backend) -> None:
+    if backend is Backend.CPU and case.falls_back:
+        backend = Backend.REFERENCE
+    with use_backend(backend):
+        plain = _run(case.fused, case)
+        torch._dynamo.reset()
+        traced = _run(torch.compile(case.fused, fullgraph=True, backend="aot_eager", dynamic=False), case)
+    for a, b in zip(plain, traced, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, equal_nan=True)  # sums in another order
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda c: f"{c.op}-{c.name}")
+def test_threads_do_not_change_a_bit(case: Case) -> None:
+    if case.falls_back or OPS[case.op].why_not(Backend.CPU):
+        pytest.skip("no kernel takes these inputs")
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with use_backend(Backend.CPU):
+                results.append(_run(case.fused, case))
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(("capability", "library"), [("avx2", "avx2"), ("default", "default")])
+def test_other_instruction_sets(capability: str, library: str) -> None:
+    """The cpu kernels again, on the libraries for lesser processors (torch's own switch also picks ours)."""
+    if _native.instruction_set() == library or "FASTDIFF_INNER_TESTS" in os.environ:
+        pytest.skip("this is the library under test anyway")
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "FASTDIFF_INNER_TESTS": "1"}
+    found = subprocess.run(
+        [sys.executable, "-c", "from fastdiff.ops import _native; print(_native.instruction_set())"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == library
+    chosen = "cpu and not bf16-B and not x256x and not 4x128x"  # without the benchmarks' sizes
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-k",
+        chosen,
+        str(Path(__file__).with_name("test_cases.py")),
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
