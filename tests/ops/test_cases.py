@@ -19,7 +19,7 @@ from fastdiff.ops.cases import CASES
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "f64": torch.float64}
 # Relative to the result's size. In float64 the truth is no better than what it judges: sums in another order.
-FLOORS = {torch.float32: 8 * torch.finfo(torch.float32).eps, torch.float64: 1e-10}
+FLOORS = {torch.float32: 8 * torch.finfo(torch.float32).eps, torch.float64: 1e-11}
 DEVICES = {Backend.REFERENCE: "cpu", Backend.CPU: "cpu", Backend.TRITON: "cuda", Backend.CUDA: "cuda"}
 
 
@@ -40,8 +40,9 @@ PARAMETERS = [
 ]
 
 
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+def _exact(value: Any) -> Any:
+    """In float64, and contiguous: PyTorch's group norm of channels_last loses digits when the mean is large."""
+    return value.double().contiguous() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _leaves(kwargs: dict[str, Any], case: Case) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def _errors(got: list[Tensor], truth: list[Tensor]) -> list[float]:
 @pytest.mark.parametrize(("case", "backend", "dtype"), PARAMETERS)
 def test_values_and_gradients(case: Case, backend: Backend, dtype: torch.dtype) -> None:
     kwargs = case.inputs(dtype, DEVICES[backend])
-    truth = _run(case.eager, case, {k: _cast(v, torch.float64) for k, v in kwargs.items()})
+    truth = _run(case.eager, case, {k: _exact(v) for k, v in kwargs.items()})
     eager = _run(case.eager, case, kwargs)
     with use_backend(backend):
         got = _run(case.fused, case, kwargs)
