@@ -7,9 +7,11 @@ Prints Markdown and writes ``benchmarks/results/<device>-torch<version>.json``.
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import re
+import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +20,16 @@ import torch
 import tyro
 from timing import Timing, interleave
 from tqdm import tqdm
+from whole_models import BATCH, SIDES, forward, forward_backward, setting
 
 import fastdiff
-from fastdiff.backend import use_backend
-from fastdiff.cli.info import backend_name, device_name
+from fastdiff.cli.info import backends_in_words, device_name
 from fastdiff.files import atomic_path
+from fastdiff.ops._case import Case
 from fastdiff.ops.cases import CASES
-from fastdiff.zoo import PRESETS
 
 RESULTS = Path(__file__).parent / "results"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-MODELS = {"fashion-mnist": 16, "ddpm-cifar10": 4}  # preset -> batch
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Row:
     """One comparison."""
 
     group: str
+    direction: str
     name: str
     dtype: str
     eager: Timing
@@ -52,55 +54,68 @@ def measure_ops(device: str, only: str | None, rounds: int) -> list[Row]:
     cases = [c for c in CASES if c.benchmark and only in (None, c.op)]
     for case in tqdm(cases, desc="ops", leave=False):
         for name, dtype in DTYPES.items():
-            kwargs = case.inputs(dtype, device)
-            with torch.inference_mode():
-                eager = case.baseline or case.eager
-                times = interleave(
-                    {"eager": lambda: eager(**kwargs), "fastdiff": lambda: case.fused(**kwargs)},  # noqa: B023
-                    rounds=rounds,
-                )
-            speed = case.elements * dtype.itemsize / times["fastdiff"].median / 1e9 if case.elements else None
-            rows.append(Row(case.op, case.name, name, times["eager"], times["fastdiff"], speed))
+            rows.append(_forward_row(case, name, case.inputs(dtype, device), rounds))
+            if case.differentiable:
+                rows.append(_backward_row(case, name, case.inputs(dtype, device), rounds))
     return rows
+
+
+def _forward_row(case: Case, dtype: str, kwargs: dict[str, Any], rounds: int) -> Row:
+    eager = case.baseline or case.eager
+    sides = {"eager": lambda: eager(**kwargs), "fastdiff": lambda: case.fused(**kwargs)}
+    with torch.inference_mode():
+        times = interleave(sides, rounds=rounds)
+    speed = case.elements * DTYPES[dtype].itemsize / times["fastdiff"].median / 1e9 if case.elements else None
+    return Row(case.op, "forward", case.name, dtype, times["eager"], times["fastdiff"], speed)
+
+
+def _backward_row(case: Case, dtype: str, kwargs: dict[str, Any], rounds: int) -> Row:
+    kwargs |= {name: kwargs[name].detach().requires_grad_() for name in case.differentiable}
+    leaves = [kwargs[name] for name in case.differentiable]
+    sides = {}
+    for side, function in (("eager", case.eager), ("fastdiff", case.fused)):
+        y = function(**kwargs)
+        grad = torch.empty_like(y).copy_(torch.randn(y.shape))
+        sides[side] = functools.partial(torch.autograd.grad, y, leaves, grad, retain_graph=True)
+    times = interleave(sides, rounds=rounds)
+    return Row(case.op, "backward", case.name, dtype, times["eager"], times["fastdiff"])
 
 
 def measure_models(device: str, rounds: int) -> list[Row]:
-    """One forward pass of a U-Net: eager as a user runs it today (contiguous), fastdiff in channels_last."""
-    from fastdiff.models import UNet
-
+    """U-Nets in float32; eager PyTorch in both memory layouts, of which the faster one counts."""
     rows = []
-    for preset, batch in MODELS.items():
-        config = PRESETS[preset].model
-        torch.manual_seed(0)
-        model = UNet(config).to(device).eval()
-        fast = UNet(config).to(device).eval().to(memory_format=torch.channels_last)
-        x = torch.randn(batch, config.in_channels, config.image_size, config.image_size, device=device)
-        cond: dict[str, Any] = {}
-        if config.num_classes:
-            cond["y"] = torch.arange(batch, device=device) % config.num_classes
-        t = torch.full((batch,), 500, device=device)
-
-        def eager(model: Any = model, x: Any = x, t: Any = t, cond: Any = cond) -> Any:
-            with use_backend("eager"):
-                return model(x, t, **cond)
-
-        last = x.to(memory_format=torch.channels_last)
-        with torch.inference_mode():
+    for preset, batch in BATCH.items():
+        settings = {side: setting(preset, side, device) for side in SIDES}
+        for direction, run in (("forward", forward), ("forward and backward", forward_backward)):
             times = interleave(
-                {"eager": eager, "fastdiff": lambda: fast(last, t, **cond)},  # noqa: B023
-                rounds=rounds,
+                {side: functools.partial(run, s) for side, s in settings.items()}, rounds=rounds
             )
-        rows.append(
-            Row("U-Net forward", f"{preset}, batch {batch}", "float32", times["eager"], times["fastdiff"])
-        )
+            eager = min((times[side] for side in SIDES if side != "fastdiff"), key=lambda t: t.median)
+            name = f"{preset}, batch {batch}"
+            rows.append(Row("U-Net", direction, name, "float32", eager, times["fastdiff"]))
     return rows
 
 
+def summary(rows: list[Row]) -> str:
+    """Per op, direction and dtype: the median ratio over the cases, and the smallest and largest."""
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    for row in rows:
+        groups.setdefault((row.group, row.direction, row.dtype), []).append(row.ratio)
+    lines = ["| | | dtype | cases | times as fast as eager (least to most) |", "|---|---|---|---:|---|"]
+    for key, ratios in groups.items():
+        middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
+        span = f" ({low:.2f} to {high:.2f})" if len(ratios) > 1 else ""
+        lines.append(f"| {' | '.join(key)} | {len(ratios)} | **{middle:.2f}**{span} |")
+    return "\n".join(lines)
+
+
 def table(rows: list[Row]) -> str:
-    lines = ["| | case | dtype | eager ms | fastdiff ms | ratio |", "|---|---|---|---:|---:|---:|"]
+    lines = ["| | | case | dtype | eager ms | fastdiff ms | ratio |", "|---|---|---|---|---:|---:|---:|"]
     for row in rows:
         times = f"{row.eager.median * 1e3:.3f} | {row.fastdiff.median * 1e3:.3f}"
-        lines.append(f"| {row.group} | {row.name} | {row.dtype} | {times} | **{row.ratio:.2f}x** |")
+        lines.append(
+            f"| {row.group} | {row.direction} | {row.name} | {row.dtype} | {times} | **{row.ratio:.2f}x** |"
+        )
     return "\n".join(lines)
 
 
@@ -119,13 +134,13 @@ def main(only: str | None = None, rounds: int = 15, models: bool = True) -> None
     about = {
         "device": device_name(device),
         "processor": processor(),
-        "backend": backend_name(device),
+        "backend": backends_in_words(device),
         "torch": torch.__version__,
         "fastdiff": fastdiff.__version__,
         "python": platform.python_version(),
     }
     print(", ".join(f"{key} {value}" for key, value in about.items()), end="\n\n")
-    print(table(rows))
+    print(summary(rows), table(rows), sep="\n\n")
     if only is None:
         RESULTS.mkdir(exist_ok=True)
         name = re.sub(r"[^A-Za-z0-9]+", "-", f"{about['processor']}-{about['backend']}").strip("-").lower()
