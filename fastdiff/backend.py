@@ -37,7 +37,7 @@ PREFERENCE = {
 
 # Process-wide rather than per thread: autograd runs the backward of a GPU op on threads of its own.
 _forced: Backend | None = None
-_logged: set[tuple[str, Backend, str]] = set()
+_logged: set[tuple[str | None, Backend, str]] = set()
 
 
 def forced() -> Backend | None:
@@ -88,9 +88,9 @@ def unavailable(backend: Backend) -> str | None:
     return None
 
 
-def log_once(op: str, backend: Backend, reason: str) -> None:
-    """Say once per process that an op could not use a faster backend."""
+def log_once(op: str | None, backend: Backend, reason: str) -> None:
+    """Say once per process that an op, or with None every op, could not use a faster backend."""
     key = (op, backend, reason)
     if key not in _logged:
         _logged.add(key)
-        logger.warning("%s: not on the %s backend: %s", op, backend.value, reason)
+        logger.warning("%s: not on the %s backend: %s", op or "all ops", backend.value, reason)

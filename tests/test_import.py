@@ -57,7 +57,6 @@ handler.emit = lambda record: lines.append(record.getMessage())
 logging.getLogger("fastdiff").addHandler(handler)
 
 import torch, fastdiff
-from fastdiff.backend import Backend
 from fastdiff.models import UNetConfig, build_model
 from fastdiff.ops._op import OPS
 model = build_model(UNetConfig(image_size=8, model_channels=32, channel_mult=(1,), attention_resolutions=(8,)))
@@ -73,18 +72,16 @@ print(json.dumps({
     "finite": bool(x.isfinite().all()),
     "lines": lines,
     "called": sorted(set(called)),
-    "have_kernels": [op.name for op in OPS.values() if Backend.CPU in op._backends],
 }))
 """
 
 
-def test_works_without_the_library_and_says_so_once_for_each_op() -> None:
+def test_works_without_the_library_and_says_so_once() -> None:
     told = _in_new_process(_WITHOUT_LIBRARY)
     assert told["finite"]
     assert "reverse_step" in told["called"] and "group_norm_silu" in told["called"]
-    expected = [name for name in told["called"] if name in told["have_kernels"]]
-    assert sorted(line.split(":")[0] for line in told["lines"]) == sorted(expected)
-    assert all("not on the cpu backend: the CPU library is not built" in line for line in told["lines"])
+    (line,) = told["lines"]
+    assert line.startswith("all ops: not on the cpu backend: the CPU library is not built")
 
 
 @pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="no C++ compiler")

@@ -110,7 +110,7 @@ class FusedOp:
             if reason is None:
                 return self._kernels[backend].run(*args)  # pyright: ignore[reportAttributeAccessIssue]
             if backend in self._backends:
-                log_once(self.name, backend, reason)
+                log_once(None if isinstance(self._kernels[backend], str) else self.name, backend, reason)
         return self._reference(*args)
 
     def _run_on(self, backend: Backend, *args: Any) -> Any:
