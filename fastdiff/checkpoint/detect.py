@@ -110,23 +110,24 @@ def _read_off(file: Path, kind: type, shapes: Shapes, options: dict[str, Any]) -
         "in_channels": shapes["input_blocks.0.0.weight"][1],
     }
     if kind is UNetConfig:
-        found |= _outside(shapes)
+        found |= _outside(shapes, options)
     else:
         found |= _head(file, shapes)
     return kind(**{**found, **options})
 
 
-def _outside(shapes: Shapes) -> dict[str, Any]:
-    """Channels in and out and classes. Twice the image's channels in: a small image comes along."""
+def _outside(shapes: Shapes, options: dict[str, Any]) -> dict[str, Any]:
+    """Channels in and out and classes. Twice the channels of grey or colour images: a small image comes along."""
     given, out = shapes["input_blocks.0.0.weight"][1], shapes["out.2.weight"][0]
-    low_res = given in (2, 6) and out in (given, given // 2)
+    low_res = options.get("low_res", "bilinear" if given in (2, 6) and out in (given, given // 2) else None)
     channels = given // 2 if low_res else given
+    labels = shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else None
     return {
         "in_channels": channels,
         "out_channels": channels,
         "learn_sigma": out == 2 * channels,
-        "low_res": "bilinear" if low_res else None,
-        "num_classes": shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else None,
+        "low_res": low_res,
+        "num_classes": labels - 1 if labels and options.get("null_label") else labels,
     }
 
 
