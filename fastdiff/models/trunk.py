@@ -76,10 +76,10 @@ def attention_block(config: TrunkConfig, channels: int, *, up: bool = False) -> 
     )
 
 
-def down_path(config: TrunkConfig) -> tuple[nn.ModuleList, list[int]]:
+def down_path(config: TrunkConfig, in_channels: int) -> tuple[nn.ModuleList, list[int]]:
     """The way down and the widths of its outputs, which the way up takes as skip connections."""
     channels = config.level_channels[0]
-    blocks = [Block(nn.Conv2d(config.in_channels, channels, 3, padding=1))]
+    blocks = [Block(nn.Conv2d(in_channels, channels, 3, padding=1))]
     widths = [channels]
     size = config.image_size
     for level, out_channels in enumerate(config.level_channels):

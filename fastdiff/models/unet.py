@@ -34,7 +34,7 @@ class UNet(nn.Module):
         self.time_embed = trunk.time_embed(config)
         if config.num_classes is not None:
             self.label_emb = nn.Embedding(config.num_classes + config.null_label, config.embed_channels)
-        self.input_blocks, skips = trunk.down_path(config)
+        self.input_blocks, skips = trunk.down_path(config, self._image_channels)
         self.middle_block = trunk.middle(config)
         self.output_blocks = trunk.up_path(config, skips)
         width = config.level_channels[0]
@@ -76,8 +76,7 @@ class UNet(nn.Module):
         h = self._run(self.middle_block, h, emb)
         for block in self.output_blocks:
             h = self._run(block, torch.cat([h, skips.pop()], dim=1), emb)
-        norm, _, conv = self.out
-        return conv(norm(h.type(x.dtype))) if conv.weight.dtype == x.dtype else conv(norm(h))
+        return self.out(h.type(self.out[2].weight.dtype)).type(x.dtype)  # pyright: ignore
 
     def half_trunk(self, dtype: torch.dtype = torch.float16) -> UNet:
         """Cast the trunk's convolutions to ``dtype``, as guided-diffusion's ``convert_to_fp16`` does.
@@ -123,9 +122,6 @@ class SuperResUNet(UNet):
                 "a super-resolution U-Net needs low_res='bilinear' or 'bicubic' in its config"
             )
         super().__init__(config)
-        self.input_blocks[0][0] = nn.Conv2d(  # pyright: ignore[reportIndexIssue]
-            self._image_channels, config.level_channels[0], 3, padding=1
-        )
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Tensor, timesteps: Tensor, low_res: Tensor, y: Tensor | None = None
