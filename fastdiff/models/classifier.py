@@ -80,8 +80,8 @@ class Classifier(nn.Module):
         Raises:
             FastdiffError: shapes that do not fit.
         """
-        trunk.check_image(self.config, x, self.config.in_channels)
         emb = trunk.embed_time(self.config, self.time_embed, timesteps)
+        trunk.check_image(self.config, x, self.config.in_channels, emb)
         spatial, head = self.config.pool.startswith("spatial"), next(self.out.parameters()).dtype
         h, means = x.type(self.dtype), []
         for block in (*self.input_blocks, self.middle_block):
