@@ -1,4 +1,5 @@
 """Networks small enough to be written a hundred times."""
+
 from __future__ import annotations
 
 import torch

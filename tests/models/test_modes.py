@@ -67,11 +67,14 @@ def test_gradients_in_float32(layout: torch.memory_format) -> None:
 
 
 def test_checkpointing_gives_equal_gradients() -> None:
-    results = []
+    results, calls = [], []
     for recompute in (False, True):
         model = random_model(replace(CONFIG, use_checkpoint=recompute, dropout=0.5), torch.float32).train()
+        calls.append(0)
+        model.input_blocks[1][0].in_layers[2].register_forward_hook(lambda *_: calls.append(calls.pop() + 1))
         torch.manual_seed(9)  # the same elements are dropped when a block is computed again
-        results.append(_gradients(model, model, *_inputs()[:1], *_inputs()[1:]))
+        results.append(_gradients(model, model, *_inputs()))
+    assert calls == [1, 2], "blocks are computed again in the backward pass"
     for name, gradient in results[0].items():
         torch.testing.assert_close(results[1][name], gradient, rtol=1e-5, atol=1e-6, msg=name)
 
