@@ -27,7 +27,7 @@ class TrunkConfig:
         32,
         16,
         8,
-    )  # in pixels, as in the published flags; other sizes skip
+    )  # in pixels; sizes that no level has are passed over
     num_heads: int = 1  # used where num_head_channels is -1
     num_head_channels: int = -1  # channels per head; -1: a fixed number of heads
     num_heads_upsample: int = -1  # heads on the way up; -1: num_heads
@@ -112,7 +112,7 @@ class TrunkConfig:
             return channels // self.num_head_channels
         heads = self.num_heads_upsample if up and self.num_heads_upsample > 0 else self.num_heads
         if channels % heads:
-            name = "num_heads_upsample" if heads != self.num_heads else "num_heads"
+            name = "num_heads_upsample" if up and self.num_heads_upsample > 0 else "num_heads"
             raise FastdiffError(f"{name} {heads} does not divide {channels} channels")
         return heads
 

@@ -78,7 +78,7 @@ class UNet(nn.Module):
         h = self._run(self.middle_block, h, emb)
         for block in self.output_blocks:
             h = self._run(block, torch.cat([h, skips.pop()], dim=1), emb)
-        return self.out(h.type(self.out[2].weight.dtype)).type(x.dtype)  # pyright: ignore
+        return self.out(h.type(next(self.out.parameters()).dtype)).type(x.dtype)
 
     def half_trunk(self, dtype: torch.dtype = torch.float16) -> UNet:
         """Cast the trunk's convolutions to ``dtype``, as guided-diffusion's ``convert_to_fp16`` does.
