@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,28 @@ from fastdiff.models import ClassifierConfig, ModelConfig, UNetConfig, build_mod
 from fastdiff.zoo import PRESETS
 
 Shapes = Mapping[str, tuple[int, ...]]
+_UNTOLD = {
+    "image_size",
+    "num_heads",
+    "num_head_channels",
+}  # options that leave no trace in the weights' shapes
 
 
 @dataclass(frozen=True)
 class Found:
-    """A network's configuration and, where it is known, the diffusion it was trained with."""
+    """A network's configuration and, where they are known, the diffusion and the classes it was trained with."""
 
     model: ModelConfig
     diffusion: DiffusionConfig | None
+    class_names: tuple[str, ...] = ()
 
 
 def detect(file: Path, shapes: Shapes, options: dict[str, Any]) -> Found:
     """The configuration that fits ``shapes``.
 
-    A file with the shapes of a published model is that model. Otherwise levels, widths, depths and switches
-    are read off the weights, while image size and heads, which leave no trace in them, must be in ``options``.
+    A file with the shapes of a published model is that model, unless ``options`` name image size or heads.
+    Otherwise levels, widths, depths and switches are read off the weights, while image size and heads, which
+    leave no trace in them, must be in ``options``.
 
     Raises:
         FastdiffError: no ADM-class network, an unknown option, or something that options must tell.
@@ -39,15 +46,12 @@ def detect(file: Path, shapes: Shapes, options: dict[str, Any]) -> Found:
         raise FastdiffError(
             f"{file} is not an ADM-class model: it has no time_embed.0.weight and input_blocks.0.0.weight"
         )
-    if not options:
+    kind = UNetConfig if "output_blocks.0.0.in_layers.0.weight" in shapes else ClassifierConfig
+    _check_names(kind, options)
+    if not options.keys() & _UNTOLD:
         for preset in PRESETS.values():
             if _could_be(preset.model, shapes) and _shapes_of(preset.model) == dict(shapes):
-                return Found(preset.model, preset.diffusion)
-    kind = UNetConfig if "output_blocks.0.0.in_layers.0.weight" in shapes else ClassifierConfig
-    known = [field.name for field in fields(kind)]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise FastdiffError(f"unknown option {unknown[0]!r}; {kind.__name__} has {', '.join(known)}")
+                return Found(with_options(preset.model, options), preset.diffusion)
     missing = [] if "image_size" in options else ["image_size=..."]
     if any(".qkv." in name for name in shapes) and not {"num_heads", "num_head_channels"} & options.keys():
         missing.append("num_heads=... or num_head_channels=...")
@@ -57,7 +61,25 @@ def detect(file: Path, shapes: Shapes, options: dict[str, Any]) -> Found:
         raise FastdiffError(
             f"{file} has the weights of no published model; give what they do not tell: {' and '.join(missing)}"
         )
-    return Found(_read_off(file, kind, shapes, options), None)
+    try:
+        return Found(_read_off(file, kind, shapes, options), None)
+    except (KeyError, IndexError, ZeroDivisionError) as error:
+        lacking = f"it lacks {error}" if isinstance(error, KeyError) else "its weights have unknown shapes"
+        raise FastdiffError(f"{file} is not a whole ADM-class model: {lacking}") from None
+
+
+def with_options(model: ModelConfig, options: dict[str, Any]) -> ModelConfig:
+    """The configuration with some fields replaced. ``num_heads`` alone also replaces ``num_head_channels``."""
+    _check_names(type(model), options)
+    fixed_heads = "num_heads" in options and "num_head_channels" not in options
+    return replace(model, **({"num_head_channels": -1} if fixed_heads else {}), **options)
+
+
+def _check_names(kind: type[ModelConfig], options: dict[str, Any]) -> None:
+    known = [field.name for field in fields(kind)]
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        raise FastdiffError(f"unknown option {unknown!r}; {kind.__name__} has {', '.join(known)}")
 
 
 def _could_be(model: ModelConfig, shapes: Shapes) -> bool:
@@ -79,32 +101,33 @@ def _read_off(file: Path, kind: type, shapes: Shapes, options: dict[str, Any]) -
     found: dict[str, Any] = {
         "model_channels": width,
         "channel_mult": tuple(_number(c / width) for c in levels.channels),
-        "num_res_blocks": tuple(levels.depths),
+        "num_res_blocks": levels.depths[0] if len(set(levels.depths)) == 1 else tuple(levels.depths),
         "attention_resolutions": tuple(options["image_size"] >> level for level in levels.attention),
         "use_scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0]
         == 2 * shapes["input_blocks.1.0.out_layers.0.weight"][0],
         "resblock_updown": levels.resblock_updown,
-        "conv_resample": any(re.fullmatch(r"input_blocks\.\d+\.0\.op\.weight", name) for name in shapes),
+        "conv_resample": levels.resblock_updown or any(".0.op.weight" in name for name in shapes),
         "in_channels": shapes["input_blocks.0.0.weight"][1],
     }
     if kind is UNetConfig:
-        found |= _outside(shapes)
+        found |= _outside(shapes, options)
     else:
         found |= _head(file, shapes)
     return kind(**{**found, **options})
 
 
-def _outside(shapes: Shapes) -> dict[str, Any]:
-    """Channels in and out and classes. Twice the image's channels in: a small image comes along."""
+def _outside(shapes: Shapes, options: dict[str, Any]) -> dict[str, Any]:
+    """Channels in and out and classes. Twice the channels of grey or colour images: a small image comes along."""
     given, out = shapes["input_blocks.0.0.weight"][1], shapes["out.2.weight"][0]
-    low_res = given in (2, 6) and out in (given, given // 2)
+    low_res = options.get("low_res", "bilinear" if given in (2, 6) and out in (given, given // 2) else None)
     channels = given // 2 if low_res else given
+    labels = shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else None
     return {
         "in_channels": channels,
         "out_channels": channels,
         "learn_sigma": out == 2 * channels,
-        "low_res": "bilinear" if low_res else None,
-        "num_classes": shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else None,
+        "low_res": low_res,
+        "num_classes": labels - 1 if labels and options.get("null_label") else labels,
     }
 
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdiff.checkpoint.detect import Found, detect
+from fastdiff.checkpoint.detect import Found, detect, with_options
 from fastdiff.checkpoint.read import read
 from fastdiff.checkpoint.save import METADATA_KEY
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
-from fastdiff.models import Classifier, ClassifierConfig, ModelConfig, UNet, UNetConfig, build_model
+from fastdiff.models import Classifier, ClassifierConfig, UNet, UNetConfig, build_model
 from fastdiff.zoo import PRESETS
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
+_KINDS = {"unet": UNetConfig, "classifier": ClassifierConfig}
 
 
 def load(
@@ -38,21 +39,25 @@ def load(
         model = fastdiff.load("ema_0.9999_100000.pt", image_size=64, num_heads=4,
                               diffusion=DiffusionConfig(schedule="cosine"))   # from guided-diffusion's scripts
 
-    The configuration is the one stored in the file; else that of ``preset``; else it is detected from the
+    The configuration is that of ``preset``; else the one stored in the file; else it is detected from the
     weights. Weights do not tell everything: what is missing is asked for in the error message.
 
     Args:
         path: a .safetensors or .pt file, or the name of a bundled model (:func:`bundled`). No pickle is ever
             executed: a .pt file may hold tensors and nothing else.
         preset: name of the configuration in ``fastdiff.PRESETS`` that the weights belong to.
-        diffusion: what the model was trained with, if neither file nor preset tells.
+        diffusion: what the model was trained with; replaces what preset or file tells.
         device, dtype: where the model goes and in what it computes.
         options: fields of :class:`UNetConfig` or :class:`ClassifierConfig` that replace what was found.
 
     Raises:
         FastdiffError: a file that is missing, broken, not a model, or unsafe; weights that do not fit the
-            configuration (the first mismatch is named); an unknown preset, option or device.
+            configuration (the first mismatch is named); an unknown preset, option, dtype or device.
     """
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise FastdiffError(f"dtype must be a floating-point torch.dtype, got {dtype!r}")
+    if diffusion is not None and not isinstance(diffusion, DiffusionConfig):
+        raise FastdiffError(f"diffusion must be a DiffusionConfig, got {diffusion!r}")
     file = _file(path)
     weights, metadata = read(file)
     found = _configuration(file, weights, metadata.get(METADATA_KEY), preset, options)
@@ -61,7 +66,7 @@ def load(
     _fit(file, model, weights)
     model.load_state_dict({name: value.to(dtype) for name, value in weights.items()}, assign=True)
     model.diffusion = diffusion or found.diffusion
-    model.class_names = _class_names(metadata.get(METADATA_KEY))
+    model.class_names = found.class_names
     try:
         return model.eval().requires_grad_(False).to(device)
     except (RuntimeError, AssertionError) as error:
@@ -93,39 +98,30 @@ def _configuration(
 ) -> Found:
     if preset is not None and preset not in PRESETS:
         raise FastdiffError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+    found = None if stored is None else _from_metadata(file, stored)
     if preset is not None:
-        found = Found(PRESETS[preset].model, PRESETS[preset].diffusion)
-    elif stored is not None:
-        found = _from_metadata(file, stored)
-    else:
+        names = found.class_names if found else ()
+        found = Found(PRESETS[preset].model, PRESETS[preset].diffusion, names)
+    if found is None:
         return detect(file, {name: tuple(value.shape) for name, value in weights.items()}, options)
-    return replace(found, model=_with_options(found.model, options))
-
-
-def _with_options(model: ModelConfig, options: dict[str, Any]) -> ModelConfig:
-    known = [field.name for field in fields(model)]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise FastdiffError(f"unknown option {unknown[0]!r}; {type(model).__name__} has {', '.join(known)}")
-    return replace(model, **options)
+    return replace(found, model=with_options(found.model, options))
 
 
 def _from_metadata(file: Path, stored: str) -> Found:
     try:
         about = json.loads(stored)
-        kind = ClassifierConfig if about["kind"] == "classifier" else UNetConfig
+        kind = _KINDS[about["kind"]]
         options: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in about["model"].items()
         }
         model = kind(**options)
         diffusion = DiffusionConfig(**about["diffusion"]) if about["diffusion"] else None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        names = tuple(str(name) for name in about.get("class_names", ()))
+    except KeyError as error:
+        raise FastdiffError(f"{file}: its stored configuration lacks or does not know {error}") from None
+    except (ValueError, TypeError, AttributeError) as error:
         raise FastdiffError(f"{file}: its stored configuration cannot be read: {error}") from None
-    return Found(model, diffusion)
-
-
-def _class_names(stored: str | None) -> tuple[str, ...]:
-    return tuple(json.loads(stored).get("class_names", ())) if stored else ()
+    return Found(model, diffusion, names)
 
 
 def _fit(file: Path, model: UNet | Classifier, weights: dict[str, Tensor]) -> None:

@@ -35,7 +35,7 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dict)
             return weights, archive.metadata() or {}
     except (OSError, SafetensorError, ValueError) as error:
-        raise FastdiffError(f"{file} is broken or no safetensors file: {error}") from None
+        raise FastdiffError(f"{file} is broken or no safetensors file: {_reason(error)}") from None
 
 
 def _unpickle(file: Path) -> Any:
@@ -49,7 +49,9 @@ def _unpickle(file: Path) -> Any:
                 f"save its state_dict alone ({_reason(error)})"
             ) from None
         raise FastdiffError(f"{file} is broken or no PyTorch checkpoint: {_reason(error)}") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except (
+        Exception
+    ) as error:  # damaged bytes make the unpickler fail in any way: IndexError, struct.error, ...
         raise FastdiffError(f"{file} is broken or no PyTorch checkpoint: {_reason(error)}") from None
 
 
@@ -70,8 +72,10 @@ def _state_dict(file: Path, content: Any) -> dict[str, Tensor]:
         content = next(
             (content[k] for k in ("state_dict", "model") if isinstance(content.get(k), dict)), content
         )
-    if not isinstance(content, dict) or not content:
+    if not isinstance(content, dict):
         raise FastdiffError(f"{file} holds {type(content).__name__}, not named weights")
+    if not content:
+        raise FastdiffError(f"{file} holds no weights")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise FastdiffError(f"{file} holds {type(value).__name__} under {name!r}, not only named weights")

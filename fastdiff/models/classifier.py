@@ -38,7 +38,7 @@ class AttentionPool(nn.Module):
                 f"this classifier pools {self.size}x{self.size} features, got {height}x{width}; "
                 "its images must have the size it was trained on"
             )
-        tokens = x.reshape(n, c, -1)
+        tokens = x.flatten(2)
         tokens = torch.cat([tokens.mean(dim=-1, keepdim=True), tokens], dim=-1)  # [N, C, T], T = H W + 1
         tokens = tokens + self.positional_embedding.to(tokens.dtype)
         qkv = self.qkv_proj(tokens).transpose(1, 2)  # [N, T, 3C]
@@ -65,7 +65,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.config = config
         self.time_embed = trunk.time_embed(config)
-        self.input_blocks, widths = trunk.down_path(config)
+        self.input_blocks, widths = trunk.down_path(config, config.in_channels)
         self.middle_block = trunk.middle(config)
         self.out = _head(config, sum(widths) + widths[-1])
 
@@ -75,20 +75,20 @@ class Classifier(nn.Module):
         return trunk.compute_dtype(self.middle_block)
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        """x [N, C, H, W], timesteps [N] -> logits [N, num_outputs].
+        """x [N, C, H, W], timesteps [N] -> logits [N, num_outputs] in x's dtype.
 
         Raises:
             FastdiffError: shapes that do not fit.
         """
-        trunk.check_image(self.config, x, self.config.in_channels)
         emb = trunk.embed_time(self.config, self.time_embed, timesteps)
-        spatial = self.config.pool.startswith("spatial")
+        trunk.check_image(self.config, x, self.config.in_channels, emb)
+        spatial, head = self.config.pool.startswith("spatial"), next(self.out.parameters()).dtype
         h, means = x.type(self.dtype), []
         for block in (*self.input_blocks, self.middle_block):
             h = trunk.run_block(block, h, emb, recompute=self.config.use_checkpoint)  # pyright: ignore
             if spatial:
-                means.append(h.type(x.dtype).mean(dim=(2, 3)))
-        return self.out(torch.cat(means, dim=-1) if spatial else h.type(x.dtype))
+                means.append(h.type(head).mean(dim=(2, 3)))
+        return self.out(torch.cat(means, dim=-1) if spatial else h.type(head)).type(x.dtype)
 
     def half_trunk(self, dtype: torch.dtype = torch.float16) -> Classifier:
         """Cast the trunk's convolutions to ``dtype``, as guided-diffusion's ``convert_to_fp16`` does."""

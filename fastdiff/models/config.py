@@ -23,7 +23,11 @@ class TrunkConfig:
     model_channels: int = 128  # width of the first level
     channel_mult: tuple[float, ...] = (1, 2, 3, 4)  # width of each level, as a multiple
     num_res_blocks: int | tuple[int, ...] = 2  # depth: of every level, or one by one
-    attention_resolutions: tuple[int, ...] = (32, 16, 8)  # in pixels, as in the published flags
+    attention_resolutions: tuple[int, ...] = (
+        32,
+        16,
+        8,
+    )  # in pixels; sizes that no level has are passed over
     num_heads: int = 1  # used where num_head_channels is -1
     num_head_channels: int = -1  # channels per head; -1: a fixed number of heads
     num_heads_upsample: int = -1  # heads on the way up; -1: num_heads
@@ -37,35 +41,44 @@ class TrunkConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "image_size", "in_channels", "model_channels")
+        _numbers(self, "channel_mult", float, "positive numbers, one for each level, for example (1, 2, 4)")
+        _numbers(self, "attention_resolutions", int, "sizes in pixels, for example (32, 16, 8), or ()")
+        if not isinstance(self.num_res_blocks, int):
+            _numbers(self, "num_res_blocks", int, "a whole number of at least 1, or one for each level")
         if not self.channel_mult:
             raise FastdiffError("channel_mult must name at least one level, for example (1, 2, 4)")
+        self._check_levels()
+        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
+            raise FastdiffError(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
+        self._check_heads()
+
+    def _check_levels(self) -> None:
         depth = len(self.channel_mult) - 1
         if self.image_size % 2**depth:
             raise FastdiffError(
                 f"image_size {self.image_size} cannot be halved {depth} times, which channel_mult "
                 f"{self.channel_mult} asks for; use a multiple of {2**depth}"
             )
-        if not 0 <= self.dropout < 1:
-            raise FastdiffError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if len(self.blocks_per_level) != len(self.channel_mult) or min(self.blocks_per_level) < 1:
             raise FastdiffError(
                 f"num_res_blocks {self.num_res_blocks} must be positive, one number or one for each of the "
                 f"{len(self.channel_mult)} levels"
             )
-        sizes = [self.image_size >> level for level in range(depth + 1)]
-        unknown = [r for r in self.attention_resolutions if r not in sizes]
-        if unknown and min(self.attention_resolutions) < min(sizes):
-            raise FastdiffError(
-                f"attention_resolutions {unknown} are not among the levels' sizes {sizes} pixels"
-            )
         for channels in self.level_channels:
-            if channels % GROUPS:
+            if channels % GROUPS or channels == 0:
                 raise FastdiffError(
                     f"{channels} channels (model_channels {self.model_channels} x channel_mult "
                     f"{self.channel_mult}) are not divisible by the norm's {GROUPS} groups"
                 )
-        for size, channels in zip(sizes, self.level_channels, strict=True):
-            if size in self.attention_resolutions or size == sizes[-1]:
+
+    def _check_heads(self) -> None:
+        _positive(self, "num_heads")
+        for name in ("num_head_channels", "num_heads_upsample"):
+            if getattr(self, name) != -1:
+                _positive(self, name, otherwise="-1")
+        last = len(self.channel_mult) - 1
+        for level, channels in enumerate(self.level_channels):
+            if level == last or self.image_size >> level in self.attention_resolutions:
                 for up in (False, True):
                     self.heads(channels, up=up)
 
@@ -98,8 +111,9 @@ class TrunkConfig:
                 )
             return channels // self.num_head_channels
         heads = self.num_heads_upsample if up and self.num_heads_upsample > 0 else self.num_heads
-        if heads < 1 or channels % heads:
-            raise FastdiffError(f"num_heads {heads} does not divide {channels} channels")
+        if channels % heads:
+            name = "num_heads_upsample" if up and self.num_heads_upsample > 0 else "num_heads"
+            raise FastdiffError(f"{name} {heads} does not divide {channels} channels")
         return heads
 
 
@@ -116,10 +130,12 @@ class UNetConfig(TrunkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _positive(self, "out_channels")
-        if self.num_classes is not None and self.num_classes < 1:
-            raise FastdiffError(f"num_classes must be at least 1, or None, got {self.num_classes}")
+        if self.num_classes is not None:
+            _positive(self, "num_classes", otherwise="None")
         if self.null_label and self.num_classes is None:
             raise FastdiffError("null_label needs num_classes")
+        if self.low_res not in (None, "bilinear", "bicubic"):
+            raise FastdiffError(f"low_res must be 'bilinear', 'bicubic' or None, got {self.low_res!r}")
 
     @property
     def null_class(self) -> int | None:
@@ -146,8 +162,23 @@ class ClassifierConfig(TrunkConfig):
 ModelConfig = UNetConfig | ClassifierConfig
 
 
-def _positive(config: TrunkConfig, *names: str) -> None:
+def _is_number(value: object, kind: type = float) -> bool:
+    return isinstance(value, (int, kind)) and not isinstance(value, bool)
+
+
+def _positive(config: TrunkConfig, *names: str, otherwise: str = "") -> None:
     for name in names:
         value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise FastdiffError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not _is_number(value, int) or value < 1:
+            accepted = f"a whole number of at least 1{', or ' + otherwise if otherwise else ''}"
+            raise FastdiffError(f"{name} must be {accepted}, got {value!r}")
+
+
+def _numbers(config: TrunkConfig, name: str, kind: type, accepted: str) -> None:
+    """Raise unless the field is a tuple of positive numbers. A list becomes one, so that equality holds."""
+    value = getattr(config, name)
+    if isinstance(value, list):
+        value = tuple(value)
+        object.__setattr__(config, name, value)
+    if not isinstance(value, tuple) or not all(_is_number(v, kind) and v > 0 for v in value):
+        raise FastdiffError(f"{name} must be {accepted}, got {value!r}")

@@ -37,16 +37,27 @@ def time_embed(config: TrunkConfig) -> nn.Sequential:
 
 def embed_time(config: TrunkConfig, layers: nn.Sequential, timesteps: Tensor) -> Tensor:
     """timesteps [N] -> [N, E] in the layers' dtype."""
-    if timesteps.dim() != 1:
-        raise FastdiffError(f"timesteps must have shape [N], got {list(timesteps.shape)}")
+    if not isinstance(timesteps, Tensor) or timesteps.dim() != 1:
+        raise FastdiffError(
+            f"timesteps must be a tensor of shape [N], one for each image, got {given(timesteps)}"
+        )
     waves = timestep_embedding(timesteps, config.model_channels)
     return layers(waves.to(next(layers.parameters()).dtype))
 
 
-def check_image(config: TrunkConfig, x: Tensor, channels: int) -> None:
-    """Raise unless x is [N, channels, H, W] with a height and width that the network can halve."""
-    if x.dim() != 4 or x.shape[1] != channels:
-        raise FastdiffError(f"x must have shape [N, {channels}, H, W], got {list(x.shape)}")
+def given(value: object) -> str:
+    """What an error message says of an argument."""
+    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+def check_image(config: TrunkConfig, x: Tensor, channels: int, emb: Tensor) -> None:
+    """Raise unless x is [N, channels, H, W], of a height and width that the network can halve, and emb [N, E]."""
+    if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != channels:
+        raise FastdiffError(f"x must be a tensor of shape [N, {channels}, H, W], got {given(x)}")
+    if not x.is_floating_point():
+        raise FastdiffError(f"x must be floating-point, pixels scaled to [-1, 1], got {x.dtype}")
+    if len(emb) != len(x):
+        raise FastdiffError(f"x holds {len(x)} images, but timesteps {len(emb)}; give one for each image")
     factor = 2 ** (len(config.channel_mult) - 1)
     if x.shape[2] % factor or x.shape[3] % factor:
         raise FastdiffError(
@@ -76,10 +87,10 @@ def attention_block(config: TrunkConfig, channels: int, *, up: bool = False) -> 
     )
 
 
-def down_path(config: TrunkConfig) -> tuple[nn.ModuleList, list[int]]:
+def down_path(config: TrunkConfig, in_channels: int) -> tuple[nn.ModuleList, list[int]]:
     """The way down and the widths of its outputs, which the way up takes as skip connections."""
     channels = config.level_channels[0]
-    blocks = [Block(nn.Conv2d(config.in_channels, channels, 3, padding=1))]
+    blocks = [Block(nn.Conv2d(in_channels, channels, 3, padding=1))]
     widths = [channels]
     size = config.image_size
     for level, out_channels in enumerate(config.level_channels):

@@ -34,7 +34,7 @@ class UNet(nn.Module):
         self.time_embed = trunk.time_embed(config)
         if config.num_classes is not None:
             self.label_emb = nn.Embedding(config.num_classes + config.null_label, config.embed_channels)
-        self.input_blocks, skips = trunk.down_path(config)
+        self.input_blocks, skips = trunk.down_path(config, self._image_channels)
         self.middle_block = trunk.middle(config)
         self.output_blocks = trunk.up_path(config, skips)
         width = config.level_channels[0]
@@ -64,11 +64,13 @@ class UNet(nn.Module):
     def embed(self, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         """timesteps [N], labels y [N] -> embedding [N, E]. A sampler embeds all its steps at once."""
         emb = trunk.embed_time(self.config, self.time_embed, timesteps)
-        return emb if self.config.num_classes is None and y is None else emb + self._label_embedding(y)
+        return (
+            emb if self.config.num_classes is None and y is None else emb + self._label_embedding(y, len(emb))
+        )
 
     def denoise(self, x: Tensor, emb: Tensor) -> Tensor:
         """x [N, C, H, W], embedding [N, E] -> prediction [N, out_channels (x 2), H, W]."""
-        trunk.check_image(self.config, x, self._image_channels)
+        trunk.check_image(self.config, x, self._image_channels, emb)
         h, skips = x.type(self.dtype), []
         for block in self.input_blocks:
             h = self._run(block, h, emb)
@@ -76,8 +78,7 @@ class UNet(nn.Module):
         h = self._run(self.middle_block, h, emb)
         for block in self.output_blocks:
             h = self._run(block, torch.cat([h, skips.pop()], dim=1), emb)
-        norm, _, conv = self.out
-        return conv(norm(h.type(x.dtype))) if conv.weight.dtype == x.dtype else conv(norm(h))
+        return self.out(h.type(next(self.out.parameters()).dtype)).type(x.dtype)
 
     def half_trunk(self, dtype: torch.dtype = torch.float16) -> UNet:
         """Cast the trunk's convolutions to ``dtype``, as guided-diffusion's ``convert_to_fp16`` does.
@@ -91,15 +92,19 @@ class UNet(nn.Module):
     def _run(self, block: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
         return trunk.run_block(block, h, emb, recompute=self.config.use_checkpoint)  # pyright: ignore[reportArgumentType]
 
-    def _label_embedding(self, y: Tensor | None) -> Tensor:
+    def _label_embedding(self, y: Tensor | None, n: int) -> Tensor:
         if self.config.num_classes is None:
             raise FastdiffError("this model is not class-conditional; leave out y")
         if y is None:
             raise FastdiffError(
                 f"this model is class-conditional; give labels y [N] in 0..{self._last_label}"
             )
-        if y.dim() != 1:
-            raise FastdiffError(f"y must have shape [N], got {list(y.shape)}")
+        if not isinstance(y, Tensor) or y.shape != (n,):
+            raise FastdiffError(
+                f"y must be a tensor of shape [{n}], one label for each timestep, got {trunk.given(y)}"
+            )
+        if y.dtype not in (torch.int64, torch.int32):
+            raise FastdiffError(f"y must hold class numbers, int64 or int32, got {y.dtype}")
         # On another device, looking at the values would stall the queue; there the embedding itself asserts.
         known = y.device.type == "cpu" and not torch.compiler.is_compiling() and len(y) > 0
         if known and not (int(y.min()) >= 0 and int(y.max()) <= self._last_label):
@@ -123,21 +128,22 @@ class SuperResUNet(UNet):
                 "a super-resolution U-Net needs low_res='bilinear' or 'bicubic' in its config"
             )
         super().__init__(config)
-        self.input_blocks[0][0] = nn.Conv2d(  # pyright: ignore[reportIndexIssue]
-            self._image_channels, config.level_channels[0], 3, padding=1
-        )
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Tensor, timesteps: Tensor, low_res: Tensor, y: Tensor | None = None
+        self, x: Tensor, timesteps: Tensor, low_res: Tensor | None = None, y: Tensor | None = None
     ) -> Tensor:
         """x [N, C, H, W], timesteps [N], low_res [N, C, h, w], labels y [N] -> [N, out_channels (x 2), H, W]."""
         return self.denoise(torch.cat([x, self.enlarge(low_res, x)], dim=1), self.embed(timesteps, y))
 
-    def enlarge(self, low_res: Tensor, x: Tensor) -> Tensor:
+    def enlarge(self, low_res: Tensor | None, x: Tensor) -> Tensor:
         """low_res at x's size; no antialiasing, corners not aligned. A sampler calls it once."""
-        if low_res.dim() != 4 or low_res.shape[:2] != (x.shape[0], self.config.in_channels):
+        channels = self.config.in_channels
+        if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != channels:
+            raise FastdiffError(f"x must be a tensor of shape [N, {channels}, H, W], got {trunk.given(x)}")
+        shape = (len(x), channels)
+        if not isinstance(low_res, Tensor) or low_res.dim() != 4 or low_res.shape[:2] != shape:
             raise FastdiffError(
-                f"low_res must have shape [{x.shape[0]}, {self.config.in_channels}, h, w], got {list(low_res.shape)}"
+                f"this model enlarges images; give low_res [{shape[0]}, {shape[1]}, h, w], got {trunk.given(low_res)}"
             )
         mode = self.config.low_res or "bilinear"
         return F.interpolate(low_res, size=x.shape[2:], mode=mode, align_corners=False)

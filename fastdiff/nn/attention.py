@@ -70,5 +70,5 @@ class AttentionBlock(nn.Module):
     def _attend_planes(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x.flatten(2)).transpose(1, 2)  # [N, T, 3C], memory [N, 3C, T]
         out = attention(*split_heads(qkv, self.num_heads, new_order=self.new_order))  # memory [N, H, D, T]
-        out = out.transpose(2, 3).reshape(x.shape[0], x.shape[1], -1)
+        out = out.transpose(2, 3).flatten(1, 2)  # [N, C, T]
         return self.proj_out(out).view_as(x)
