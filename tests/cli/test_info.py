@@ -21,6 +21,8 @@ def test_info_tells_versions_devices_and_every_ops_choice(command) -> None:
 
 def test_info_says_why_there_are_no_kernels(command, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(_native, "LIBRARY_DIR", tmp_path)
+    for op in OPS.values():
+        monkeypatch.setattr(op, "_kernels", {})
     _native._load.cache_clear()
     try:
         told = command("info").out
