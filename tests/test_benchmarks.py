@@ -1,0 +1,39 @@
+"""The benchmarks run, and what they measure is right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
+
+
+def test_suite_runs_once() -> None:
+    """The smaller of its cases."""
+    small = "64x1x32x32 or T64 or fashion or 4x256x16x16"
+    assert " passed" in _run("-m", "pytest", str(BENCHMARKS), "--benchmark-disable", "-k", small)
+
+
+def test_ratios_prints_a_table_for_one_op() -> None:
+    printed = _run(str(BENCHMARKS / "ratios.py"), "--only", "reverse_step", "--rounds", "1")
+    assert "times as fast as eager" in printed
+    assert "| reverse_step | forward |" in printed
+
+
+@pytest.mark.parametrize("file", sorted((BENCHMARKS / "results").glob("*torch*.json")), ids=lambda f: f.stem)
+def test_results_say_where_they_come_from(file: Path) -> None:
+    content = json.loads(file.read_text())
+    assert {"device", "processor", "backend", "torch", "fastdiff"} <= content["about"].keys()
+    for row in content["rows"]:
+        assert row["ratio"] == pytest.approx(row["eager"]["median"] / row["fastdiff"]["median"])
