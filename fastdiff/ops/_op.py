@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastdiff.backend import Backend, candidates, forced, is_eager, log_once, unavailable
+from fastdiff.backend import Backend, candidates, forced, log_once, unavailable
 from fastdiff.errors import FastdiffError
 
 _LIBRARY = torch.library.Library("fastdiff", "DEF")
@@ -32,7 +32,8 @@ class FusedOp:
 
     Args:
         name: operator name; also the key under which a backend module lists its kernel.
-        schema: argument list and returns in PyTorch's schema language, without the name.
+        schema: argument list and returns in PyTorch's schema language, without the name. The first argument is a
+            tensor; its device is the op's.
         reference: plain PyTorch, any dtype and device: the specification and the fallback.
         fake: returns empty outputs of the right shape, dtype and layout, for tracing.
         package: where backend modules live: ``<package>.<backend>`` holds ``KERNELS: dict[str, Kernel]``.
@@ -54,6 +55,7 @@ class FusedOp:
         self._package = package
         self._backends = backends
         self._kernels: dict[Backend, Kernel] = {}
+        self._chosen: dict[str, tuple[tuple[Backend, Kernel], ...]] = {}
         _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         _LIBRARY.impl(name, self._dispatch, "CompositeExplicitAutograd")
         torch.library.register_fake(f"fastdiff::{name}", fake, lib=_LIBRARY)
@@ -85,20 +87,33 @@ class FusedOp:
             self._kernels[backend] = module.KERNELS[self.name]
         return self._kernels[backend]
 
-    def _dispatch(self, *args: Any) -> Any:
-        device = next(a for a in args if isinstance(a, torch.Tensor)).device.type
-        wanted = None if is_eager() else forced()  # an op without an eager form runs as usual
-        for backend in (wanted,) if wanted else candidates(device):
-            if backend is Backend.REFERENCE:
-                break
-            if backend not in self._backends and not wanted:
+    def _usable(self, device: str) -> tuple[tuple[Backend, Kernel], ...]:
+        """This op's kernels for a device, fastest first, that this machine can run: found out once, then kept."""
+        found = []
+        for backend in candidates(device):
+            if backend not in self._backends:
                 continue
-            reason = self.why_not(backend, *args)
-            if reason is None:
-                return self._kernel(backend).run(*args)
-            if wanted:
-                raise FastdiffError(f"{self.name} cannot run on the {backend.value} backend: {reason}")
-            log_once(self.name, backend, reason)
+            if reason := unavailable(backend):
+                log_once(self.name, backend, reason)
+            else:
+                found.append((backend, self._kernel(backend)))
+        self._chosen[device] = tuple(found)
+        return self._chosen[device]
+
+    def _dispatch(self, *args: Any) -> Any:
+        wanted = forced()
+        if wanted is None or wanted is Backend.EAGER:  # an op without an eager form runs as usual
+            device = args[0].device.type
+            chosen = self._chosen.get(device)
+            for backend, kernel in self._usable(device) if chosen is None else chosen:
+                reason = kernel.supports(*args)
+                if reason is None:
+                    return kernel.run(*args)
+                log_once(self.name, backend, reason)
+        elif wanted is not Backend.REFERENCE:
+            if reason := self.why_not(wanted, *args):
+                raise FastdiffError(f"{self.name} cannot run on the {wanted.value} backend: {reason}")
+            return self._kernel(wanted).run(*args)
         return self._reference(*args)
 
 
