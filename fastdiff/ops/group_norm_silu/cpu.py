@@ -16,7 +16,6 @@ from fastdiff.ops._op import Kernel
 _CODES = _native.DTYPE_CODES
 _CONTIGUOUS, _CHANNELS_LAST = 0, 1
 
-
 _PARAMETERS = ("weight", "bias", "scale", "shift")
 _PARAMETER_FIELDS = [  # csrc/cpu/group_norm_silu.h: struct Parameter
     field
@@ -28,9 +27,7 @@ _PARAMETER_FIELDS = [  # csrc/cpu/group_norm_silu.h: struct Parameter
     )
 ]
 # csrc/cpu/group_norm_silu.h: struct Shape
-_SHAPE = (
-    *("images", "channels", "pixels", "groups", "image_stride", "channels_last", "dtype", "silu", "threads"),
-)
+_SHAPE = "images channels pixels groups image_stride channels_last dtype silu threads".split()
 _SHAPE_FIELDS = [(name, ctypes.c_int64) for name in _SHAPE]
 
 
@@ -72,6 +69,8 @@ def _backward_function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
 @functools.lru_cache(maxsize=256)
 def _layout(sizes: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
     """How each image lies in memory, or None if it has gaps or another order. Images may be apart."""
+    if 0 in sizes:
+        return _CONTIGUOUS
     if sizes[0] > 1 and strides[0] < math.prod(sizes[1:]):
         return None
     if _is_dense(sizes[1:], strides[1:]):
@@ -122,9 +121,8 @@ def _fill(
     """The arguments but for x's and the results' addresses, and the tensors to keep until the call returns."""
     kept = [p if p is None or p.stride(-1) == 1 else p.contiguous() for p in parameters]
     rows = [None if p is None else (p.stride(0) if p.dim() == 2 else 0, p.dtype) for p in kept]
-    args: Any = struct.from_buffer_copy(
-        _template(struct, x.shape, x.stride(), x.dtype, num_groups, silu, *rows)
-    )
+    template = _template(struct, x.shape, x.stride(), x.dtype, num_groups, silu, *rows)
+    args: Any = struct.from_buffer_copy(template)
     weight, bias, scale, shift = kept
     if weight is not None:
         args.weight = weight.data_ptr()
