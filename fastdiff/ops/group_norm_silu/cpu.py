@@ -27,7 +27,17 @@ _PARAMETER_FIELDS = [  # csrc/cpu/group_norm_silu.h: struct Parameter
     )
 ]
 # csrc/cpu/group_norm_silu.h: struct Shape
-_SHAPE = "images channels pixels groups image_stride channels_last dtype silu threads".split()
+_SHAPE = [
+    "images",
+    "channels",
+    "pixels",
+    "groups",
+    "image_stride",
+    "channels_last",
+    "dtype",
+    "silu",
+    "threads",
+]
 _SHAPE_FIELDS = [(name, ctypes.c_int64) for name in _SHAPE]
 
 
