@@ -176,29 +176,34 @@ template <class T>
 void chunk_moments(const Shape& s, const PixelRows& rows, const T* x, int64_t pixels, Moments* out) {
   static thread_local Workspace<float> workspace;
   const int64_t room = rows.room(), d = s.group_channels();
-  float* origin = workspace.get(3 * room + s.groups);
-  float *sum = origin + room, *squares = sum + room, *origins = squares + room;
+  float* origin = workspace.get(5 * room + s.groups);
+  float *sum = origin + room, *squares = sum + room;
+  float *ordered[2] = {squares + room, squares + 2 * room}, *origins = squares + 3 * room;
 
   // fold(group, value of each of its channels): a row holds every channel `together` times.
   const auto fold = [&](int64_t g, const float* values) {
     double total = 0;
     for (int64_t p = 0; p < rows.together; ++p)
-      for (int64_t c = 0; c < d; ++c) total += values[pair_index<T>(p * s.channels + g * d + c)];
+      for (int64_t c = 0; c < d; ++c) total += values[p * s.channels + g * d + c];
     return total;
   };
   std::fill_n(origin, 3 * room, 0.f);
   const int64_t sample = std::min(pixels, 4 * rows.together);
   add_pixels(rows, x, sample, origin, sum, squares);
+  in_order<T>(sum, room, ordered[0]);
   for (int64_t g = 0; g < s.groups; ++g) {
-    const float mean = as_type(static_cast<float>(fold(g, sum) / static_cast<double>(sample * d)), T{});
+    const float mean = as_type(static_cast<float>(fold(g, ordered[0]) / static_cast<double>(sample * d)), T{});
     origins[g] = mean;
     for (int64_t p = 0; p < rows.together; ++p)
       for (int64_t c = 0; c < d; ++c) origin[pair_index<T>(p * s.channels + g * d + c)] = mean;
   }
   std::fill_n(sum, 2 * room, 0.f);
   add_pixels(rows, x, pixels, origin, sum, squares);
+  in_order<T>(sum, room, ordered[0]);
+  in_order<T>(squares, room, ordered[1]);
   for (int64_t g = 0; g < s.groups; ++g)
-    out[g] = Moments::shifted(static_cast<double>(pixels * d), origins[g], fold(g, sum), fold(g, squares));
+    out[g] = Moments::shifted(static_cast<double>(pixels * d), origins[g], fold(g, ordered[0]),
+                              fold(g, ordered[1]));
 }
 
 // Coefficients of one image, repeated along a row: centre, slope and offset.

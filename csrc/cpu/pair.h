@@ -33,6 +33,13 @@ inline int64_t pair_index(int64_t i) {
   return i / kPair * kPair + i % 2 * kLanes + i % kPair / 2;
 }
 
+// Floats from the order of pairs into that of the elements, `count` rounded up to whole pairs.
+template <class T>
+inline void in_order(const float* src, int64_t count, float* dst) {
+  for (int64_t i = 0; i < count; i += kPair)
+    for (int64_t j = 0; j < kPair; ++j) dst[i + j] = src[i + pair_index<T>(j)];
+}
+
 template <class T>
 inline Pair load_pair(const T* p) {
   if constexpr (!kEvenOdd<T>) return {load(p), load(p + kLanes)};

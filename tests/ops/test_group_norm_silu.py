@@ -124,18 +124,6 @@ def test_float64_and_odd_strides_fall_back_and_say_so_once(caplog, monkeypatch) 
     assert "float64 is not among" in caplog.text and "neither contiguous nor channels_last" in caplog.text
 
 
-@pytest.mark.parametrize("silu", [True, False])
-def test_gradcheck_of_the_reference(silu: bool) -> None:
-    shapes = ((2, 6, 3, 2), (6,), (6,), (2, 6), (2, 6))
-    inputs = [_normal(*shape, dtype=torch.float64).requires_grad_() for shape in shapes]
-
-    def function(x: Tensor, w: Tensor, b: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        with use_backend("reference"):
-            return group_norm_silu(x, 3, w, b, scale=scale, shift=shift, silu=silu)
-
-    assert torch.autograd.gradcheck(function, inputs)
-
-
 @pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
 def test_statistics_of_a_large_mean(offset: float) -> None:
     """A mean far beyond the deviation costs digits of the input, not of the variance."""

@@ -65,6 +65,18 @@ def test_traces_into_one_graph(case: Case, backend: Backend) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, equal_nan=True)  # sums in another order
 
 
+@pytest.mark.parametrize("case", [c for c in SMALL if c.differentiable], ids=lambda c: f"{c.op}-{c.name}")
+def test_gradients_are_those_of_finite_differences(case: Case) -> None:
+    inputs = case.inputs(torch.float64, "cpu")
+    leaves = [inputs[k].detach().requires_grad_() for k in case.differentiable]
+
+    def function(*values: Tensor) -> Any:
+        return case.fused(**inputs | dict(zip(case.differentiable, values, strict=True)))
+
+    with use_backend(Backend.REFERENCE):
+        assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+
+
 @pytest.mark.parametrize("case", SMALL, ids=lambda c: f"{c.op}-{c.name}")
 def test_threads_do_not_change_a_bit(case: Case) -> None:
     if case.falls_back or OPS[case.op].why_not(Backend.CPU):

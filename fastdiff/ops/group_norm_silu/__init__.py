@@ -75,21 +75,22 @@ def _check(
     n, c = x.shape[0], x.shape[1]
     if num_groups < 1 or c % num_groups:
         raise FastdiffError(f"group_norm_silu: num_groups={num_groups} does not divide the {c} channels of x")
-    for name, p, shape in (
-        ("weight", weight, (c,)),
-        ("bias", bias, (c,)),
-        ("scale", scale, (n, c)),
-        ("shift", shift, (n, c)),
-    ):
-        if p is None:
-            continue
-        rank = len(shape)
-        if p.shape[:rank] != shape or p.numel() != (c if rank == 1 else n * c):
-            raise FastdiffError(f"group_norm_silu: {name} must have shape {list(shape)}, got {list(p.shape)}")
-        if p.device != x.device:
-            raise FastdiffError(f"group_norm_silu: {name} is on {p.device}, x is on {x.device}")
-        if p.dtype != x.dtype and p.dtype != torch.float32:
-            raise FastdiffError(f"group_norm_silu: {name} must be float32 or {x.dtype} like x, got {p.dtype}")
+    _check_parameter("weight", weight, x, (c,))
+    _check_parameter("bias", bias, x, (c,))
+    _check_parameter("scale", scale, x, (n, c))
+    _check_parameter("shift", shift, x, (n, c))
+
+
+def _check_parameter(name: str, p: Tensor | None, x: Tensor, shape: tuple[int, ...]) -> None:
+    if p is None:
+        return
+    given = p.shape
+    if given != shape and (len(shape) == 1 or given[:2] != shape or any(size != 1 for size in given[2:])):
+        raise FastdiffError(f"group_norm_silu: {name} must have shape {list(shape)}, got {list(given)}")
+    if p.device != x.device:
+        raise FastdiffError(f"group_norm_silu: {name} is on {p.device}, x is on {x.device}")
+    if p.dtype != x.dtype and p.dtype != torch.float32:
+        raise FastdiffError(f"group_norm_silu: {name} must be float32 or {x.dtype} like x, got {p.dtype}")
 
 
 def _stats_like(x: Tensor, *shape: Any) -> Tensor:

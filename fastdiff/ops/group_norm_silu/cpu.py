@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,27 +16,29 @@ from fastdiff.ops._op import Kernel
 _CODES = _native.DTYPE_CODES
 _CONTIGUOUS, _CHANNELS_LAST = 0, 1
 
-
-def _parameter(name: str) -> list[tuple[str, type]]:
-    """csrc/cpu/group_norm_silu.h: struct Parameter."""
-    return [(name, ctypes.c_void_p), (f"{name}_stride", ctypes.c_int64), (f"{name}_dtype", ctypes.c_int64)]
-
-
-_PARAMETERS = [field for name in ("weight", "bias", "scale", "shift") for field in _parameter(name)]
-_SHAPE = [  # csrc/cpu/group_norm_silu.h: struct Shape
-    (name, ctypes.c_int64)
-    for name in (
-        "images",
-        "channels",
-        "pixels",
-        "groups",
-        "image_stride",
-        "channels_last",
-        "dtype",
-        "silu",
-        "threads",
+_PARAMETERS = ("weight", "bias", "scale", "shift")
+_PARAMETER_FIELDS = [  # csrc/cpu/group_norm_silu.h: struct Parameter
+    field
+    for name in _PARAMETERS
+    for field in (
+        (name, ctypes.c_void_p),
+        (f"{name}_stride", ctypes.c_int64),
+        (f"{name}_dtype", ctypes.c_int64),
     )
 ]
+# csrc/cpu/group_norm_silu.h: struct Shape
+_SHAPE = [
+    "images",
+    "channels",
+    "pixels",
+    "groups",
+    "image_stride",
+    "channels_last",
+    "dtype",
+    "silu",
+    "threads",
+]
+_SHAPE_FIELDS = [(name, ctypes.c_int64) for name in _SHAPE]
 
 
 class _ForwardArgs(ctypes.Structure):
@@ -43,10 +46,13 @@ class _ForwardArgs(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("x", "y", "mean", "rstd")),
-        *_PARAMETERS,
-        *_SHAPE,
+        *_PARAMETER_FIELDS,
+        *_SHAPE_FIELDS,
         ("eps", ctypes.c_double),
     ]
+
+
+_RESULTS = ("dx", "dweight", "dbias", "dscale", "dshift")
 
 
 class _BackwardArgs(ctypes.Structure):
@@ -54,9 +60,9 @@ class _BackwardArgs(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("grad", "x", "mean", "rstd")),
-        *((name, ctypes.c_void_p) for name in ("dx", "dweight", "dbias", "dscale", "dshift")),
-        *_PARAMETERS,
-        *_SHAPE,
+        *((name, ctypes.c_void_p) for name in _RESULTS),
+        *_PARAMETER_FIELDS,
+        *_SHAPE_FIELDS,
     ]
 
 
@@ -70,13 +76,12 @@ def _backward_function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
     return _native.function("group_norm_silu_backward", _BackwardArgs)
 
 
-def _layout(x: Tensor) -> int | None:
+@functools.lru_cache(maxsize=256)
+def _layout(sizes: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
     """How each image lies in memory, or None if it has gaps or another order. Images may be apart."""
-    if x.is_contiguous():
+    if 0 in sizes:
         return _CONTIGUOUS
-    sizes, strides = x.shape, x.stride()
-    image = math.prod(sizes[1:])
-    if sizes[0] > 1 and strides[0] < image:
+    if sizes[0] > 1 and strides[0] < math.prod(sizes[1:]):
         return None
     if _is_dense(sizes[1:], strides[1:]):
         return _CONTIGUOUS
@@ -94,30 +99,51 @@ def _is_dense(sizes: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return True
 
 
-def _pointer(p: Tensor | None, stride: int) -> tuple[int | None, int, int]:
-    return (None, 0, 0) if p is None else (p.data_ptr(), stride, _CODES[p.dtype])
+_Rows = tuple[int, torch.dtype] | None  # how a parameter lies: stride between images' rows, dtype
 
 
-def _parameters(*tensors: Tensor | None) -> tuple[int | None, ...]:
-    """Weight, bias, scale, shift as fields; keep the tensors alive until the call returns."""
-    weight, bias, scale, shift = tensors
-    return (
-        *_pointer(weight, 0),
-        *_pointer(bias, 0),
-        *_pointer(scale, 0 if scale is None else scale.stride(0)),
-        *_pointer(shift, 0 if shift is None else shift.stride(0)),
-    )
+@functools.lru_cache(maxsize=256)
+def _template(
+    struct: type[ctypes.Structure],
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    dtype: torch.dtype,
+    num_groups: int,
+    silu: bool,
+    *parameters: _Rows,
+) -> ctypes.Structure:
+    """Arguments that hold everything but addresses, eps and threads: a network needs few of them, again and again."""
+    args = struct()
+    for name, rows in zip(_PARAMETERS, parameters, strict=True):
+        if rows is not None:
+            setattr(args, f"{name}_stride", rows[0])
+            setattr(args, f"{name}_dtype", _CODES[rows[1]])
+    n, c = sizes[:2]
+    shape = (n, c, math.prod(sizes[2:]), num_groups, strides[0] if n > 1 else 0)
+    for name, value in zip(_SHAPE, (*shape, _layout(sizes, strides), _CODES[dtype], silu), strict=False):
+        setattr(args, name, value)
+    return args
 
 
-def _unit_stride(p: Tensor | None) -> Tensor | None:
-    return p if p is None or p.stride(-1) == 1 else p.contiguous()
-
-
-def _shape(x: Tensor, num_groups: int, layout: int, silu: bool) -> tuple[int, ...]:
-    n, c = x.shape[:2]
-    pixels = x.numel() // max(n * c, 1)
-    stride = x.stride(0) if n > 1 else 0
-    return n, c, pixels, num_groups, stride, layout, _CODES[x.dtype], silu, torch.get_num_threads()
+def _fill(
+    struct: type[ctypes.Structure], x: Tensor, num_groups: int, silu: bool, *parameters: Tensor | None
+) -> tuple[Any, list[Tensor | None]]:
+    """The arguments but for x's and the results' addresses, and the tensors to keep until the call returns."""
+    kept = [p if p is None or p.stride(-1) == 1 else p.contiguous() for p in parameters]
+    rows = [None if p is None else (p.stride(0) if p.dim() == 2 else 0, p.dtype) for p in kept]
+    template = _template(struct, x.shape, x.stride(), x.dtype, num_groups, silu, *rows)
+    args: Any = struct.from_buffer_copy(template)
+    weight, bias, scale, shift = kept
+    if weight is not None:
+        args.weight = weight.data_ptr()
+    if bias is not None:
+        args.bias = bias.data_ptr()
+    if scale is not None:
+        args.scale = scale.data_ptr()
+    if shift is not None:
+        args.shift = shift.data_ptr()
+    args.threads = torch.get_num_threads()
+    return args, kept
 
 
 def _supports(x: Tensor, *parameters: Tensor | None) -> str | None:
@@ -126,7 +152,7 @@ def _supports(x: Tensor, *parameters: Tensor | None) -> str | None:
     for p in parameters:
         if p is not None and p.dtype not in _CODES:
             return f"a parameter is {p.dtype}, not float32, bfloat16 or float16"
-    if _layout(x) is None:
+    if _layout(x.shape, x.stride()) is None:
         return f"x with shape {list(x.shape)} and strides {list(x.stride())} is neither contiguous nor channels_last"
     return None
 
@@ -145,21 +171,12 @@ def _forward(
     eps: float,
     silu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    layout = _layout(x)
-    assert layout is not None
     y = torch.empty_like(x)
     mean = torch.empty((x.shape[0], num_groups))
     rstd = torch.empty_like(mean)
-    parameters = [_unit_stride(p) for p in (weight, bias, scale, shift)]
-    args = _ForwardArgs(
-        x.data_ptr(),
-        y.data_ptr(),
-        mean.data_ptr(),
-        rstd.data_ptr(),
-        *_parameters(*parameters),
-        *_shape(x, num_groups, layout, silu),
-        eps,
-    )
+    args, _kept = _fill(_ForwardArgs, x, num_groups, silu, weight, bias, scale, shift)
+    args.x, args.y, args.mean, args.rstd = x.data_ptr(), y.data_ptr(), mean.data_ptr(), rstd.data_ptr()
+    args.eps = eps
     _forward_function()(args)
     return y, mean, rstd
 
@@ -180,19 +197,15 @@ def _backward(
     shift: Tensor | None,
     silu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    layout = _layout(x)
-    assert layout is not None
     n, c = x.shape[:2]
     dx = torch.empty_like(x)
     if grad.stride() != dx.stride() or grad.dtype != x.dtype:
         grad = torch.empty_like(dx).copy_(grad)
     outputs = dx, torch.empty(c), torch.empty(c), torch.empty(n, c), torch.empty(n, c)
-    parameters = [_unit_stride(p) for p in (weight, bias, scale, shift)]
-    args = _BackwardArgs(
-        *(t.data_ptr() for t in (grad, x, mean, rstd, *outputs)),
-        *_parameters(*parameters),
-        *_shape(x, num_groups, layout, silu),
-    )
+    args, _kept = _fill(_BackwardArgs, x, num_groups, silu, weight, bias, scale, shift)
+    args.grad, args.x, args.mean, args.rstd = grad.data_ptr(), x.data_ptr(), mean.data_ptr(), rstd.data_ptr()
+    for name, result in zip(_RESULTS, outputs, strict=True):
+        setattr(args, name, result.data_ptr())
     _backward_function()(args)
     return outputs
 

@@ -34,7 +34,7 @@ def random_bits(
         c = [high1 ^ c[1] ^ keys[0], low1, high0 ^ c[3] ^ keys[1], low0]
         keys = [(key + weyl) & _WORD for key, weyl in zip(keys, _WEYL, strict=True)]
     words = torch.stack(torch.broadcast_tensors(*c), dim=2)  # [N, blocks, 4]
-    return words.flatten(1)[:, :count]
+    return words.flatten(1)[:, :count].contiguous()
 
 
 def uniform(bits: Tensor) -> Tensor:
@@ -55,4 +55,4 @@ def normal(
     radius = torch.sqrt(-2 * torch.log(u[..., 0]))
     angle = 2 * math.pi * u[..., 1]
     z = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=2).flatten(1)[:, :count]
-    return z.to(dtype).reshape(len(seeds), *shape)
+    return z.to(dtype).reshape(len(seeds), *shape).contiguous()
