@@ -256,7 +256,8 @@ void forward_images(const ForwardArgs& a, const Affine& affine, int64_t first, i
   });
   for (int64_t n = 0; n < images; ++n)
     RowCoefficients(rows, memory + n * room).set<T>(a, rows, affine, first + n, moments + n * rows.chunks * s.groups);
-  parallel_for(tasks, threads, [&](int64_t i) {
+  parallel_for(tasks, threads, [&](int64_t task) {
+    const int64_t i = threads > 1 ? task : tasks - 1 - task;  // what was read last is nearest
     const T* x = chunk_of(static_cast<const T*>(a.x), s.image_stride, i);
     T* y = chunk_of(static_cast<T*>(a.y), s.image_size(), i);
     const RowCoefficients c(rows, memory + i / rows.chunks * room);
