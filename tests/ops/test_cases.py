@@ -183,9 +183,7 @@ def test_cpu_backend_is_built() -> None:
 
 
 @pytest.mark.skipif(CAPABILITY in os.environ, reason="this is such a run")
-@pytest.mark.parametrize(
-    "capability", LESSER
-)
+@pytest.mark.parametrize("capability", LESSER)
 def test_kernels_of_lesser_instruction_sets(capability: str) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", __file__, "-k", "(values and cpu) or is_built"],
