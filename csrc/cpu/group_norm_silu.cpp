@@ -102,9 +102,12 @@ struct Normalisation {
   float offset(float gamma, float beta) const { return beta + residual * gamma; }
 };
 
+// What lies `ahead` elements from x, unless 0, is read next: its way from far memory is hidden behind arithmetic.
 template <bool kSilu, class T, class Centre, class Coefficient>
-inline void normalise(const T* x, T* y, int64_t length, Centre centre, Coefficient slope, Coefficient offset) {
+inline void normalise(const T* x, T* y, int64_t length, int64_t ahead, Centre centre, Coefficient slope,
+                      Coefficient offset) {
   each_pair<Coefficient::kSame>(length, [&](int64_t i, int64_t count) {
+    if (ahead) prefetch_pair(x + i + ahead);
     const Pair h = (load_first(x + i, count) - centre.at(i)) * slope.at(i) + offset.at(i);
     store_first(y + i, kSilu ? Pair{silu<T>(h.a), silu<T>(h.b)} : h, count);
   });
@@ -126,7 +129,7 @@ void forward_contiguous(const ForwardArgs& a, const Affine& affine) {
     const float* beta = affine.beta + n * affine.row_stride + g * d;
     if (!spread) {
       for (int64_t c = 0; c < d; ++c)
-        normalise<kSilu>(x + c * s.pixels, y + c * s.pixels, s.pixels, Uniform{norm.centre},
+        normalise<kSilu>(x + c * s.pixels, y + c * s.pixels, s.pixels, length, Uniform{norm.centre},
                          Uniform{norm.slope(gamma[c])}, Uniform{norm.offset(gamma[c], beta[c])});
       return;
     }
@@ -138,7 +141,7 @@ void forward_contiguous(const ForwardArgs& a, const Affine& affine) {
         slope[pair_index<T>(e)] = norm.slope(gamma[c]);
         offset[pair_index<T>(e)] = norm.offset(gamma[c], beta[c]);
       }
-    normalise<kSilu>(x, y, length, Uniform{norm.centre}, PerElement{slope}, PerElement{offset});
+    normalise<kSilu>(x, y, length, length, Uniform{norm.centre}, PerElement{slope}, PerElement{offset});
   });
 }
 
@@ -253,13 +256,14 @@ void forward_images(const ForwardArgs& a, const Affine& affine, int64_t first, i
   });
   for (int64_t n = 0; n < images; ++n)
     RowCoefficients(rows, memory + n * room).set<T>(a, rows, affine, first + n, moments + n * rows.chunks * s.groups);
-  parallel_for(tasks, threads, [&](int64_t i) {
+  parallel_for(tasks, threads, [&](int64_t task) {
+    const int64_t i = threads > 1 ? task : tasks - 1 - task;  // what was read last is nearest
     const T* x = chunk_of(static_cast<const T*>(a.x), s.image_stride, i);
     T* y = chunk_of(static_cast<T*>(a.y), s.image_size(), i);
     const RowCoefficients c(rows, memory + i / rows.chunks * room);
     const int64_t end = rows.count(i % rows.chunks) * s.channels;
     for (int64_t j = 0; j < end; j += rows.row())
-      normalise<kSilu>(x + j, y + j, std::min(rows.row(), end - j), PerElement{c.centre}, PerElement{c.slope},
+      normalise<kSilu>(x + j, y + j, std::min(rows.row(), end - j), 0, PerElement{c.centre}, PerElement{c.slope},
                        PerElement{c.offset});
   });
 }

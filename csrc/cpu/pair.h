@@ -33,6 +33,13 @@ inline int64_t pair_index(int64_t i) {
   return i / kPair * kPair + i % 2 * kLanes + i % kPair / 2;
 }
 
+// Asks for a pair's memory to be brought into the second-level cache. Any address will do.
+template <class T>
+inline void prefetch_pair(const T* p) {
+  for (size_t line = 0; line < kPair * sizeof(T); line += 64)
+    __builtin_prefetch(reinterpret_cast<const char*>(p) + line, 0, 2);
+}
+
 // Floats from the order of pairs into that of the elements, `count` rounded up to whole pairs.
 template <class T>
 inline void in_order(const float* src, int64_t count, float* dst) {
