@@ -136,6 +136,9 @@ void forward_contiguous(const ForwardArgs& a, const Affine& affine) {
     static thread_local Workspace<float> workspace;
     float* slope = workspace.get(2 * (length + kPair));
     float* offset = slope + length + kPair;
+    // The rest of the last pair is computed with, though not kept: what memory held may be subnormal, and very slow.
+    std::fill_n(slope + length / kPair * kPair, kPair, 0.f);
+    std::fill_n(offset + length / kPair * kPair, kPair, 0.f);
     for (int64_t c = 0; c < d; ++c)
       for (int64_t e = c * s.pixels; e < (c + 1) * s.pixels; ++e) {
         slope[pair_index<T>(e)] = norm.slope(gamma[c]);
@@ -276,7 +279,11 @@ extern "C" size_t fastdiff_group_norm_silu_args_size() { return sizeof(fastdiff:
 extern "C" void fastdiff_group_norm_silu(const fastdiff::group_norm::ForwardArgs* args) {
   using namespace fastdiff::group_norm;
   const Shape& s = args->shape;
-  if (s.images * s.image_size() == 0) return;
+  if (s.images * s.image_size() == 0) {  // the reference's statistics of no pixels
+    std::fill_n(args->mean, s.images * s.groups, 0.f);
+    std::fill_n(args->rstd, s.images * s.groups, 0.f);
+    return;
+  }
   const Affine affine = fold_affine(s, args->weight, args->bias, args->scale, args->shift);
   fastdiff::dispatch_dtype(static_cast<int32_t>(s.dtype), [&](auto type) {
     using T = decltype(type);

@@ -13,7 +13,7 @@ import fastdiff.backend
 from fastdiff.backend import use_backend
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import group_norm_silu
-from fastdiff.ops.group_norm_silu import eager
+from fastdiff.ops.group_norm_silu import eager, forward_op
 
 BACKENDS = ["reference", "cpu"]
 
@@ -94,6 +94,13 @@ def test_no_images_have_gradients(backend: str) -> None:
         dx, dw = torch.autograd.grad(group_norm_silu(x, 32, w).sum(), (x, w))
     assert dx.shape == x.shape
     assert (dw == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_pixels_have_statistics(backend: str) -> None:
+    with use_backend(backend):
+        _, mean, rstd = forward_op(torch.empty(2, 64, 0, 4), 32, None, None, None, None, 1e-5, True)
+    assert (mean == 0).all() and (rstd == 0).all()
 
 
 def test_only_the_gradients_asked_for() -> None:
