@@ -7,8 +7,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastdiff.errors import FastdiffError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -39,3 +43,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise FastdiffError(f"cannot write {target}: {error.strerror or error}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """A .safetensors file, whole or not there.
+
+    Raises:
+        FastdiffError: the folder is missing or cannot be written, or the disk is full.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # not an OSError, even where the disk is full
+            raise FastdiffError(f"cannot write {Path(path)}: {error}") from None

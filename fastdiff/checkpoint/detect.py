@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,7 @@ from fastdiff.models import ClassifierConfig, ModelConfig, UNetConfig, build_mod
 from fastdiff.zoo import PRESETS
 
 Shapes = Mapping[str, tuple[int, ...]]
-_UNTOLD = {
-    "image_size",
-    "num_heads",
-    "num_head_channels",
-}  # options that leave no trace in the weights' shapes
+_UNTOLD = {"image_size", "num_heads", "num_head_channels"}  # leave no trace in the weights' shapes
 
 
 @dataclass(frozen=True)
@@ -55,14 +52,15 @@ def detect(file: Path, shapes: Shapes, options: dict[str, Any]) -> Found:
     missing = [] if "image_size" in options else ["image_size=..."]
     if any(".qkv." in name for name in shapes) and not {"num_heads", "num_head_channels"} & options.keys():
         missing.append("num_heads=... or num_head_channels=...")
-    if kind is ClassifierConfig and "num_res_blocks" not in options:
+    depths = _depths(shapes, options.get("num_res_blocks"))
+    if depths is None:
         missing.append("num_res_blocks=...")
     if missing:
         raise FastdiffError(
             f"{file} has the weights of no published model; give what they do not tell: {' and '.join(missing)}"
         )
     try:
-        return Found(_read_off(file, kind, shapes, options), None)
+        return Found(_read_off(file, kind, shapes, depths or (), options), None)
     except (KeyError, IndexError, ZeroDivisionError) as error:
         lacking = f"it lacks {error}" if isinstance(error, KeyError) else "its weights have unknown shapes"
         raise FastdiffError(f"{file} is not a whole ADM-class model: {lacking}") from None
@@ -95,18 +93,26 @@ def _shapes_of(model: ModelConfig) -> dict[str, tuple[int, ...]]:
         return {name: tuple(value.shape) for name, value in build_model(model).state_dict().items()}
 
 
-def _read_off(file: Path, kind: type, shapes: Shapes, options: dict[str, Any]) -> ModelConfig:
-    width = shapes["time_embed.0.weight"][1]
-    levels = _Levels(shapes, options.get("num_res_blocks"))
+def _read_off(
+    file: Path, kind: type, shapes: Shapes, depths: tuple[int, ...], options: dict[str, Any]
+) -> ModelConfig:
+    width, size = shapes["time_embed.0.weight"][1], options["image_size"]
+    size = size if isinstance(size, int) else 0  # the configuration will complain
+    firsts = [1 + level + sum(depths[:level]) for level in range(len(depths))]  # block of each level
+    widths = [shapes[f"input_blocks.{i}.0.out_layers.0.weight"][0] for i in firsts]
+    attends = [level for level, i in enumerate(firsts) if f"input_blocks.{i}.1.qkv.weight" in shapes]
+    updown = len(firsts) > 1 and all(
+        f"input_blocks.{i - 1}.0.in_layers.0.weight" in shapes for i in firsts[1:]
+    )
     found: dict[str, Any] = {
         "model_channels": width,
-        "channel_mult": tuple(_number(c / width) for c in levels.channels),
-        "num_res_blocks": levels.depths[0] if len(set(levels.depths)) == 1 else tuple(levels.depths),
-        "attention_resolutions": tuple(options["image_size"] >> level for level in levels.attention),
+        "channel_mult": tuple(_number(c / width) for c in widths),
+        "num_res_blocks": depths[0] if len(set(depths)) == 1 else depths,
+        "attention_resolutions": tuple(size >> level for level in attends if size >> level),
         "use_scale_shift_norm": shapes["input_blocks.1.0.emb_layers.1.weight"][0]
         == 2 * shapes["input_blocks.1.0.out_layers.0.weight"][0],
-        "resblock_updown": levels.resblock_updown,
-        "conv_resample": levels.resblock_updown or any(".0.op.weight" in name for name in shapes),
+        "resblock_updown": updown,
+        "conv_resample": updown or any(name.endswith(".0.op.weight") for name in shapes),
         "in_channels": shapes["input_blocks.0.0.weight"][1],
     }
     if kind is UNetConfig:
@@ -147,46 +153,21 @@ def _number(ratio: float) -> float:
     return int(ratio) if ratio == int(ratio) else ratio
 
 
-class _Levels:
-    """Width, depth and attention of each level, from the numbering of the blocks on the way down."""
-
-    def __init__(self, shapes: Shapes, depth: Any) -> None:
-        blocks: dict[int, set[str]] = {}
-        for name in shapes:
-            if match := re.match(r"input_blocks\.(\d+)\.\d+\.(in_layers|qkv|op)", name):
-                blocks.setdefault(int(match[1]), set()).add(match[2])
-        last = max(blocks, default=0)
-        # Downsampling by a convolution is a block of its own kind; by pooling, a number without parameters.
-        borders = [i for i in range(1, last + 1) if "op" in blocks.get(i, {"op"})]
-        self.resblock_updown = not borders and (depth is not None or _upsampling_blocks(shapes) > 0)
-        if self.resblock_updown:
-            borders = self._residual_borders(shapes, last, depth)
-        starts, ends = [1, *(i + 1 for i in borders)], [*borders, last + 1]
-        self.depths = [end - start for start, end in zip(starts, ends, strict=True)]
-        self.channels = [shapes[f"input_blocks.{i}.0.out_layers.0.weight"][0] for i in starts]
-        self.attention = [level for level, i in enumerate(starts) if "qkv" in blocks[i]]
-
-    @staticmethod
-    def _residual_borders(shapes: Shapes, last: int, depth: Any) -> list[int]:
-        """Where residual blocks downsample, they look like any other: the way up, or ``depth``, tells."""
-        depths: list[int] = []
-        if isinstance(depth, int):
-            depths = [depth] * ((last + 1) // (depth + 1))
-        elif depth is not None:
-            depths = list(depth)
-        else:
-            count = 0
-            for i in range(_count(shapes, "output_blocks")):
-                count += 1
-                if _upsamples(shapes, i):
-                    depths.append(count - 1)
-                    count = 0
-            depths = [count - 1, *reversed(depths)]
-        borders, position = [], 0
-        for n in depths[:-1]:
-            position += n + 1
-            borders.append(position)
-        return borders
+def _depths(shapes: Shapes, given: Any) -> tuple[int, ...] | None:
+    """Residual blocks of each level, from the numbering of the blocks; None if only ``given`` could tell."""
+    down, up = _count(shapes, "input_blocks"), _count(shapes, "output_blocks")
+    # Resampling by a convolution, or by none, takes a number on the way down without a residual block.
+    borders = [i for i in range(1, down) if f"input_blocks.{i}.0.in_layers.0.weight" not in shapes]
+    if borders:
+        return tuple(end - start - 1 for start, end in pairwise([0, *borders, down]))
+    # Residual blocks that downsample look like any other, but those that upsample come second in their block.
+    # The way up has one block more on each level and begins with the lowest.
+    if up:
+        ends = [i for i in range(up) if _upsamples(shapes, i)]
+        return tuple(end - start - 1 for start, end in pairwise([-1, *ends, up - 1]))[::-1]
+    if isinstance(given, int) and given > 0:
+        return (given,) * max(1, down // (given + 1))
+    return tuple(given) if given and isinstance(given, (tuple, list)) else None
 
 
 def _count(shapes: Shapes, part: str) -> int:
@@ -197,7 +178,3 @@ def _count(shapes: Shapes, part: str) -> int:
 def _upsamples(shapes: Shapes, i: int) -> bool:
     """True if a second residual block, which resamples, ends output block i."""
     return any(f"output_blocks.{i}.{j}.in_layers.0.weight" in shapes for j in (1, 2))
-
-
-def _upsampling_blocks(shapes: Shapes) -> int:
-    return sum(_upsamples(shapes, i) for i in range(_count(shapes, "output_blocks")))

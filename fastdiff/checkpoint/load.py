@@ -119,7 +119,7 @@ def _from_metadata(file: Path, stored: str) -> Found:
         names = tuple(str(name) for name in about.get("class_names", ()))
     except KeyError as error:
         raise FastdiffError(f"{file}: its stored configuration lacks or does not know {error}") from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise FastdiffError(f"{file}: its stored configuration cannot be read: {error}") from None
     return Found(model, diffusion, names)
 

@@ -7,11 +7,10 @@ import os
 from dataclasses import asdict
 
 import torch
-from safetensors.torch import save_file
 
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
-from fastdiff.files import atomic_path
+from fastdiff.files import write_tensors
 from fastdiff.models import Classifier, ClassifierConfig, UNet
 
 METADATA_KEY = "fastdiff"
@@ -29,12 +28,14 @@ def save(model: UNet | Classifier, path: str | os.PathLike[str], *, dtype: torch
         dtype: of the stored weights; None keeps theirs.
 
     Raises:
-        FastdiffError: another kind of model or file name, or a place that cannot be written.
+        FastdiffError: another kind of model, file name or dtype, or a place that cannot be written.
     """
     if not isinstance(model, (UNet, Classifier)):
         raise FastdiffError(f"fastdiff.save writes fastdiff's own models, got {type(model).__name__}")
     if not str(path).endswith(".safetensors"):
         raise FastdiffError(f"fastdiff.save writes .safetensors files, got {str(path)!r}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise FastdiffError(f"dtype must be a floating-point torch.dtype, or None, got {dtype!r}")
     diffusion = model.diffusion
     about = {
         "kind": "classifier" if isinstance(model.config, ClassifierConfig) else "unet",
@@ -45,5 +46,4 @@ def save(model: UNet | Classifier, path: str | os.PathLike[str], *, dtype: torch
     tensors = {
         name: value.to(dtype or value.dtype).contiguous() for name, value in model.state_dict().items()
     }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={METADATA_KEY: json.dumps(about)})
+    write_tensors(path, tensors, {METADATA_KEY: json.dumps(about)})

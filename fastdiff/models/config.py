@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from fastdiff.errors import FastdiffError
@@ -41,9 +41,10 @@ class TrunkConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "image_size", "in_channels", "model_channels")
+        _check_switches(self)
         _numbers(self, "channel_mult", float, "positive numbers, one for each level, for example (1, 2, 4)")
         _numbers(self, "attention_resolutions", int, "sizes in pixels, for example (32, 16, 8), or ()")
-        if not isinstance(self.num_res_blocks, int):
+        if not _is_number(self.num_res_blocks, int):
             _numbers(self, "num_res_blocks", int, "a whole number of at least 1, or one for each level")
         if not self.channel_mult:
             raise FastdiffError("channel_mult must name at least one level, for example (1, 2, 4)")
@@ -78,9 +79,11 @@ class TrunkConfig:
                 _positive(self, name, otherwise="-1")
         last = len(self.channel_mult) - 1
         for level, channels in enumerate(self.level_channels):
-            if level == last or self.image_size >> level in self.attention_resolutions:
-                for up in (False, True):
-                    self.heads(channels, up=up)
+            attends = self.image_size >> level in self.attention_resolutions
+            if attends or level == last:  # the middle block always attends
+                self.heads(channels)
+            if attends:
+                self.heads(channels, up=True)
 
     @property
     def blocks_per_level(self) -> tuple[int, ...]:
@@ -164,6 +167,14 @@ ModelConfig = UNetConfig | ClassifierConfig
 
 def _is_number(value: object, kind: type = float) -> bool:
     return isinstance(value, (int, kind)) and not isinstance(value, bool)
+
+
+def _check_switches(config: TrunkConfig) -> None:
+    """Raise unless every yes-or-no field is a bool: the word "False" would count as yes."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.type == "bool" and not isinstance(value, bool):
+            raise FastdiffError(f"{field.name} must be True or False, got {value!r}")
 
 
 def _positive(config: TrunkConfig, *names: str, otherwise: str = "") -> None:

@@ -41,6 +41,8 @@ def embed_time(config: TrunkConfig, layers: nn.Sequential, timesteps: Tensor) ->
         raise FastdiffError(
             f"timesteps must be a tensor of shape [N], one for each image, got {given(timesteps)}"
         )
+    if timesteps.is_complex() or timesteps.dtype == torch.bool:
+        raise FastdiffError(f"timesteps must be whole or fractional numbers, got {timesteps.dtype}")
     waves = timestep_embedding(timesteps, config.model_channels)
     return layers(waves.to(next(layers.parameters()).dtype))
 
@@ -58,6 +60,10 @@ def check_image(config: TrunkConfig, x: Tensor, channels: int, emb: Tensor) -> N
         raise FastdiffError(f"x must be floating-point, pixels scaled to [-1, 1], got {x.dtype}")
     if len(emb) != len(x):
         raise FastdiffError(f"x holds {len(x)} images, but timesteps {len(emb)}; give one for each image")
+    if emb.shape[1:] != (config.embed_channels,):
+        raise FastdiffError(
+            f"the embedding must have shape [{len(x)}, {config.embed_channels}], got {given(emb)}"
+        )
     factor = 2 ** (len(config.channel_mult) - 1)
     if x.shape[2] % factor or x.shape[3] % factor:
         raise FastdiffError(

@@ -145,5 +145,9 @@ class SuperResUNet(UNet):
             raise FastdiffError(
                 f"this model enlarges images; give low_res [{shape[0]}, {shape[1]}, h, w], got {trunk.given(low_res)}"
             )
+        if not x.is_floating_point() or not low_res.is_floating_point():
+            raise FastdiffError(
+                f"x and low_res must be floating-point, pixels scaled to [-1, 1], got {x.dtype} and {low_res.dtype}"
+            )
         mode = self.config.low_res or "bilinear"
         return F.interpolate(low_res, size=x.shape[2:], mode=mode, align_corners=False)

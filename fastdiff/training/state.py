@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
-from fastdiff.files import atomic_path
+from fastdiff.files import write_tensors
 from fastdiff.models import UNet, UNetConfig
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.ema import EMA
@@ -89,8 +88,7 @@ def save_checkpoint(out: Path, state: TrainState, identity: dict[str, Any], keep
     pending = [values.tolist() for values in state.pending]
     about = {"step": state.step, "seconds": state.seconds, "pending": pending, "identity": identity}
     tensors = {k: v.contiguous() for k, v in state.tensors().items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"fastdiff.training": json.dumps(about)})
+    write_tensors(path, tensors, {"fastdiff.training": json.dumps(about)})
     for old in checkpoints(out)[:-keep]:
         old.unlink()
     return path

@@ -180,6 +180,7 @@ def test_remains_of_a_model(tmp_path: Path, weights, options) -> None:
         "no json",
         "[]",
         "null",
+        pytest.param("[" * 100_000, id="deep"),
         '{"kind": "unet"}',
         '{"kind": "unet", "model": {"image_size": "big"}, "diffusion": null}',
         '{"kind": "unet", "model": {"colour": 1}, "diffusion": null}',

@@ -124,8 +124,21 @@ def test_classifiers(pool, resampling: str, depth) -> None:
         num_heads=2,
         num_outputs=7,
     )
-    options = {"image_size": 8, "num_heads": 2, "num_res_blocks": depth}
-    assert detect(FILE, _shapes(model), options).model == model
+    options = {"image_size": 8, "num_heads": 2}
+    # Only residual blocks that downsample look like the others; there, the depth has to be told.
+    depths = {"num_res_blocks": depth} if resampling == "updown" else {}
+    assert detect(FILE, _shapes(model), {**options, **depths}).model == model
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_CLASSIFIER], ids=["unet", "classifier"])
+@pytest.mark.parametrize("value", ["2", 0, -1, 2.5, (), ("1",), (1, -3)], ids=repr)
+@pytest.mark.parametrize("name", ["num_res_blocks", "image_size"])
+def test_nonsense_among_the_options(config, name: str, value) -> None:
+    options = {"image_size": 8, "num_heads": 1, "num_res_blocks": 1, name: value}
+    with pytest.raises(FastdiffError) as caught:
+        detect(FILE, _shapes(config), options)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,9 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"attention_resolutions": "32,16,8"}, "got '32,16,8'"),
     ({"attention_resolutions": (8, 0)}, "got (8, 0)"),
     ({"attention_resolutions": (8.0,)}, "got (8.0,)"),
+    ({"num_res_blocks": True}, "got True"),
+    ({"learn_sigma": "False"}, "learn_sigma must be True or False, got 'False'"),
+    ({"resblock_updown": 1}, "resblock_updown must be True or False, got 1"),
     ({"num_heads": 0}, f"num_heads {WHOLE}, got 0"),
     ({"num_heads": 3}, "num_heads 3 does not divide 64 channels"),
     ({"num_heads": 3, "attention_resolutions": ()}, "num_heads 3 does not divide 64 channels"),
@@ -139,6 +142,8 @@ def test_heads_matter_only_where_attention_stands() -> None:
     """3 heads do not divide level 0's 32 channels, but nothing attends there."""
     config = replace(UNET, channel_mult=(1, 3), num_heads=3)
     assert config.heads(96) == 3
+    below = replace(UNET, attention_resolutions=(), num_heads_upsample=3)  # the way up has no attention
+    assert below.heads(64) == UNET.num_heads
 
 
 X, T = torch.zeros(2, 3, 16, 16), torch.tensor([1, 2])
@@ -156,6 +161,8 @@ CALLS: list[tuple[str, Any, tuple, str]] = [
     ),
     ("odd_size", UNET, (X[..., :15], T), "must be multiples of 2 for this network to halve, got 16x15"),
     ("t_scalar", UNET, (X, T[0]), "timesteps must be a tensor of shape [N], one for each image, got []"),
+    ("t_mask", UNET, (X, T > 1), "timesteps must be whole or fractional numbers, got torch.bool"),
+    ("t_complex", UNET, (X, T * 1j), "whole or fractional numbers, got torch.complex64"),
     ("t_number", UNET, (X, 5), "one for each image, got int"),
     ("t_column", UNET, (X, T[:, None]), "got [2, 1]"),
     ("t_single", UNET, (X, T[:1]), "x holds 2 images, but timesteps 1; give one for each image"),
@@ -177,6 +184,8 @@ CALLS: list[tuple[str, Any, tuple, str]] = [
     ("low_res_missing", SMALL, (X, T), "this model enlarges images; give low_res [2, 3, h, w], got NoneType"),
     ("low_res_single", SMALL, (X, T, LOW[:1]), "give low_res [2, 3, h, w], got [1, 3, 8, 8]"),
     ("low_res_grey", SMALL, (X, T, LOW[:, :1]), "got [2, 1, 8, 8]"),
+    ("low_res_bytes", SMALL, (X, T, LOW.to(torch.uint8)), "got torch.float32 and torch.uint8"),
+    ("bytes_enlarged", SMALL, (X.to(torch.uint8), T, LOW), "got torch.uint8 and torch.float32"),
     ("low_res_stacked", SMALL, (torch.cat([X, X], 1), T, LOW), "[N, 3, H, W], got [2, 6, 16, 16]"),
     (
         "classifier_grey",
@@ -199,6 +208,11 @@ def test_calls(config, inputs: tuple, fragment: str) -> None:
     model = build_model(config).eval()
     with torch.no_grad():
         _says(lambda: model(*inputs), fragment)
+
+
+@pytest.mark.parametrize("shape", [(2, 7), (2,)], ids=str)
+def test_embedding_of_another_width(shape: tuple[int, ...]) -> None:
+    _says(lambda: UNet(UNET).denoise(X, torch.zeros(shape)), f"shape [2, 128], got {list(shape)}")
 
 
 def test_labels_at_the_edges_are_taken() -> None:
