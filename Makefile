@@ -21,7 +21,7 @@ test: build $(VENV)/test-ready  ## set up, then lint, types and the whole test s
 	$(BIN)/python -m pytest
 
 bench: build $(VENV)/test-ready  ## set up, then time every op and the samplers against eager PyTorch
-	$(BIN)/python -m pytest benchmarks --benchmark-group-by=param:case
+	$(BIN)/python -m pytest benchmarks --benchmark-group-by=group --benchmark-max-time=0.1 --benchmark-min-rounds=3
 
 lint: build $(VENV)/test-ready  ## format and fix what can be fixed automatically
 	$(BIN)/ruff format .

@@ -1,6 +1,6 @@
 """Whole U-Nets with pytest-benchmark: a forward pass, a training step's passes, a short sampling run.
 
-pytest benchmarks/test_models.py --benchmark-group-by=func,param:preset
+pytest benchmarks/test_models.py --benchmark-group-by=group
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ pytestmark = [pytest.mark.parametrize("preset", BATCH), pytest.mark.parametrize(
 
 
 def test_forward(benchmark: Any, preset: str, side: str) -> None:
+    benchmark.group = f"forward {preset}"
     benchmark(forward, setting(preset, side, DEVICE))
 
 
 def test_forward_backward(benchmark: Any, preset: str, side: str) -> None:
+    benchmark.group = f"forward and backward {preset}"
     benchmark(forward_backward, setting(preset, side, DEVICE))
 
 
 def test_sampling(benchmark: Any, preset: str, side: str) -> None:
+    benchmark.group = f"sampling {preset}"
     s = setting(preset, side, DEVICE)
     options = {"sampler": "dpmpp", "steps": 4, "progress": False, "memory_format": s.memory_format}
     with s.context():

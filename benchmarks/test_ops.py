@@ -1,6 +1,6 @@
 """Every op's benchmark cases with pytest-benchmark: eager PyTorch beside each backend that runs here.
 
-    pytest benchmarks --benchmark-group-by=param:case,param:dtype
+    pytest benchmarks --benchmark-group-by=group
 
 For ratios to quote, take ``python benchmarks/ratios.py``: it measures turn by turn.
 """
@@ -26,6 +26,7 @@ IMPLEMENTATIONS = ["eager", *(b.value for b in Backend if b not in (Backend.REFE
 @pytest.mark.parametrize("case", [c for c in CASES if c.benchmark], ids=lambda c: f"{c.op}-{c.name}")
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_forward(benchmark: Any, case: Case, implementation: str, dtype: str) -> None:
+    benchmark.group = f"{case.op} {case.name} {dtype}"
     kwargs = case.inputs(DTYPES[dtype], DEVICE)
     if implementation == "eager":
         benchmark(case.baseline or case.eager, **kwargs)
