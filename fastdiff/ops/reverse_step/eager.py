@@ -7,6 +7,8 @@ posterior's own variance, exp of the log-variance) is left out, so that the base
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,19 +45,17 @@ def with_randn(
     table: Tensor,
     index: Tensor,
     *,
-    uncond: Tensor | None = None,
-    h1: Tensor | None = None,
-    h2: Tensor | None = None,
-    noise: Tensor | None = None,
     seeds: Tensor | None = None,
     stream: int = 0,
-    clip: bool = False,
-    variance: str = "none",
+    **options: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The baseline: no more than users do. Noise is ``torch.randn_like``, not that of the seeds; no flag is raised."""
+    """The baseline, with the same arguments: no more than users do.
+
+    Noise is ``torch.randn_like``, not that of the seeds; no flag is raised.
+    """
     if seeds is not None:
-        noise = torch.randn_like(x)
-    x_next, x0 = _chain(x, model_output, table, index, uncond, h1, h2, noise, clip, variance)
+        options["noise"] = torch.randn_like(x)
+    x_next, x0 = _chain(x, model_output, table, index, **options)
     return x_next, x0, torch.zeros(x.shape[0], dtype=torch.int32, device=x.device)
 
 
@@ -64,12 +64,12 @@ def _chain(
     model_output: Tensor,
     table: Tensor,
     index: Tensor,
-    uncond: Tensor | None,
-    h1: Tensor | None,
-    h2: Tensor | None,
-    noise: Tensor | None,
-    clip: bool,
-    variance: str,
+    uncond: Tensor | None = None,
+    h1: Tensor | None = None,
+    h2: Tensor | None = None,
+    noise: Tensor | None = None,
+    clip: bool = False,
+    variance: str = "none",
 ) -> tuple[Tensor, Tensor]:
     t = index.expand(x.shape[0])
     dtype = torch.promote_types(x.dtype, torch.float32)
