@@ -1,7 +1,11 @@
 """The fused ops: public functions. Each lives in a folder with its reference, kernels and cases."""
 
 from fastdiff.ops.attention import attention as attention
+from fastdiff.ops.channel_moments import channel_moments as channel_moments
+from fastdiff.ops.conv2d import conv2d as conv2d
+from fastdiff.ops.conv2d import pack_conv2d as pack_conv2d
 from fastdiff.ops.group_norm_silu import group_norm_silu as group_norm_silu
+from fastdiff.ops.norm_coefficients import norm_coefficients as norm_coefficients
 from fastdiff.ops.philox import normal as normal
 from fastdiff.ops.philox import random_bits as random_bits
 from fastdiff.ops.reverse_step import reverse_step as reverse_step

@@ -29,5 +29,8 @@ class Case:
     flops: int = 0
     benchmark: bool = False  # also a row of the benchmark
     falls_back: bool = False  # no kernel takes these inputs: the reference runs, and the log says why
+    keeps_layout: bool = True  # the first result has the dtype and strides of the first input
+    # Gradients that are left to PyTorch's own kernels, whose last bits depend on the number of threads.
+    library_gradients: tuple[str, ...] = ()
     # Timed in eager's place, where the truth computes more than users do.
     baseline: Callable[..., Any] | None = None

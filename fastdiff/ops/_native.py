@@ -11,6 +11,7 @@ import functools
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 LIBRARY_DIR = Path(__file__).resolve().parent.parent / "lib"
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # csrc/cpu/vec.h: enum DType
@@ -64,3 +65,14 @@ def function(name: str, argument: type[ctypes.Structure]) -> ctypes._CFuncPtr:  
     run.argtypes = [ctypes.POINTER(argument)]
     run.restype = None
     return run
+
+
+def why_not_channels_last(x: Tensor) -> str | None:
+    """None if each image of x [N, C, H, W] lies in memory as [H, W, C] without gaps; images may be apart."""
+    _, c, h, w = x.shape
+    # The channels' stride counts even if there is but one: the result's layout goes by it.
+    wanted = (1, w * c, c)
+    for size, stride, dense in zip((2, h, w), x.stride()[1:], wanted, strict=True):
+        if size != 1 and stride != dense:
+            return f"an input with shape {list(x.shape)} and strides {list(x.stride())} is not channels_last"
+    return None

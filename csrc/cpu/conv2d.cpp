@@ -1,0 +1,132 @@
+// conv2d: 3x3 (stride 1, padding 1) and 1x1 convolution of channels_last images, with an activation folded into its
+// input and bias, residual and the result's moments into its output. 3x3 by Winograd's minimal filtering.
+//
+// Stage 1 transforms the input once for all output channels, stage 2 takes panels of them one by one. Both are
+// shared among threads; in between, all wait.
+
+#include "cpu/conv2d.h"
+#include "cpu/conv2d_input.h"
+#include "cpu/conv2d_product.h"
+
+namespace fastdiff::conv2d {
+namespace {
+
+// Transformed inputs that are held at once, per thread: beyond that, the weights are transformed again for the rest.
+constexpr int64_t kBlockFloats = int64_t{1} << 20;
+
+int64_t panels(const Args& args) { return ceil_div(args.out_channels, kWidth); }
+
+// Into how many parts the tiles are cut for each panel, so that all threads end together. A part costs its tiles and,
+// like some kWeightTiles of them, the transform of the panel's weights.
+int64_t tile_parts(int64_t panels, int64_t blocks, int64_t rows, int64_t threads) {
+  constexpr int64_t kWeightTiles = 4;
+  int64_t best = 1, best_cost = INT64_MAX;
+  for (int64_t parts = 1; parts <= std::min<int64_t>(blocks, 2 * threads); ++parts) {
+    const int64_t cost = ceil_div(panels * parts, threads) * (ceil_div(blocks, parts) * rows + kWeightTiles);
+    if (cost < best_cost) best = parts, best_cost = cost;
+  }
+  return best;
+}
+
+template <int MY, int MX, class T>
+void transform_input(const Args& args, const Grid& grid, float* transformed, int threads) {
+  const InputLayout input(args, grid);
+  const int64_t rows = rows_of_strip<MY, MX>(grid), slices = ceil_div(total_channels(args), kSlice);
+  const int64_t first_image = grid.first_row / grid.tiles_y;
+  const int64_t end = grid.first_row + grid.row_count;
+  const int64_t images = ceil_div(end, grid.tiles_y) - first_image, strips = ceil_div(grid.tiles_y, rows);
+  parallel_for(images * strips * slices, threads, [&](int64_t i) {
+    const int64_t image = first_image + i / slices / strips, start = i / slices % strips * rows;
+    // The strips of an image, less what lies outside this grid's rows.
+    const int64_t top = std::max(start, grid.first_row - image * grid.tiles_y);
+    const int64_t bottom = std::min({start + rows, grid.tiles_y, end - image * grid.tiles_y});
+    if (top < bottom)
+      transform_strip<MY, MX, T>(args, grid, input, {image, top, bottom - top, i % slices * kSlice}, transformed);
+  });
+}
+
+// Joins the tiles' moments, [panel][tile][2][kWidth], into mean and variance by image and channel: Chan, Golub and
+// LeVeque's update, in the order of the tiles, so that the result does not depend on the partition.
+void join_moments(const Args& args, const Grid& grid, const float* moments, int threads) {
+  const int64_t per_image = grid.tiles_y * grid.tiles_x;
+  parallel_for(args.n * panels(args), threads, [&](int64_t i) {
+    const int64_t image = i / panels(args), panel = i % panels(args);
+    const int64_t channels = std::min(kWidth, args.out_channels - panel * kWidth);
+    float mean[kWidth] = {}, squares[kWidth] = {};
+    float count = 0;
+    for (int64_t tile = 0; tile < per_image; ++tile) {
+      const int64_t height = std::min(args.tile_h, args.h - tile / grid.tiles_x * args.tile_h);
+      const int64_t width = std::min(args.tile_w, args.w - tile % grid.tiles_x * args.tile_w);
+      const float added = static_cast<float>(height * width);
+      const float* part = moments + ((panel * args.n + image) * per_image + tile) * 2 * kWidth;
+      const float share = added / (count + added), weight = count * share;
+      for (int64_t c = 0; c < channels; ++c) {
+        const float difference = part[c] - mean[c];
+        mean[c] += difference * share;
+        squares[c] += part[kWidth + c] + difference * difference * weight;
+      }
+      count += added;
+    }
+    float* out = args.moments + (image * args.out_channels + panel * kWidth) * 2;
+    for (int64_t c = 0; c < channels; ++c) {
+      out[2 * c] = mean[c];
+      out[2 * c + 1] = squares[c] / count;
+    }
+  });
+}
+
+template <int MY, int MX, class T, class W>
+void run(const Args& args) {
+  static thread_local Workspace<float> input_workspace, moment_workspace;
+  constexpr int64_t kPoints = Winograd<MY>::kPoints * Winograd<MX>::kPoints;
+  const Grid whole(args, 0, args.n * ceil_div(args.h, args.tile_h));
+  const int64_t multiply_adds = whole.tiles() * kPoints * total_channels(args) * args.out_channels;
+  const int threads = useful_threads(multiply_adds, int64_t{1} << 19, static_cast<int>(args.threads));
+
+  const int64_t floats_of_row = whole.tiles_x * kPoints * round_up(total_channels(args), kDepth);
+  const int64_t rows = std::clamp<int64_t>(kBlockFloats * threads / floats_of_row, 1, whole.row_count);
+  float* moments = nullptr;
+  if (args.moments) moments = moment_workspace.get(panels(args) * whole.tiles() * 2 * kWidth);
+
+  for (int64_t first = 0; first < whole.row_count; first += rows) {
+    const Grid grid(args, first, std::min(rows, whole.row_count - first));
+    const InputLayout input(args, grid);
+    float* transformed = input_workspace.get(kPoints * input.point_stride());
+    transform_input<MY, MX, T>(args, grid, transformed, threads);
+    const int64_t parts = tile_parts(panels(args), grid.blocks, grid.rows, threads);
+    parallel_for(panels(args) * parts, threads, [&](int64_t i) {
+      const int64_t panel = i / parts, part = i % parts;
+      float* tile_moments = moments;
+      if (moments) tile_moments += (panel * whole.tiles() + first * whole.tiles_x) * 2 * kWidth;
+      multiply_panel<MY, MX, T, W>(args, grid, transformed, panel, part * grid.blocks / parts,
+                                   (part + 1) * grid.blocks / parts, tile_moments);
+    });
+  }
+  if (moments) join_moments(args, whole, moments, threads);
+}
+
+template <int MY, int MX>
+void run(const Args& args) {
+  dispatch_dtype(static_cast<int32_t>(args.dtype), [&](auto t) {
+    dispatch_dtype(static_cast<int32_t>(args.weight_dtype),
+                   [&](auto w) { run<MY, MX, decltype(t), decltype(w)>(args); });
+  });
+}
+
+}  // namespace
+}  // namespace fastdiff::conv2d
+
+extern "C" size_t fastdiff_conv2d_args_size() { return sizeof(fastdiff::conv2d::Args); }
+
+extern "C" void fastdiff_conv2d(const fastdiff::conv2d::Args* args) {
+  using namespace fastdiff::conv2d;
+  if (args->n == 0 || args->out_channels == 0) return;
+  if (args->taps == 1)
+    run<1, 1>(*args);
+  else if (args->tile_h == 4)
+    run<4, 4>(*args);
+  else if (args->tile_w == 4)
+    run<2, 4>(*args);
+  else
+    run<2, 2>(*args);
+}

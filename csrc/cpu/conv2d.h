@@ -1,0 +1,85 @@
+// What the stages of the convolution share: its arguments, how it is cut into tiles, and where these lie in the scratch.
+//
+// Mirrored by fastdiff/ops/conv2d/cpu.py. Derivation, blocking and measurements: docs/kernels/conv2d.md.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/pack.h"
+#include "cpu/parallel.h"
+#include "cpu/winograd.h"
+
+namespace fastdiff::conv2d {
+
+// All tensors of images are channels_last: [N, H, W, C] without gaps inside an image.
+struct Args {
+  const void* x[2];        // the input's channels, in one tensor or side by side in two
+  const void* weight;      // packed by fastdiff_conv2d_pack
+  const float* bias;       // [Cout] or null
+  const float* image_bias; // [N, Cout] or null: the time embedding
+  const float* affine;     // [N, 3, C]: center, scale, shift of what is done to x first, or null
+  const void* residual;    // [N, H, W, Cout] or null
+  void* y;                 // [N, H, W, Cout]
+  float* moments;          // [N, Cout, 2]: mean and variance of y over an image, or null
+  int64_t n, h, w, channels[2], out_channels;  // h, w of the output
+  int64_t image_stride[2], bias_stride;        // between images of x; between rows of image_bias
+  int64_t taps;            // 1 or 3, along each side
+  int64_t tile_h, tile_w;  // outputs of a tile: 1x1 for 1 tap, else 2x2, 2x4 or 4x4
+  int64_t upsample;        // 1: x is [N, H/2, W/2, C] and each of its pixels stands for 2x2
+  int64_t silu;            // 1: then SiLU
+  int64_t dtype, weight_dtype, threads;
+};
+
+// One multiplication reads channels in chunks of kDepth and writes panels of kWidth output channels.
+constexpr int64_t kDepth = 16;
+constexpr int kVectors = 2;
+constexpr int64_t kWidth = kVectors * kLanes;
+// Rows of a product held in registers: with 32 of them 14 x 2 sums, 2 vectors of weights and one input.
+constexpr int kMaxRows = kLanes == 16 ? 14 : 6;
+
+inline int64_t total_channels(const Args& args) { return args.channels[0] + args.channels[1]; }
+
+// The tiles of some rows of tiles, in the order in which they lie in memory. Consecutive tiles make up blocks of `rows`
+// (of a product's operand), all equal but the last.
+struct Grid {
+  int64_t tiles_y, tiles_x;  // of an image
+  int64_t first_row, row_count;  // rows of tiles, counted through all images
+  int64_t rows, blocks;
+
+  Grid(const Args& args, int64_t first_row, int64_t row_count) : first_row(first_row), row_count(row_count) {
+    tiles_y = ceil_div(args.h, args.tile_h);
+    tiles_x = ceil_div(args.w, args.tile_w);
+    blocks = std::max<int64_t>(ceil_div(tiles(), kMaxRows), 1);
+    rows = ceil_div(tiles(), blocks);
+    blocks = ceil_div(tiles(), rows);
+  }
+  int64_t tiles() const { return row_count * tiles_x; }
+  int64_t rows_of(int64_t block) const { return std::min(rows, tiles() - block * rows); }
+};
+
+// Where a transformed tile lies: [point][block][chunk of channels][row][channel]. The products of a point then read
+// their operands from end to end, as the prefetcher likes it that brings them from the third-level cache.
+struct InputLayout {
+  int64_t rows, chunks, blocks;
+  InputLayout(const Args& args, const Grid& grid)
+      : rows(grid.rows), chunks(ceil_div(total_channels(args), kDepth)), blocks(grid.blocks) {}
+  int64_t block_stride() const { return chunks * rows * kDepth; }
+  int64_t point_stride() const { return blocks * block_stride() + 16; }  // 16: off the powers of two
+  int64_t offset(int64_t tile, int64_t channel) const {
+    return tile / rows * block_stride() + (channel / kDepth * rows + tile % rows) * kDepth + channel % kDepth;
+  }
+};
+
+// And where its products lie, for one panel of output channels: [block][point][row][channel].
+struct ProductLayout {
+  int64_t rows, points;
+  int64_t point_stride() const { return rows * kWidth + 16; }
+  int64_t block_stride() const { return points * point_stride(); }
+};
+
+// First element of panel `panel` in the packed weights [panel][input channel][tap][kWidth].
+inline int64_t panel_offset(const Args& args, int64_t panel) {
+  return panel * total_channels(args) * args.taps * args.taps * kWidth;
+}
+
+}  // namespace fastdiff::conv2d

@@ -1,0 +1,172 @@
+"""conv2d on the compiled CPU library: tensors become pointers and sizes, and a tile is chosen."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdiff.ops import _native
+from fastdiff.ops._op import Kernel
+
+_CODES = _native.DTYPE_CODES
+_TILES = {"f2x2": (2, 2), "f2x4": (2, 4), "f4x4": (4, 4)}
+
+
+class _Args(ctypes.Structure):
+    """csrc/cpu/conv2d.h: struct Args."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("x", "more", "weight", "bias", "image_bias", "affine", "residual", "y", "moments")
+        ),
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                *("n", "h", "w", "channels", "more_channels", "out_channels"),
+                *("image_stride", "more_stride", "bias_stride", "taps", "tile_h", "tile_w"),
+                *("upsample", "silu", "dtype", "weight_dtype", "threads"),
+            )
+        ),
+    ]
+
+
+class _PackArgs(ctypes.Structure):
+    """csrc/cpu/conv2d_pack.cpp: struct PackArgs."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weight", "packed")),
+        *((name, ctypes.c_int64) for name in ("out_channels", "channels", "taps")),
+        ("strides", ctypes.c_int64 * 4),
+        *((name, ctypes.c_int64) for name in ("bytes", "threads")),
+    ]
+
+
+@functools.cache
+def _function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
+    return _native.function("conv2d", _Args)
+
+
+@functools.cache
+def _pack_function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
+    return _native.function("conv2d_pack", _PackArgs)
+
+
+@functools.cache
+def _panel() -> int:
+    """Output channels that the kernel takes at a time: two vectors."""
+    function = _native.library().fastdiff_conv2d_panel
+    function.restype = ctypes.c_int64
+    return function()
+
+
+def pack(weight: Tensor) -> Tensor:
+    """[Cout, Cin, k, k] of any strides -> one dimension, Cout rounded up to whole panels."""
+    out_channels, channels, taps, _ = weight.shape
+    panels = -(-out_channels // _panel())
+    packed = torch.empty(panels * _panel() * channels * taps * taps, dtype=weight.dtype)
+    strides = (ctypes.c_int64 * 4)(*weight.stride())
+    threads = torch.get_num_threads()
+    _pack_function()(
+        _PackArgs(
+            weight.data_ptr(),
+            packed.data_ptr(),
+            out_channels,
+            channels,
+            taps,
+            strides,
+            weight.element_size(),
+            threads,
+        )
+    )
+    return packed
+
+
+@functools.lru_cache(maxsize=256)
+def tile_of(n: int, h: int, w: int, algorithm: str) -> tuple[int, int]:
+    """Outputs of a tile, height and width, that make the product cheapest.
+
+    Measured: the time of a tile size is in proportion to its points times the number of tiles, where fewer than four
+    tiles take as long as four (their sums are too few to hide a multiply-add's latency) and transforming the weights
+    takes as long as ten (docs/kernels/conv2d.md).
+    """
+    if algorithm != "auto":
+        return _TILES[algorithm]
+
+    def cost(tile: tuple[int, int]) -> int:
+        tiles = n * -(-h // tile[0]) * -(-w // tile[1])
+        return (tile[0] + 2) * (tile[1] + 2) * (max(tiles, 4) + 10)
+
+    return min(_TILES.values(), key=cost)
+
+
+def _supports(
+    x, more, weight, bias, affine, silu, upsample, image_bias, residual, moments, packed, algorithm
+) -> str | None:
+    if x.dtype not in _CODES:
+        return f"{x.dtype} is not among float32, bfloat16, float16"
+    if 0 in x.shape[1:] or (more is not None and more.shape[1] == 0):
+        return "the input has no pixels or no channels"
+    for tensor in (x, more):
+        if tensor is not None and (reason := _native.why_not_channels_last(tensor)):
+            return reason
+    if more is not None and (more.dtype != x.dtype or x.shape[1] % 16):
+        return "channels can only stand beside others of their dtype, behind a multiple of 16"
+    if residual is not None and residual.dtype != x.dtype:
+        return f"residual is {residual.dtype}, x is {x.dtype}"
+    return None
+
+
+def _float32(p: Tensor | None) -> Tensor | None:
+    """As the kernel reads small parameters; no copy where they are so already."""
+    return None if p is None else p.float().contiguous()
+
+
+def _run(
+    x: Tensor,
+    more: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    affine: Tensor | None,
+    silu: bool,
+    upsample: bool,
+    image_bias: Tensor | None,
+    residual: Tensor | None,
+    moments: bool,
+    packed: Tensor | None,
+    algorithm: str,
+) -> tuple[Tensor, Tensor]:
+    n, c, h, w = x.shape
+    h, w = (2 * h, 2 * w) if upsample else (h, w)
+    out_channels, _, taps, _ = weight.shape
+    y = torch.empty((n, out_channels, h, w), dtype=x.dtype, memory_format=torch.channels_last)
+    statistics = torch.empty((n, out_channels, 2) if moments else (0,))
+    packed = pack(weight) if packed is None else packed
+    if residual is not None:
+        residual = residual.contiguous(memory_format=torch.channels_last)
+    kept = _float32(bias), _float32(image_bias), _float32(affine)
+    args: Any = _Args()
+    args.x, args.weight, args.y = x.data_ptr(), packed.data_ptr(), y.data_ptr()
+    args.n, args.h, args.w, args.channels, args.out_channels = n, h, w, c, out_channels
+    args.image_stride, args.dtype, args.weight_dtype = x.stride(0), _CODES[x.dtype], _CODES[packed.dtype]
+    args.taps, args.silu, args.upsample, args.threads = taps, silu, upsample, torch.get_num_threads()
+    args.tile_h, args.tile_w = tile_of(n, h, w, algorithm) if taps == 3 else (1, 1)
+    if more is not None:
+        args.more, args.more_channels, args.more_stride = more.data_ptr(), more.shape[1], more.stride(0)
+    for name, p in zip(("bias", "image_bias", "affine"), kept, strict=True):
+        if p is not None:
+            setattr(args, name, p.data_ptr())
+    args.bias_stride = out_channels
+    if residual is not None:
+        args.residual = residual.data_ptr()
+    if moments:
+        args.moments = statistics.data_ptr()
+    _function()(args)
+    return y, statistics
+
+
+KERNELS = {"conv2d": Kernel(_run, _supports)}

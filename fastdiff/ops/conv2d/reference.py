@@ -1,0 +1,130 @@
+"""conv2d in plain PyTorch: the specification and the fallback. Any dtype and layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdiff.ops.channel_moments.reference import channel_moments
+from fastdiff.ops.channel_moments.reference import (
+    channel_moments_backward as channel_moments_backward,
+)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def layout_of(x: Tensor) -> torch.memory_format:
+    """The layout of the result: channels_last where x's channels lie side by side, whether or not images have gaps."""
+    return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
+
+
+def _joined(x: Tensor, more: Tensor | None) -> Tensor:
+    return x if more is None else torch.cat([x, more], dim=1)
+
+
+def _normalised(x: Tensor, affine: Tensor | None) -> Tensor:
+    """(x - center) scale + shift in the computing precision."""
+    x = x.to(compute_dtype(x))
+    if affine is None:
+        return x
+    center, scale, shift = affine.to(x.dtype)[..., None, None].unbind(1)
+    return (x - center) * scale + shift
+
+
+def activate(x: Tensor, affine: Tensor | None, *, silu: bool) -> Tensor:
+    """f(x), in x's dtype."""
+    h = _normalised(x, affine)
+    return (F.silu(h) if silu else h).to(x.dtype)
+
+
+def conv2d(
+    x: Tensor,
+    more: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    affine: Tensor | None,
+    silu: bool,
+    upsample: bool,
+    image_bias: Tensor | None,
+    residual: Tensor | None,
+    moments: bool,
+    packed: Tensor | None,
+    algorithm: str,
+) -> tuple[Tensor, Tensor]:
+    """-> y [N, Cout, H, W], moments [N, Cout, 2] (or [0]). What speeds it up, packed and algorithm, is not needed."""
+    layout = layout_of(x)
+    h = activate(_joined(x, more), affine, silu=silu)
+    if upsample:
+        h = F.interpolate(h, scale_factor=2.0, mode="nearest")
+    y = F.conv2d(h, weight.to(h.dtype), None, padding=weight.shape[2] // 2).to(compute_dtype(x))
+    if bias is not None:
+        y = y + bias[:, None, None]
+    if image_bias is not None:
+        y = y + image_bias[..., None, None]
+    if residual is not None:
+        y = y + residual
+    y = y.to(x.dtype).contiguous(memory_format=layout)
+    return y, channel_moments(y) if moments else torch.empty(0, dtype=compute_dtype(x), device=x.device)
+
+
+def conv2d_backward(
+    grad: Tensor,
+    x: Tensor,
+    more: Tensor | None,
+    weight: Tensor,
+    affine: Tensor | None,
+    *,
+    silu: bool,
+    upsample: bool,
+    input_gradient: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    """-> dx, dmore, dweight, daffine.
+
+    With h = (x - center) scale + shift, a = up(silu(h)), y = W * a:
+        da = flip(W)^T * dy          (the same convolution: input_gradient)
+        dW = correlation of a and dy (PyTorch's own)
+        dh = down(da) sigmoid(h) (1 + h (1 - sigmoid(h))),  down sums over the 2x2 pixels of one
+        dscale = sum dh (x - center),  dshift = sum dh,  dx = dh scale,  dcenter = -sum dx
+    """
+    joined = _joined(x, more)
+    h = _normalised(joined, affine)
+    a = (F.silu(h) if silu else h).to(x.dtype)
+    a = F.interpolate(a, scale_factor=2.0, mode="nearest") if upsample else a
+    grad = grad.to(x.dtype).contiguous(memory_format=layout_of(x))
+    flipped = weight.to(x.dtype).flip(2, 3).transpose(0, 1)
+    da = input_gradient(grad, flipped).to(h.dtype)
+    k = weight.shape[2]
+    dweight = torch.ops.aten.convolution_backward(
+        grad,
+        a,
+        weight.to(x.dtype),
+        None,
+        (1, 1),
+        (k // 2, k // 2),
+        (1, 1),
+        False,
+        (0, 0),
+        1,
+        (False, True, False),
+    )[1].to(weight.dtype)
+    if upsample:
+        da = F.avg_pool2d(da, 2) * 4
+    if silu:
+        sigmoid = torch.sigmoid(h)
+        da = da * sigmoid * (1 + h * (1 - sigmoid))
+    daffine = None
+    if affine is not None:
+        center, scale, _ = affine.to(h.dtype)[..., None, None].unbind(1)
+        dscale, dshift = (da * (joined - center)).sum(dim=(2, 3)), da.sum(dim=(2, 3))
+        da = da * scale
+        daffine = torch.stack([-da.sum(dim=(2, 3)), dscale, dshift], dim=1).to(affine.dtype)
+    da = da.to(x.dtype)
+    if more is None:
+        return torch.empty_like(x).copy_(da), None, dweight, daffine
+    dx, dmore = da.split([x.shape[1], more.shape[1]], dim=1)
+    return torch.empty_like(x).copy_(dx), torch.empty_like(more).copy_(dmore), dweight, daffine

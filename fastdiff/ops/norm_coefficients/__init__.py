@@ -1,0 +1,106 @@
+"""A group norm as center, scale and shift of every channel, from the channels' moments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdiff.backend import Backend, is_eager
+from fastdiff.errors import FastdiffError
+from fastdiff.ops._op import FusedOp
+from fastdiff.ops.norm_coefficients import reference
+
+
+def norm_coefficients(
+    moments: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    more: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    r"""What ``conv2d`` has to do to x in order to normalise it: (x - center) scale + shift.
+
+    With :math:`\mu_{ng} = \mathrm{mean}_c\, \mu_{nc}` and
+    :math:`\sigma^2_{ng} = \mathrm{mean}_c\, (\sigma^2_{nc} + (\mu_{nc} - \mu_{ng})^2)` over the channels of a group,
+
+    .. math::
+        \mathrm{center} = \mu_{ng}, \quad
+        \mathrm{scale} = \frac{\gamma_c (1 + s_{nc})}{\sqrt{\sigma^2_{ng} + \epsilon}}, \quad
+        \mathrm{shift} = \beta_c (1 + s_{nc}) + t_{nc}
+
+    Args:
+        moments: [N, C, 2], mean and variance, as ``channel_moments`` and ``conv2d`` give them.
+        num_groups: G, a divisor of the number of channels.
+        weight, bias: gamma, beta [C], or None for 1 and 0.
+        more: moments of further channels, of a tensor that is to stand beside the first without being joined to it.
+        scale, shift: AdaGN's s, t [N, C] (trailing dimensions of size 1 allowed), or None for 0.
+        eps: added to the variance.
+
+    Returns:
+        [N, 3, C] in the dtype of moments: center, scale, shift.
+
+    Raises:
+        FastdiffError: shapes that do not fit together.
+
+    Source: GroupNorm, Wu & He 2018, eq. 1-3; AdaGN, Dhariwal & Nichol 2021, section 3.
+    """
+    channels = moments.shape[1] + (0 if more is None else more.shape[1])
+    if moments.dim() != 3 or moments.shape[2] != 2:
+        raise FastdiffError(f"norm_coefficients: moments must have shape [N, C, 2], got {list(moments.shape)}")
+    if num_groups < 1 or channels % num_groups:
+        raise FastdiffError(f"norm_coefficients: num_groups={num_groups} does not divide {channels} channels")
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is not None and parameter.shape != (channels,):
+            raise FastdiffError(
+                f"norm_coefficients: {name} must have shape [{channels}], got {list(parameter.shape)}"
+            )
+    scale, shift = (None if p is None else p.flatten(1) for p in (scale, shift))
+    for name, parameter in (("scale", scale), ("shift", shift)):
+        if parameter is not None and parameter.shape != (len(moments), channels):
+            raise FastdiffError(
+                f"norm_coefficients: {name} must have shape [{len(moments)}, {channels}], got {list(parameter.shape)}"
+            )
+    if is_eager():
+        return reference.norm_coefficients(moments, more, num_groups, weight, bias, scale, shift, eps)
+    return op(moments, more, num_groups, weight, bias, scale, shift, eps)
+
+
+def _fake(moments, more, num_groups, weight, bias, scale, shift, eps):
+    channels = moments.shape[1] + (0 if more is None else more.shape[1])
+    return moments.new_empty(moments.shape[0], 3, channels)
+
+
+op = FusedOp(
+    "norm_coefficients",
+    "(Tensor moments, Tensor? more, int num_groups, Tensor? weight, Tensor? bias, Tensor? scale, Tensor? shift,"
+    " float eps) -> Tensor affine",
+    reference=reference.norm_coefficients,
+    fake=_fake,
+    package=__name__,
+    backends=(Backend.CPU,),
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.num_groups, ctx.eps = inputs[2], inputs[7]
+    ctx.save_for_backward(*inputs[:2], *inputs[3:7])
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """A few numbers a channel: PyTorch's own derivative of the reference will do."""
+    leaves = [None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors]
+    with torch.enable_grad():
+        moments, more, *affine = leaves
+        result = reference.norm_coefficients(moments, more, ctx.num_groups, *affine, ctx.eps)
+    found = iter(torch.autograd.grad(result, [t for t in leaves if t is not None], grad, allow_unused=True))
+    first, second, *rest = (None if t is None else next(found) for t in leaves)
+    return first, second, None, *rest, None
+
+
+op.register_autograd(_backward, _setup_context)

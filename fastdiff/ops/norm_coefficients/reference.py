@@ -1,0 +1,35 @@
+"""norm_coefficients in plain PyTorch: the specification, the fallback and what eager code would do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def norm_coefficients(
+    moments: Tensor,
+    more: Tensor | None,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """[N, C, 2] -> [N, 3, C]: center, scale, shift."""
+    both = moments if more is None else torch.cat([moments, more], dim=1)
+    n, channels, _ = both.shape
+    mean, var = both.reshape(n, num_groups, -1, 2).unbind(3)  # [N, G, C/G]
+    center = mean.mean(dim=2, keepdim=True)
+    spread = (var + (mean - center).square()).mean(dim=2, keepdim=True)
+    factor = torch.rsqrt(spread + eps).expand_as(mean).reshape(n, channels)
+    offset = torch.zeros_like(factor)
+    if weight is not None:
+        factor = factor * weight
+    if bias is not None:
+        offset = offset + bias
+    if scale is not None:
+        factor, offset = factor * (1 + scale), offset * (1 + scale)
+    if shift is not None:
+        offset = offset + shift
+    return torch.stack([center.expand_as(mean).reshape(n, channels), factor, offset], dim=1)
