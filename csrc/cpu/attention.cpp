@@ -22,7 +22,7 @@ namespace {
 
 // A block of keys with its values, ready to be read by the products.
 struct KeyBlock {
-  Rows keys, values;  // (key, channel)
+  AdjacentRows keys, values;  // rows: keys, channels
   int64_t count, head_dim;
   bool first;  // nothing accumulated yet
 };
@@ -34,9 +34,10 @@ struct PanelState {
   float *maximum, *sum;  // of the scores before scaling; of p
 };
 
-// One panel of queries against one block of keys. `scores` holds [count][lanes].
-template <int V>
-void attend_block(const KeyBlock& block, const PanelState& panel, float log2_scale, float* scores) {
+// One panel of queries against one block of keys. `scores` holds [count][lanes]. A function by itself, because
+// a caller's variables would take registers from the tiles.
+template <class T, int V>
+__attribute__((noinline)) void attend_block(const KeyBlock& block, const PanelState& panel, float log2_scale, float* scores) {
   constexpr int64_t kWidth = V * kLanes;
   Vec maximum[V], offset[V], decay[V], sum[V];
   for (int v = 0; v < V; ++v)
@@ -54,14 +55,14 @@ void attend_block(const KeyBlock& block, const PanelState& panel, float log2_sca
   for (int v = 0; v < V; ++v) {
     offset[v] = maximum[v] * log2_scale;
     const Vec before = block.first ? maximum[v] : load(panel.maximum + v * kLanes);
-    decay[v] = exp2_nonpositive(before * log2_scale - offset[v]);
+    decay[v] = exp2_nonpositive<T>(before * log2_scale - offset[v]);
     sum[v] = block.first ? Vec{} : load(panel.sum + v * kLanes) * decay[v];
     store(panel.maximum + v * kLanes, maximum[v]);
   }
   for (int64_t k = 0; k < block.count; ++k)
     for (int v = 0; v < V; ++v) {
       float* score = scores + k * kWidth + v * kLanes;
-      const Vec p = exp2_nonpositive(load(score) * log2_scale - offset[v]);
+      const Vec p = exp2_nonpositive<T>(load(score) * log2_scale - offset[v]);
       store(score, p);
       sum[v] += p;
     }
@@ -73,7 +74,7 @@ void attend_block(const KeyBlock& block, const PanelState& panel, float log2_sca
     if (!block.first)
       tile.each([&](int r, int v, Vec& sums)
                     FASTDIFF_INLINE { sums = load(out + r * kWidth + v * kLanes) * decay[v]; });
-    tile.multiply_add(block.values.transposed().from(first), {scores, kWidth}, block.count);
+    tile.multiply_add(block.values.from(first), {scores, kWidth}, block.count);
     tile.each([&](int r, int v, Vec& sums) FASTDIFF_INLINE { store(out + r * kWidth + v * kLanes, sums); });
   });
 }
@@ -102,14 +103,13 @@ void attend(const ForwardArgs& a, const Blocking& blocking, int64_t task) {
   const int64_t first_query = task % blocking.query_blocks * blocking.query_block;
   const int64_t count = std::min(blocking.query_block, s.queries - first_query);
   const int64_t batch = head / s.heads, h = head % s.heads, d = s.head_dim, lanes = round_up(count, kLanes);
-  const int64_t block_size = rows_size(blocking.key_block, d);
   float *queries, *sums, *maxima, *totals, *key_room, *value_room, *scores;
   take_scratch({{&queries, lanes * d},
                 {&sums, lanes * d},
                 {&maxima, lanes},
                 {&totals, lanes},
-                {&key_room, block_size},
-                {&value_room, block_size},
+                {&key_room, adjacent_rows_size(blocking.key_block, d)},
+                {&value_room, adjacent_rows_size(d, blocking.key_block)},
                 {&scores, kPanel * kLanes * blocking.key_block}});
 
   // A negative scale turns the largest score into the smallest: its sign goes into the queries.
@@ -117,11 +117,12 @@ void attend(const ForwardArgs& a, const Blocking& blocking, int64_t task) {
   pack_lanes(a.q.rows<const T>(batch, h, first_query), count, d, s.scale < 0 ? -1.f : 1.f, queries);
   for (int64_t start = 0; start < s.keys; start += blocking.key_block) {
     const int64_t n = std::min(blocking.key_block, s.keys - start);
-    const Rows keys = pack_rows(a.k.rows<const T>(batch, h, start), n, d, count, key_room);
-    const Rows values = pack_rows(a.v.rows<const T>(batch, h, start), n, d, count, value_room);
+    const auto k = a.k.rows<const T>(batch, h, start), v = a.v.rows<const T>(batch, h, start).transposed();
+    const AdjacentRows keys = pack_adjacent_rows(k, n, d, count, key_room);
+    const AdjacentRows values = pack_adjacent_rows(v, d, n, count, value_room);
     const KeyBlock block{keys, values, n, d, start == 0};
     for_lane_panels(count, [&](auto vectors, int64_t first, int64_t) {
-      attend_block<vectors>(block, {queries + first * d, sums + first * d, maxima + first, totals + first},
+      attend_block<T, vectors>(block, {queries + first * d, sums + first * d, maxima + first, totals + first},
                             scale * kLog2E, scores);
     });
   }
