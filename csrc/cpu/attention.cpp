@@ -43,7 +43,7 @@ __attribute__((noinline)) void attend_block(const KeyBlock& block, const PanelSt
   for (int v = 0; v < V; ++v)
     maximum[v] = block.first ? splat(-__builtin_inff()) : load(panel.maximum + v * kLanes);
 
-  for_row_tiles<V>(block.count, [&](auto rows, int64_t first) {
+  for_row_tiles<V, AdjacentRows>(block.count, [&](auto rows, int64_t first) {
     Tile<rows, V> tile = {};
     tile.multiply_add(block.keys.from(first), {panel.queries, kWidth}, block.head_dim);
     tile.each([&](int r, int v, Vec& score) FASTDIFF_INLINE {
@@ -68,7 +68,7 @@ __attribute__((noinline)) void attend_block(const KeyBlock& block, const PanelSt
     }
   for (int v = 0; v < V; ++v) store(panel.sum + v * kLanes, sum[v]);
 
-  for_row_tiles<V>(block.head_dim, [&](auto rows, int64_t first) {
+  for_row_tiles<V, AdjacentRows>(block.head_dim, [&](auto rows, int64_t first) {
     Tile<rows, V> tile = {};
     float* out = panel.out + first * kWidth;
     if (!block.first)

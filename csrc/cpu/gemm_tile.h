@@ -16,12 +16,7 @@
 
 namespace fastdiff {
 
-// A tile keeps kTileRows<V> x V vectors of C in registers. Two multiply-adds start each cycle and take four
-// to finish, so 8 independent sums are the least that hides them; 32 registers hold 12 x 2 sums and 16 hold
-// 6 x 2, with V of B and one of A.
 constexpr int kPanel = 2;  // vectors side by side in a full panel of lanes
-template <int V>
-constexpr int kTileRows = kLanes == 16 ? 12 : V == 1 ? 8 : 6;
 
 // A matrix read number by number: element (row, k) is data[row * row_stride + k * step].
 struct Rows {
@@ -31,8 +26,7 @@ struct Rows {
   Rows from(int64_t row) const { return {data + row * row_stride, row_stride, step}; }
 };
 
-// The same with its rows side by side, which is 5 % faster: one pointer serves all rows of a tile, where a
-// pointer for each leaves no general register free.
+// The same with its rows side by side: one pointer serves all rows of a tile.
 struct AdjacentRows {
   const float* data;
   int64_t step;
@@ -66,6 +60,12 @@ struct Lanes {
   const float* data;
   int64_t stride;
 };
+
+// A tile keeps kTileRows<V, A> x V vectors of C in registers. Two multiply-adds start each cycle and take four
+// to finish, so 8 independent sums are the least that hides them; 32 registers hold 12 x 2 sums and 16 hold
+// 6 x 2, with V of B and one of A. Rows need a pointer each, for which a tile of 12 has no general registers.
+template <int V, class A>
+constexpr int kTileRows = kLanes == 16 ? (std::is_same_v<A, Rows> ? 8 : 12) : V == 1 ? 8 : 6;
 
 // R x V vectors of C. All indices are compile-time constants (each_index), which is what keeps them in
 // registers.
@@ -105,13 +105,14 @@ struct Tile {
 
 // Calls f(integral_constant<R>, first) on tiles of R rows that cover `rows`. 16 = 8 + 8, not 12 + 4: four rows
 // hardly hide the multiply-add.
-template <int V, class F>
+template <int V, class A, class F>
 inline void for_row_tiles(int64_t rows, F&& f) {
   int64_t first = 0;
-  constexpr int kRows = kTileRows<V>;
-  for (; first + kRows <= rows && first + 16 != rows; first += kRows)
+  constexpr int kRows = kTileRows<V, A>;
+  constexpr bool kEights = kRows > 8;
+  for (; first + kRows <= rows && !(kEights && first + 16 == rows); first += kRows)
     f(std::integral_constant<int, kRows>{}, first);
-  if constexpr (kRows > 8)
+  if constexpr (kEights)
     for (; first + 8 <= rows; first += 8) f(std::integral_constant<int, 8>{}, first);
   for (; first + 4 <= rows; first += 4) f(std::integral_constant<int, 4>{}, first);
   for (; first + 2 <= rows; first += 2) f(std::integral_constant<int, 2>{}, first);

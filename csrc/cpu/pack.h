@@ -97,8 +97,14 @@ inline void pack_vectors(Strided<const T> source, int64_t rows, int64_t depth, f
   int64_t k = 0;
   if (source.column_stride == 1 && source.row_stride != 1) {
     for (; k + kLanes <= depth; k += kLanes) {
-      Vec block[kLanes] = {};
-      for (int64_t r = 0; r < rows; ++r) block[r] = load(source.data + r * source.row_stride + k) * factor;
+      Vec block[kLanes];
+      const T* from = source.data + k;
+      if (rows == kLanes) {  // known length: the block stays in registers
+        for (int r = 0; r < kLanes; ++r) block[r] = load(from + r * source.row_stride) * factor;
+      } else {
+        for (int r = 0; r < kLanes; ++r)
+          block[r] = r < rows ? load(from + r * source.row_stride) * factor : Vec{};
+      }
       transpose(block);
       for (int i = 0; i < kLanes; ++i) store(to + (k + i) * stride, block[i]);
     }
@@ -155,7 +161,12 @@ inline void unpack_panel(const float* from, int64_t count, int64_t depth, const 
         Vec block[kLanes];
         for (int i = 0; i < kLanes; ++i) block[i] = load(from + (k + i) * V * kLanes) * factor[v];
         transpose(block);
-        for (int64_t r = 0; r < lanes; ++r) store(to.data + r * to.row_stride + k, block[r]);
+        T* row = to.data + k;
+        if (lanes == kLanes) {
+          for (int r = 0; r < kLanes; ++r) store(row + r * to.row_stride, block[r]);
+        } else {
+          for (int r = 0; r < lanes; ++r) store(row + r * to.row_stride, block[r]);
+        }
       }
     }
     for (; k < depth; ++k) {
