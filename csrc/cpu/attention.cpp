@@ -7,6 +7,7 @@
 // Derivation, sizes and measurements: docs/kernels/attention.md.
 
 #include <cmath>
+#include <vector>
 
 #include "cpu/attention.h"
 
@@ -37,7 +38,8 @@ struct PanelState {
 // One panel of queries against one block of keys. `scores` holds [count][lanes]. A function by itself, because
 // a caller's variables would take registers from the tiles.
 template <class T, int V>
-__attribute__((noinline)) void attend_block(const KeyBlock& block, const PanelState& panel, float log2_scale, float* scores) {
+__attribute__((noinline)) void attend_block(const KeyBlock& block, const PanelState& panel, float log2_scale,
+                                            float* scores) {
   constexpr int64_t kWidth = V * kLanes;
   Vec maximum[V], offset[V], decay[V], sum[V];
   for (int v = 0; v < V; ++v)
@@ -79,13 +81,13 @@ __attribute__((noinline)) void attend_block(const KeyBlock& block, const PanelSt
   });
 }
 
-// How a head is cut up. Results depend on key_block alone, which depends on the shape alone. Each block of
-// queries packs the keys and values again: there are as few as keep the threads busy.
+// How a head is cut up. Results depend on key_block alone, which depends on the shape alone.
 struct Blocking {
-  int64_t key_block, query_block, query_blocks;
+  int64_t key_block, key_blocks, query_block, query_blocks;
   Blocking(const Shape& s, int64_t threads) {
     // Keys and values of a block fill half of a 512 KB second-level cache.
     key_block = std::min(s.keys, std::max<int64_t>(64, std::min<int64_t>(256, 65536 / s.head_dim / 4 * 4)));
+    key_blocks = ceil_div(s.keys, key_block);
     const int64_t heads = s.batch * s.heads;
     query_blocks = ceil_div(s.queries, std::max<int64_t>(64, 65536 / s.head_dim));
     if (heads * query_blocks < 4 * threads && heads * query_blocks % threads != 0)
@@ -93,11 +95,24 @@ struct Blocking {
     query_block = round_up(ceil_div(s.queries, query_blocks), kPanel * kLanes);  // evenly, in whole panels
     query_blocks = ceil_div(s.queries, query_block);
   }
+  int64_t keys_size(const Shape& s) const { return adjacent_rows_size(key_block, s.head_dim); }
+  int64_t values_size(const Shape& s) const { return adjacent_rows_size(s.head_dim, key_block); }
 };
 
-// One block of queries of one head.
+// Block `index` of a head's keys and values, for `lanes` queries.
 template <class T>
-void attend(const ForwardArgs& a, const Blocking& blocking, int64_t task) {
+KeyBlock pack_keys(const ForwardArgs& a, const Blocking& blocking, int64_t head, int64_t index, int64_t lanes,
+                   float* keys, float* values) {
+  const Shape& s = a.shape;
+  const int64_t batch = head / s.heads, h = head % s.heads, d = s.head_dim, start = index * blocking.key_block;
+  const int64_t n = std::min(blocking.key_block, s.keys - start);
+  return {pack_adjacent_rows(a.k.rows<const T>(batch, h, start), n, d, lanes, keys),
+          pack_adjacent_rows(a.v.rows<const T>(batch, h, start).transposed(), d, n, lanes, values), n, d, index == 0};
+}
+
+// One block of queries of one head. `shared`: the blocks of keys and values of all heads, or null.
+template <class T>
+void attend(const ForwardArgs& a, const Blocking& blocking, const KeyBlock* shared, int64_t task) {
   const Shape& s = a.shape;
   const int64_t head = task / blocking.query_blocks;
   const int64_t first_query = task % blocking.query_blocks * blocking.query_block;
@@ -108,19 +123,16 @@ void attend(const ForwardArgs& a, const Blocking& blocking, int64_t task) {
                 {&sums, lanes * d},
                 {&maxima, lanes},
                 {&totals, lanes},
-                {&key_room, adjacent_rows_size(blocking.key_block, d)},
-                {&value_room, adjacent_rows_size(d, blocking.key_block)},
+                {&key_room, blocking.keys_size(s)},
+                {&value_room, blocking.values_size(s)},
                 {&scores, kPanel * kLanes * blocking.key_block}});
 
   // A negative scale turns the largest score into the smallest: its sign goes into the queries.
   const float scale = static_cast<float>(std::fabs(s.scale));
   pack_lanes(a.q.rows<const T>(batch, h, first_query), count, d, s.scale < 0 ? -1.f : 1.f, queries);
-  for (int64_t start = 0; start < s.keys; start += blocking.key_block) {
-    const int64_t n = std::min(blocking.key_block, s.keys - start);
-    const auto k = a.k.rows<const T>(batch, h, start), v = a.v.rows<const T>(batch, h, start).transposed();
-    const AdjacentRows keys = pack_adjacent_rows(k, n, d, count, key_room);
-    const AdjacentRows values = pack_adjacent_rows(v, d, n, count, value_room);
-    const KeyBlock block{keys, values, n, d, start == 0};
+  for (int64_t i = 0; i < blocking.key_blocks; ++i) {
+    const KeyBlock block = shared ? shared[head * blocking.key_blocks + i]
+                                  : pack_keys<T>(a, blocking, head, i, count, key_room, value_room);
     for_lane_panels(count, [&](auto vectors, int64_t first, int64_t) {
       attend_block<T, vectors>(block, {queries + first * d, sums + first * d, maxima + first, totals + first},
                             scale * kLog2E, scores);
@@ -135,6 +147,31 @@ void attend(const ForwardArgs& a, const Blocking& blocking, int64_t task) {
   for (int64_t i = 0; i < count; ++i) lse[i] = maxima[i] * scale + std::log(totals[i]);
 }
 
+// Each block of queries packs its head's keys and values for itself, into its own core's cache. Where the blocks
+// are many and small, so that many threads have work in few heads, that would be as much work as the products:
+// there they are packed first, once.
+template <class T>
+void attend_all(const ForwardArgs& a, int threads) {
+  const Shape& s = a.shape;
+  const Blocking blocking(s, threads);
+  const int64_t heads = s.batch * s.heads;
+  std::vector<KeyBlock> shared;
+  if (blocking.query_blocks >= 4 && heads < 4 * threads) {
+    static thread_local Workspace<float> workspace;  // the caller's own scratch is in use by its share of the work
+    const int64_t keys_size = round_up(blocking.keys_size(s), 16);
+    const int64_t size = keys_size + round_up(blocking.values_size(s), 16);
+    shared.resize(heads * blocking.key_blocks);
+    float* room = workspace.get(shared.size() * size);
+    parallel_for(shared.size(), threads, [&](int64_t i) {
+      shared[i] = pack_keys<T>(a, blocking, i / blocking.key_blocks, i % blocking.key_blocks, s.queries,
+                               room + i * size, room + i * size + keys_size);
+    });
+  }
+  parallel_for(heads * blocking.query_blocks, threads, [&](int64_t task) {
+    attend<T>(a, blocking, shared.empty() ? nullptr : shared.data(), task);
+  });
+}
+
 }  // namespace
 }  // namespace fastdiff::attention
 
@@ -143,11 +180,6 @@ extern "C" size_t fastdiff_attention_args_size() { return sizeof(fastdiff::atten
 extern "C" void fastdiff_attention(const fastdiff::attention::ForwardArgs* args) {
   using namespace fastdiff::attention;
   const Shape& s = args->shape;
-  const int64_t heads = s.batch * s.heads;
-  if (heads == 0 || s.queries == 0) return;
-  const int threads = s.useful_threads(2);
-  const Blocking blocking(s, threads);
-  fastdiff::parallel_for(heads * blocking.query_blocks, threads, [&](int64_t task) {
-    fastdiff::dispatch_dtype(s.dtype, [&](auto type) { attend<decltype(type)>(*args, blocking, task); });
-  });
+  if (s.batch * s.heads == 0 || s.queries == 0) return;
+  fastdiff::dispatch_dtype(s.dtype, [&](auto type) { attend_all<decltype(type)>(*args, s.useful_threads(2)); });
 }

@@ -2,7 +2,8 @@
 //
 // Written on the vector extensions of GCC and Clang rather than on intrinsics: one text serves SSE2, AVX2, AVX-512
 // and NEON, and the 16-lane code can be compiled for, and tested on, a machine that has only 8 lanes
-// (-DFASTDIFF_LANES=16). Intrinsics appear only where GCC compiles the portable form badly: 16-bit conversions, min, max.
+// (-DFASTDIFF_LANES=16). Intrinsics appear only where GCC compiles the portable form badly (16-bit
+// conversions, min, max) or where none is as short (2^x).
 #pragma once
 
 #include <cstddef>
