@@ -58,7 +58,7 @@ __attribute__((noinline)) void attend_block(const KeyBlock& block, const PanelSt
     offset[v] = maximum[v] * log2_scale;
     const Vec before = block.first ? maximum[v] : load(panel.maximum + v * kLanes);
     decay[v] = exp2_nonpositive<T>(before * log2_scale - offset[v]);
-    sum[v] = block.first ? Vec{} : load(panel.sum + v * kLanes) * decay[v];
+    sum[v] = Vec{};
     store(panel.maximum + v * kLanes, maximum[v]);
   }
   for (int64_t k = 0; k < block.count; ++k)
@@ -68,16 +68,20 @@ __attribute__((noinline)) void attend_block(const KeyBlock& block, const PanelSt
       store(score, p);
       sum[v] += p;
     }
-  for (int v = 0; v < V; ++v) store(panel.sum + v * kLanes, sum[v]);
+  // Each block is summed by itself and then added: shorter sums round less.
+  for (int v = 0; v < V; ++v) {
+    float* total = panel.sum + v * kLanes;
+    store(total, block.first ? sum[v] : load(total) * decay[v] + sum[v]);
+  }
 
   for_row_tiles<V, AdjacentRows>(block.head_dim, [&](auto rows, int64_t first) {
     Tile<rows, V> tile = {};
     float* out = panel.out + first * kWidth;
-    if (!block.first)
-      tile.each([&](int r, int v, Vec& sums)
-                    FASTDIFF_INLINE { sums = load(out + r * kWidth + v * kLanes) * decay[v]; });
     tile.multiply_add(block.values.from(first), {scores, kWidth}, block.count);
-    tile.each([&](int r, int v, Vec& sums) FASTDIFF_INLINE { store(out + r * kWidth + v * kLanes, sums); });
+    tile.each([&](int r, int v, Vec& sums) FASTDIFF_INLINE {
+      float* to = out + r * kWidth + v * kLanes;
+      store(to, block.first ? sums : load(to) * decay[v] + sums);
+    });
   });
 }
 
