@@ -53,7 +53,7 @@ struct KeyPanel {
 template <int V>
 void accumulate(float* c, int64_t rows, Rows a, Lanes b, int64_t depth) {
   constexpr int64_t kWidth = V * kLanes;
-  for_row_tiles<V>(rows, [&](auto tile_rows, int64_t first) {
+  for_row_tiles<V, Rows>(rows, [&](auto tile_rows, int64_t first) {
     Tile<tile_rows, V> tile = {};
     float* sums = c + first * kWidth;
     tile.multiply_add(a.from(first), b, depth);
@@ -69,7 +69,7 @@ template <int V>
 void differentiate_panel(const QueryBlock& block, const KeyPanel& panel, int64_t head_dim, float log2_scale,
                          float* p, float* ds, int64_t ds_stride) {
   constexpr int64_t kWidth = V * kLanes;
-  for_row_tiles<V>(block.count, [&](auto rows, int64_t first) {
+  for_row_tiles<V, Rows>(block.count, [&](auto rows, int64_t first) {
     {
       Tile<rows, V> scores = {};
       scores.multiply_add(block.q.from(first), {panel.k, kWidth}, head_dim);

@@ -16,12 +16,7 @@
 
 namespace fastdiff {
 
-// A tile keeps kTileRows<V> x V vectors of C in registers. Two multiply-adds start each cycle and take four
-// to finish, so 8 independent sums are the least that hides them; 16 registers hold 6 x 2 sums, V of B, and
-// one of A.
 constexpr int kPanel = 2;  // vectors side by side in a full panel of lanes
-template <int V>
-constexpr int kTileRows = kLanes == 16 || V == 1 ? 8 : 6;
 
 // A matrix read number by number: element (row, k) is data[row * row_stride + k * step].
 struct Rows {
@@ -31,11 +26,46 @@ struct Rows {
   Rows from(int64_t row) const { return {data + row * row_stride, row_stride, step}; }
 };
 
+// The same with its rows side by side: one pointer serves all rows of a tile.
+struct AdjacentRows {
+  const float* data;
+  int64_t step;
+  AdjacentRows from(int64_t row) const { return {data + row, step}; }
+};
+
+// Reads one column after the other of R rows.
+template <int R, class A>
+struct Reader;
+template <int R>
+struct Reader<R, Rows> {
+  const float* row[R];
+  int64_t step, offset = 0;
+  explicit Reader(Rows a) : step(a.step) {
+    for (int r = 0; r < R; ++r) row[r] = a.data + r * a.row_stride;
+  }
+  float operator[](int r) const { return row[r][offset]; }
+  void advance() { offset += step; }
+};
+template <int R>
+struct Reader<R, AdjacentRows> {
+  const float* data;
+  int64_t step;
+  explicit Reader(AdjacentRows a) : data(a.data), step(a.step) {}
+  float operator[](int r) const { return data[r]; }
+  void advance() { data += step; }
+};
+
 // Lanes read vector by vector: element (k, lane) is data[k * stride + lane].
 struct Lanes {
   const float* data;
   int64_t stride;
 };
+
+// A tile keeps kTileRows<V, A> x V vectors of C in registers. Two multiply-adds start each cycle and take four
+// to finish, so 8 independent sums are the least that hides them; 32 registers hold 12 x 2 sums and 16 hold
+// 6 x 2, with V of B and one of A. Rows need a pointer each, for which a tile of 12 has no general registers.
+template <int V, class A>
+constexpr int kTileRows = kLanes == 16 ? (std::is_same_v<A, Rows> ? 8 : 12) : V == 1 ? 8 : 6;
 
 // R x V vectors of C. All indices are compile-time constants (each_index), which is what keeps them in
 // registers.
@@ -54,32 +84,36 @@ struct Tile {
     each_index(std::make_integer_sequence<int, R * V>{},
                [&](auto i) FASTDIFF_INLINE { f(i / V, i % V, c[i]); });
   }
-  // depth >= 1
-  inline FASTDIFF_INLINE void multiply_add(Rows a, Lanes b, int64_t depth) {
-    const float* row[R];
-    for (int r = 0; r < R; ++r) row[r] = a.data + r * a.row_stride;
+  // depth >= 1; A: Rows or AdjacentRows
+  template <class A>
+  inline FASTDIFF_INLINE void multiply_add(A a, Lanes b, int64_t depth) {
+    Reader<R, A> rows(a);
     const float* lanes = b.data;
-    int64_t offset = 0;
     do {
       Vec column[V];
       for (int v = 0; v < V; ++v) column[v] = load(lanes + v * kLanes);
       each_index(std::make_integer_sequence<int, R>{}, [&](auto r) FASTDIFF_INLINE {
-        const Vec value = splat(row[r][offset]);
+        const Vec value = splat(rows[r]);
         each_index(std::make_integer_sequence<int, V>{},
                    [&](auto v) FASTDIFF_INLINE { c[r * V + v] += value * column[v]; });
       });
-      offset += a.step;
+      rows.advance();
       lanes += b.stride;
     } while (--depth);
   }
 };
 
-// Calls f(integral_constant<R>, first) on tiles of R rows that cover `rows`.
-template <int V, class F>
+// Calls f(integral_constant<R>, first) on tiles of R rows that cover `rows`. 16 = 8 + 8, not 12 + 4: four rows
+// hardly hide the multiply-add.
+template <int V, class A, class F>
 inline void for_row_tiles(int64_t rows, F&& f) {
   int64_t first = 0;
-  constexpr int kRows = kTileRows<V>;
-  for (; first + kRows <= rows; first += kRows) f(std::integral_constant<int, kRows>{}, first);
+  constexpr int kRows = kTileRows<V, A>;
+  constexpr bool kEights = kRows > 8;
+  for (; first + kRows <= rows && !(kEights && first + 16 == rows); first += kRows)
+    f(std::integral_constant<int, kRows>{}, first);
+  if constexpr (kEights)
+    for (; first + 8 <= rows; first += 8) f(std::integral_constant<int, 8>{}, first);
   for (; first + 4 <= rows; first += 4) f(std::integral_constant<int, 4>{}, first);
   for (; first + 2 <= rows; first += 2) f(std::integral_constant<int, 2>{}, first);
   if (first < rows) f(std::integral_constant<int, 1>{}, first);

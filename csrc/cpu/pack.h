@@ -89,30 +89,56 @@ inline Rows pack_rows(Strided<const T> source, int64_t rows, int64_t columns, in
   return {to, stride, 1};
 }
 
+// Up to kLanes rows of the source become the lanes of vectors `stride` apart; empty lanes are zero. All is
+// multiplied by `factor`.
+template <class T>
+inline void pack_vectors(Strided<const T> source, int64_t rows, int64_t depth, float factor, float* to,
+                         int64_t stride) {
+  int64_t k = 0;
+  if (source.column_stride == 1 && source.row_stride != 1) {
+    for (; k + kLanes <= depth; k += kLanes) {
+      Vec block[kLanes];
+      const T* from = source.data + k;
+      if (rows == kLanes) {  // known length: the block stays in registers
+        for (int r = 0; r < kLanes; ++r) block[r] = load(from + r * source.row_stride) * factor;
+      } else {
+        for (int r = 0; r < kLanes; ++r)
+          block[r] = r < rows ? load(from + r * source.row_stride) * factor : Vec{};
+      }
+      transpose(block);
+      for (int i = 0; i < kLanes; ++i) store(to + (k + i) * stride, block[i]);
+    }
+  }
+  for (; k < depth; ++k)
+    store(to + k * stride, load_lanes(source.data + k * source.column_stride, source.row_stride, rows) * factor);
+}
+
+// Room that pack_adjacent_rows needs, in floats.
+inline int64_t adjacent_rows_size(int64_t rows, int64_t columns) { return padded_stride(rows) * columns; }
+
+// For use as A by products of `lanes` lanes; see pack_rows.
+template <class T>
+inline AdjacentRows pack_adjacent_rows(Strided<const T> source, int64_t rows, int64_t columns, int64_t lanes,
+                                       float* to) {
+  if (source.row_stride == 1) {
+    const Rows packed = pack_rows(source, rows, columns, lanes, to);
+    return {packed.data, packed.step};
+  }
+  const int64_t stride = padded_stride(rows);
+  for (int64_t r = 0; r < rows; r += kLanes)
+    pack_vectors(source.from(r), std::min<int64_t>(kLanes, rows - r), columns, 1.f, to + r, stride);
+  return {to, stride};
+}
+
 // Room that pack_lanes needs, in floats: panel after panel, each [depth][its lanes].
 inline int64_t lanes_size(int64_t lanes, int64_t depth) { return round_up(lanes, kLanes) * depth; }
 
-// For use as B: rows of the source become lanes, empty lanes are zero. All is multiplied by `factor`.
+// For use as B: rows of the source become lanes.
 template <int V, class T>
 inline void pack_panel(Strided<const T> source, int64_t count, int64_t depth, float factor, float* to) {
-  for (int v = 0; v < V; ++v, to += kLanes) {
-    const int64_t lanes = std::min<int64_t>(kLanes, count - v * kLanes);
-    const T* from = source.data + v * kLanes * source.row_stride;
-    int64_t k = 0;
-    if (source.column_stride == 1 && source.row_stride != 1) {
-      for (; k + kLanes <= depth; k += kLanes) {
-        Vec block[kLanes] = {};
-        for (int64_t r = 0; r < lanes; ++r) block[r] = load(from + r * source.row_stride + k) * factor;
-        transpose(block);
-        for (int i = 0; i < kLanes; ++i) store(to + (k + i) * V * kLanes, block[i]);
-      }
-    }
-    for (; k < depth; ++k) {
-      const T* row = from + k * source.column_stride;
-      const Vec value = load_lanes(row, source.row_stride, lanes);
-      store(to + k * V * kLanes, value * factor);
-    }
-  }
+  for (int v = 0; v < V; ++v)
+    pack_vectors(source.from(v * kLanes), std::min<int64_t>(kLanes, count - v * kLanes), depth, factor,
+                 to + v * kLanes, V * kLanes);
 }
 
 template <class T>
@@ -135,7 +161,12 @@ inline void unpack_panel(const float* from, int64_t count, int64_t depth, const 
         Vec block[kLanes];
         for (int i = 0; i < kLanes; ++i) block[i] = load(from + (k + i) * V * kLanes) * factor[v];
         transpose(block);
-        for (int64_t r = 0; r < lanes; ++r) store(to.data + r * to.row_stride + k, block[r]);
+        T* row = to.data + k;
+        if (lanes == kLanes) {
+          for (int r = 0; r < kLanes; ++r) store(row + r * to.row_stride, block[r]);
+        } else {
+          for (int r = 0; r < lanes; ++r) store(row + r * to.row_stride, block[r]);
+        }
       }
     }
     for (; k < depth; ++k) {

@@ -2,7 +2,8 @@
 //
 // Written on the vector extensions of GCC and Clang rather than on intrinsics: one text serves SSE2, AVX2, AVX-512
 // and NEON, and the 16-lane code can be compiled for, and tested on, a machine that has only 8 lanes
-// (-DFASTDIFF_LANES=16). Intrinsics appear only where GCC compiles the portable form badly: 16-bit conversions, min, max.
+// (-DFASTDIFF_LANES=16). Intrinsics appear only where GCC compiles the portable form badly (16-bit
+// conversions, min, max) or where none is as short (2^x).
 #pragma once
 
 #include <cstddef>
@@ -260,19 +261,44 @@ inline Vec sigmoid(Vec x) { return quotient<T>(splat(1.f), one_plus_exp_negative
 template <class T = float>
 inline Vec silu(Vec x) { return quotient<T>(x, one_plus_exp_negative<T>(x)); }
 
-// 2^x for x <= 0 and a little above, as a softmax needs it: relative error below 2 ulp, NaN stays NaN, and all below
-// -125 is 2^-125, which no sum of such terms can tell from 0.
-// x = n + f with |f| <= 1/2; 2^f by a degree-5 minimax polynomial; 2^n from the exponent bits of `shifted`.
+// 2^x for x <= 0 and a little above, as a softmax needs it: for float a relative error below 2 ulp, for 16-bit types
+// 1.1e-4, NaN stays NaN, and all below -125 is 2^-125, which no sum of such terms can tell from 0.
+// x = n + f; 2^f by a minimax polynomial of degree 5 or 3. AVX-512 has instructions for f in [0, 1) and for the product
+// with 2^n, each of which saves two others; elsewhere |f| <= 1/2 and 2^n is made of the exponent bits of `shifted`.
+template <class T = float>
 inline Vec exp2_nonpositive(Vec x) {
   const Vec clamped = max(x, splat(-125.f));
+  constexpr bool kFloat = sizeof(T) == 4;
+#if defined(FASTDIFF_AVX512)
+  constexpr int kMinusFloor = 0x09;
+  const Vec f = _mm512_maskz_reduce_ps(kAll, clamped, kMinusFloor);
+  Vec p;
+  if constexpr (kFloat) {
+    p = f * 1.867130213e-3f + 9.017030019e-3f;
+    p = p * f + 5.579991332e-2f;
+    p = p * f + 2.401644501e-1f;
+    p = p * f + 6.931513118e-1f;
+  } else {
+    p = f * 7.826797012e-2f + 2.263076824e-1f;
+    p = p * f + 6.954243475e-1f;
+  }
+  return _mm512_maskz_scalef_ps(kAll, p * f + 1.f, clamped);
+#else
   const Vec shifted = clamped + 12583039.f;  // 1.5 * 2^23 + 127: an integer and the exponent's bias in the low bits
   const Vec f = clamped - (shifted - 12583039.f);
-  Vec p = f * 1.326472721e-3f + 9.671512813e-3f;
-  p = p * f + 5.550733745e-2f;
-  p = p * f + 2.402224208e-1f;
-  p = p * f + 6.931469776e-1f;
+  Vec p;
+  if constexpr (kFloat) {
+    p = f * 1.326472721e-3f + 9.671512813e-3f;
+    p = p * f + 5.550733745e-2f;
+    p = p * f + 2.402224208e-1f;
+    p = p * f + 6.931469776e-1f;
+  } else {
+    p = f * 5.500893142e-02f + 2.422109622e-01f;
+    p = p * f + 6.932829274e-01f;
+  }
   p = p * f + 1.f;
   return p * bit_cast<Vec>(bit_cast<VecI>(shifted) << 23);
+#endif
 }
 
 // ---- rearrangement ----
