@@ -1,8 +1,9 @@
 // conv2d: 3x3 (stride 1, padding 1) and 1x1 convolution of channels_last images, with an activation folded into its
 // input and bias, residual and the result's moments into its output. 3x3 by Winograd's minimal filtering.
 //
-// Stage 1 transforms the input once for all output channels, stage 2 takes panels of them one by one. Both are
-// shared among threads; in between, all wait.
+// Stage 1 transforms the input once for all output channels, stage 2 takes panels of them one by one. A thread that has
+// tiles enough takes some of them through both stages: no other core ever sees its transformed inputs. Where tiles are
+// few, all threads share them and divide the panels.
 
 #include "cpu/conv2d.h"
 #include "cpu/conv2d_input.h"
@@ -11,8 +12,11 @@
 namespace fastdiff::conv2d {
 namespace {
 
-// Transformed inputs that are held at once, per thread: beyond that, the weights are transformed again for the rest.
-constexpr int64_t kBlockFloats = int64_t{1} << 20;
+// Transformed inputs that stay in a core's second-level cache, beside a piece of the weights; but no fewer tiles than
+// are worth transforming the weights for.
+constexpr int64_t kBlockFloats = 320 << 10;
+constexpr int64_t kBlockTiles = 32;
+constexpr int64_t kPrivateTiles = 24;  // a thread with fewer shares them
 
 int64_t panels(const Args& args) { return ceil_div(args.out_channels, kWidth); }
 
@@ -75,33 +79,46 @@ void join_moments(const Args& args, const Grid& grid, const float* moments, int 
   });
 }
 
+// Some rows of tiles through both stages.
+template <int MY, int MX, class T, class W>
+void run_rows(const Args& args, const Grid& grid, float* moments, int64_t moment_stride, int threads) {
+  static thread_local Workspace<float> workspace;
+  constexpr int64_t kPoints = Winograd<MY>::kPoints * Winograd<MX>::kPoints;
+  float* transformed = workspace.get(kPoints * InputLayout(args, grid).point_stride());
+  transform_input<MY, MX, T>(args, grid, transformed, threads);
+  const int64_t parts = tile_parts(panels(args), grid.blocks, grid.rows, threads);
+  parallel_for(panels(args) * parts, threads, [&](int64_t i) {
+    const int64_t panel = i / parts, part = i % parts;
+    multiply_panel<MY, MX, T, W>(args, grid, transformed, panel, part * grid.blocks / parts,
+                                 (part + 1) * grid.blocks / parts,
+                                 moments ? moments + panel * moment_stride : nullptr);
+  });
+}
+
 template <int MY, int MX, class T, class W>
 void run(const Args& args) {
-  static thread_local Workspace<float> input_workspace, moment_workspace;
+  static thread_local Workspace<float> moment_workspace;
   constexpr int64_t kPoints = Winograd<MY>::kPoints * Winograd<MX>::kPoints;
   const Grid whole(args, 0, args.n * ceil_div(args.h, args.tile_h));
   const int64_t multiply_adds = whole.tiles() * kPoints * total_channels(args) * args.out_channels;
   const int threads = useful_threads(multiply_adds, int64_t{1} << 19, static_cast<int>(args.threads));
+  const bool share = whole.tiles() < threads * kPrivateTiles;
 
-  const int64_t floats_of_row = whole.tiles_x * kPoints * round_up(total_channels(args), kDepth);
-  const int64_t rows = std::clamp<int64_t>(kBlockFloats * threads / floats_of_row, 1, whole.row_count);
-  float* moments = nullptr;
-  if (args.moments) moments = moment_workspace.get(panels(args) * whole.tiles() * 2 * kWidth);
+  const int64_t floats_of_tile = kPoints * round_up(total_channels(args), kDepth);
+  const int64_t tiles = std::max(kBlockFloats / floats_of_tile, kBlockTiles) * (share ? threads : 1);
+  // As many pieces for each thread, and of as equal size, as the rows of tiles allow.
+  const int64_t workers = share ? 1 : threads;
+  const int64_t pieces = round_up(ceil_div(whole.tiles(), tiles), workers);
+  const int64_t count = std::min(pieces, whole.row_count);
+  const int64_t moment_stride = whole.tiles() * 2 * kWidth;
+  float* moments = args.moments ? moment_workspace.get(panels(args) * moment_stride) : nullptr;
 
-  for (int64_t first = 0; first < whole.row_count; first += rows) {
-    const Grid grid(args, first, std::min(rows, whole.row_count - first));
-    const InputLayout input(args, grid);
-    float* transformed = input_workspace.get(kPoints * input.point_stride());
-    transform_input<MY, MX, T>(args, grid, transformed, threads);
-    const int64_t parts = tile_parts(panels(args), grid.blocks, grid.rows, threads);
-    parallel_for(panels(args) * parts, threads, [&](int64_t i) {
-      const int64_t panel = i / parts, part = i % parts;
-      float* tile_moments = moments;
-      if (moments) tile_moments += (panel * whole.tiles() + first * whole.tiles_x) * 2 * kWidth;
-      multiply_panel<MY, MX, T, W>(args, grid, transformed, panel, part * grid.blocks / parts,
-                                   (part + 1) * grid.blocks / parts, tile_moments);
-    });
-  }
+  parallel_for(count, static_cast<int>(workers), [&](int64_t i) {
+    const int64_t first = i * whole.row_count / count, end = (i + 1) * whole.row_count / count;
+    run_rows<MY, MX, T, W>(args, Grid(args, first, end - first),
+                           moments ? moments + first * whole.tiles_x * 2 * kWidth : nullptr, moment_stride,
+                           share ? threads : 1);
+  });
   if (moments) join_moments(args, whole, moments, threads);
 }
 

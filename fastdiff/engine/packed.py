@@ -1,0 +1,123 @@
+"""Layers with their weights packed once, and packed again when these change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastdiff.ops import conv2d, pack_conv2d
+
+
+def _state(parameter: Tensor) -> tuple[int, int, torch.dtype]:
+    """Changes whenever the parameter does. (Tensors made in inference mode have no version: their address must do.)"""
+    return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version, parameter.dtype
+
+
+class Packed:
+    """Something made of parameters, and made anew when one of them has changed."""
+
+    def __init__(self, dtype: torch.dtype, *parameters: Tensor | None) -> None:
+        self.dtype = dtype
+        self._parameters = [p for p in parameters if p is not None]
+        self._made_from: list[tuple[int, int, torch.dtype]] = []
+
+    def refresh(self) -> None:
+        state = [_state(p) for p in self._parameters]
+        if state != self._made_from:
+            with torch.no_grad():
+                self._make()
+            self._made_from = state
+
+    def _make(self) -> None:
+        raise NotImplementedError
+
+    def tensors(self) -> list[Tensor]:
+        """What it holds beside the model's own parameters."""
+        raise NotImplementedError
+
+
+class PackedWeight(Packed):
+    """[Cout, Cin, k, k] for conv2d. ``shape`` is all that the kernel needs of the weight itself."""
+
+    def _pack(self, weight: Tensor) -> None:
+        weight = weight.detach()
+        weight = weight.reshape(*weight.shape[:2], *(weight.shape[2:] if weight.dim() == 4 else (1, 1)))
+        self.packed = pack_conv2d(weight, self.dtype)
+        # One element seen everywhere, if there is a kernel; else what the reference computes with.
+        shape_only = torch.zeros(1, dtype=self.dtype).expand(weight.shape)
+        self.weight = weight.to(self.dtype) if self.packed is None else shape_only
+
+    def tensors(self) -> list[Tensor]:
+        return [self.weight if self.packed is None else self.packed]
+
+
+class PackedConv(PackedWeight):
+    """A 3x3 (stride 1, padding 1) or 1x1 convolution, or a linear layer over pixels."""
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
+        self.layer: Any = layer
+        super().__init__(dtype, self.layer.weight)
+
+    def _make(self) -> None:
+        self._pack(self.layer.weight)
+
+    def __call__(self, x: Tensor, **options: Any) -> Any:
+        """As ``fastdiff.ops.conv2d`` of x, without weight, bias and packed."""
+        self.refresh()
+        return conv2d(x, self.weight, self.layer.bias, packed=self.packed, **options)
+
+
+class PackedProjections(PackedWeight):
+    """SiLU and the linear layers of all residual blocks as a single layer: they read the same embedding."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        self._layers = layers
+        self._widths = [layer.out_features for layer in layers]
+        super().__init__(torch.float32, *(p for layer in layers for p in (layer.weight, layer.bias)))
+
+    def _make(self) -> None:
+        self._pack(torch.cat([layer.weight for layer in self._layers]))
+        self.bias = torch.cat([layer.bias for layer in self._layers]).float()
+
+    def tensors(self) -> list[Tensor]:
+        return [*super().tensors(), self.bias]
+
+    def __call__(self, emb: Tensor) -> list[Tensor]:
+        """[N, E] -> for each layer [N, its width], float32."""
+        self.refresh()
+        x = emb.float()[..., None, None].contiguous(memory_format=torch.channels_last)
+        out: Any = conv2d(x, self.weight, self.bias, packed=self.packed, silu=True)
+        return list(out.flatten(1).split(self._widths, dim=1))
+
+
+class PackedStrided(Packed):
+    """Any other convolution: oneDNN's, with the weight in the order that it wants."""
+
+    def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
+        self.layer: Any = layer
+        super().__init__(dtype, layer.weight, layer.bias)
+        self._packed_for: torch.Size | None = None
+
+    def _make(self) -> None:
+        self._packed_for = None
+        self.weight = self.layer.weight.detach().to(self.dtype)
+        self.bias = None if self.layer.bias is None else self.layer.bias.detach().to(self.dtype)
+
+    def tensors(self) -> list[Tensor]:
+        return [self.weight]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.refresh()
+        c = self.layer
+        if not torch.backends.mkldnn.is_available() or c.padding_mode != "zeros":
+            return F.conv2d(x, self.weight, self.bias, c.stride, c.padding, c.dilation, c.groups)
+        shape = c.padding, c.stride, c.dilation, c.groups
+        if self._packed_for != x.shape:
+            plain = self.layer.weight.detach().to(self.dtype)
+            self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(plain.to_mkldnn(), *shape, x.shape)
+            self._packed_for = x.shape
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *shape, "none", [], "")
