@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from fastdiff.checkpoint import save as save
     from fastdiff.diffusion.config import DiffusionConfig as DiffusionConfig
     from fastdiff.diffusion.gaussian import GaussianDiffusion as GaussianDiffusion
+    from fastdiff.engine import optimize as optimize
     from fastdiff.errors import FastdiffError as FastdiffError
     from fastdiff.ops import attention as attention
+    from fastdiff.ops import conv2d as conv2d
     from fastdiff.ops import group_norm_silu as group_norm_silu
     from fastdiff.ops import reverse_step as reverse_step
     from fastdiff.sampling.api import Sampler as Sampler
@@ -39,8 +41,10 @@ _HOME = {
     "save": "checkpoint",
     "DiffusionConfig": "diffusion.config",
     "GaussianDiffusion": "diffusion.gaussian",
+    "optimize": "engine",
     "FastdiffError": "errors",
     "attention": "ops",
+    "conv2d": "ops",
     "group_norm_silu": "ops",
     "reverse_step": "ops",
     "Sampler": "sampling.api",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import fastdiff
 from fastdiff.backend import use_backend
+from fastdiff.engine import for_inference
 
 STEPS = 2  # of the sampler, per turn: a first one, and one with history
 MIN_TURNS, MAX_TURNS, SECONDS = 2, 7, 5.0  # after a warm-up turn, until the time is spent
@@ -24,6 +25,11 @@ def ratio_to_eager(model: Any, n: int, classes: Tensor | None, options: dict[str
 
     Eager PyTorch runs in both memory layouts, and the one that suits it better is what counts.
     """
+    with for_inference(model):
+        return _ratio(model, n, classes, options)
+
+
+def _ratio(model: Any, n: int, classes: Tensor | None, options: dict[str, Any]) -> str:
     options = {**options, "steps": min(STEPS, model.diffusion.steps), "progress": False}
     sides = {"fastdiff": ("channels_last", None)} | {layout: (layout, "eager") for layout in _LAYOUTS}
     times: dict[str, list[float]] = {side: [] for side in sides}

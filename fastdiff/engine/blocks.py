@@ -38,12 +38,9 @@ class FusedResBlock:
         norm = block.out_layers[0]
         scale, shift = projected.chunk(2, dim=1) if block.scale_shift_norm else (None, None)
         affine = Pair(Features(h, moments)).normalised(norm, scale, shift)
-        if self.skip is None:
-            residual = inputs.joined()
-        else:
-            residual = self.skip(inputs.left.x, more=inputs.more)
+        residual = inputs.joined() if self.skip is None else self.skip(inputs.left.x, more=inputs.more)[0]
         if block.rescale:
-            return Features(self.second(h, affine=affine, silu=True, residual=residual) * math.sqrt(0.5))
+            return Features(self.second(h, affine=affine, silu=True, residual=residual)[0] * math.sqrt(0.5))
         return Features(*self.second(h, affine=affine, silu=True, residual=residual, moments=True))
 
     def _first(self, inputs: Pair, projected: Tensor) -> tuple[Pair, Tensor, Tensor]:
@@ -81,11 +78,13 @@ class FusedAttention:
     def __call__(self, inputs: Pair) -> Features:
         block, x = self.block, inputs.left.x
         n, c, height, width = x.shape
-        qkv = self.qkv(x, affine=inputs.normalised(block.norm))  # memory [N, T, 3C]
+        qkv = self.qkv(x, affine=inputs.normalised(block.norm))[0]  # memory [N, T, 3C]
         tokens = qkv.permute(0, 2, 3, 1).reshape(n, height * width, 3 * c)
-        out = attention(*split_heads(tokens, block.num_heads, new_order=block.new_order))  # memory [N, T, H, D]
+        out = attention(
+            *split_heads(tokens, block.num_heads, new_order=block.new_order)
+        )  # memory [N, T, H, D]
         out = out.transpose(1, 2).reshape(n, height, width, c).permute(0, 3, 1, 2)
-        y = self.project(out, residual=x)
+        y = self.project(out, residual=x)[0]
         return Features(y * math.sqrt(0.5) if block.rescale else y)
 
 

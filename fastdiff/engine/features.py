@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastdiff.ops import channel_moments, norm_coefficients
+from fastdiff.ops import channel_moments
+from fastdiff.ops.norm_coefficients import op as norm_coefficients
 
 
 @dataclass(slots=True)
@@ -41,11 +42,11 @@ class Pair(NamedTuple):
         """The coefficients [N, 3, C] of a group norm (weight, bias, num_groups, eps) over all channels."""
         return norm_coefficients(
             self.left.known_moments(),
+            None if self.right is None else self.right.known_moments(),
             norm.num_groups,
             norm.weight,
             norm.bias,
-            more=None if self.right is None else self.right.known_moments(),
-            scale=scale,
-            shift=shift,
-            eps=norm.eps,
+            scale,
+            shift,
+            norm.eps,
         )

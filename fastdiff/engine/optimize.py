@@ -1,32 +1,132 @@
-"""optimize(model): in place, undone by restore(model)."""
+"""``optimize(model)``: in place, until ``restore()``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import nn
 
+from fastdiff.backend import Backend, forced
+from fastdiff.engine.freeing import free_weight, unfree_weight
+from fastdiff.engine.packed import PackedConv
 from fastdiff.engine.unet import FusedUNet
 from fastdiff.errors import FastdiffError
 from fastdiff.models import UNet
+from fastdiff.ops.conv2d import forward_op as conv2d_op
 
-M = TypeVar("M", bound=nn.Module)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-@dataclass(frozen=True)
-class Report:
-    """What ``optimize`` did, in bytes and words."""
+class Optimized:
+    """A model that ``optimize`` has changed: what it costs in memory, and how to undo it."""
 
-    packed_bytes: int
+    def __init__(self, model: UNet, fused: FusedUNet, *, free_weights: bool) -> None:
+        self.model, self.dtype = model, fused.dtype
+        self._fused = fused
+        self._freed: list[PackedConv] = []
+        model.denoise = fused  # pyright: ignore[reportAttributeAccessIssue]
+        self.refresh()
+        if free_weights:
+            self._freed = [p for p in fused.packed() if isinstance(p, PackedConv) and free_weight(p)]
+
+    def refresh(self) -> None:
+        """Pack now what has changed, rather than at the next call."""
+        for packed in self._fused.packed():
+            packed.refresh()
+
+    def restore(self) -> None:
+        """The model as it was, freed weights included. A second call does nothing."""
+        if self.model.__dict__.get("denoise") is self._fused:
+            del self.model.denoise
+        for packed in self._freed:
+            unfree_weight(packed)
+        self._freed = []
+
+    @property
+    def packed_bytes(self) -> int:
+        """Memory of the packed weights."""
+        return sum(t.nbytes for packed in self._fused.packed() for t in packed.tensors())
+
+    @property
+    def freed_bytes(self) -> int:
+        """Memory of the weights that were given up for them."""
+        return sum(packed.packed.nbytes for packed in self._freed if packed.packed is not None)
+
+    @property
+    def extra_bytes(self) -> int:
+        """What the model takes more than before; negative if other weights were larger than what is left."""
+        return self.packed_bytes - self.freed_bytes
+
+    def __repr__(self) -> str:
+        layers = sum(isinstance(packed, PackedConv) for packed in self._fused.packed())
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{type(self.model).__name__} optimized for the CPU: {layers} layers in {dtype},"
+            f" {self.extra_bytes / 2**20:.1f} MiB more than before; .restore() undoes it"
+        )
 
 
-def optimize(model, dtype=None):
-    model.denoise = FusedUNet(model, dtype or model.dtype)
-    return model
+def optimize(model: Any, dtype: torch.dtype | None = None, *, free_weights: bool = False) -> Optimized:
+    """Make a U-Net fast on the CPU: weights packed once, norms folded into convolutions, no concatenation.
+
+        fastdiff.optimize(model, torch.bfloat16)     # in place; model(x, t) as before
+        handle = fastdiff.optimize(model)            # in the model's own dtype
+        handle.restore()                             # undone
+
+    Applies where no gradient is asked for (``torch.no_grad``, ``torch.inference_mode``), in eval mode, and to inputs
+    that are not float64; everywhere else the model runs as it did. Parameters and state_dict stay what they were. When
+    a parameter changes, it is packed again at the next call.
+
+    Args:
+        model: a ``fastdiff.models.UNet``, also one for super-resolution, on the CPU.
+        dtype: float32, bfloat16 or float16 of activations and packed weights; sums and statistics are float32 always.
+            None = the dtype in which the model's convolutions are.
+        free_weights: give up the memory of the original weights until they are asked for: ``state_dict()`` and
+            ``restore()`` bring them back from the packed ones, to the bit. Not for another dtype than the model's.
+
+    Returns:
+        A handle that tells the memory it takes and restores the model.
+
+    Raises:
+        FastdiffError: a model, device or dtype that it is not for; a model that is optimized already.
+    """
+    if not isinstance(model, UNet):
+        raise FastdiffError(f"optimize takes a fastdiff U-Net, got {type(model).__name__}")
+    if "denoise" in model.__dict__:
+        raise FastdiffError("this model is optimized already; restore() it first")
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        raise FastdiffError(f"optimize is for models on the CPU, this one is on {device}")
+    if reason := conv2d_op.why_not(Backend.CPU):
+        raise FastdiffError(f"optimize needs the compiled kernels: {reason}")
+    own = model.dtype
+    dtype = dtype or own
+    if dtype not in DTYPES:
+        raise FastdiffError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype}")
+    if free_weights and dtype != own:
+        raise FastdiffError(
+            f"weights can only be freed if they are packed in their own dtype, {own}: {dtype} would lose digits."
+            f" Leave out free_weights, or convert the model first: model.to({dtype})"
+        )
+    return Optimized(model, FusedUNet(model, dtype), free_weights=free_weights)
 
 
-def restore(model):
-    del model.denoise
+@contextlib.contextmanager
+def for_inference(model: Any) -> Iterator[None]:
+    """``optimize`` for as long as the block lasts, if this model is one that it is for; else nothing."""
+    possible = (
+        isinstance(model, UNet)
+        and "denoise" not in model.__dict__
+        and forced() is None
+        and conv2d_op.why_not(Backend.CPU) is None
+        and model.dtype in DTYPES
+        and next(model.parameters()).device.type == "cpu"
+    )
+    handle = optimize(model) if possible else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.restore()

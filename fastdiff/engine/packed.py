@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastdiff.ops import conv2d, pack_conv2d
+from fastdiff.errors import FastdiffError
+from fastdiff.ops import conv2d, pack_conv2d, unpack_conv2d
+from fastdiff.ops.conv2d import forward_op
 
 
 def _state(parameter: Tensor) -> tuple[int, int, torch.dtype]:
@@ -60,15 +62,61 @@ class PackedConv(PackedWeight):
 
     def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
         self.layer: Any = layer
+        self.hooks: list[Any] = []  # of freeing.py
         super().__init__(dtype, self.layer.weight)
 
     def _make(self) -> None:
+        if self.is_freed():
+            raise FastdiffError(
+                "this model's weights were freed by optimize(); restore() it before changing it"
+            )
         self._pack(self.layer.weight)
 
-    def __call__(self, x: Tensor, **options: Any) -> Any:
-        """As ``fastdiff.ops.conv2d`` of x, without weight, bias and packed."""
+    def accept(self) -> None:
+        """Take the parameter as it is now for the one that was packed."""
+        self._made_from = [_state(p) for p in self._parameters]
+
+    def is_freed(self) -> bool:
+        """Whether the layer's weight is but a shape (see freeing.py)."""
+        weight: Tensor = self.layer.weight
+        return weight.numel() > 1 and weight.untyped_storage().nbytes() == weight.element_size()
+
+    def unpacked(self) -> Tensor:
+        """The weight again, from its packed form."""
+        assert self.packed is not None
+        return unpack_conv2d(self.packed, self.weight.shape).reshape(self.layer.weight.shape)
+
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        more: Tensor | None = None,
+        affine: Tensor | None = None,
+        silu: bool = False,
+        upsample: bool = False,
+        image_bias: Tensor | None = None,
+        residual: Tensor | None = None,
+        moments: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """As ``fastdiff.ops.conv2d``, whose checks have nothing to find here."""
         self.refresh()
-        return conv2d(x, self.weight, self.layer.bias, packed=self.packed, **options)
+        bias = self.layer.bias
+        return forward_op(
+            *(
+                x,
+                more,
+                self.weight,
+                bias,
+                affine,
+                silu,
+                upsample,
+                image_bias,
+                residual,
+                moments,
+                self.packed,
+                "auto",
+            )
+        )
 
 
 class PackedProjections(PackedWeight):
@@ -118,6 +166,7 @@ class PackedStrided(Packed):
         shape = c.padding, c.stride, c.dilation, c.groups
         if self._packed_for != x.shape:
             plain = self.layer.weight.detach().to(self.dtype)
-            self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(plain.to_mkldnn(), *shape, x.shape)
+            reorder = torch._C._nn.mkldnn_reorder_conv2d_weight  # pyright: ignore[reportAttributeAccessIssue]
+            self.weight = reorder(plain.to_mkldnn(), *shape, x.shape)
             self._packed_for = x.shape
         return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *shape, "none", [], "")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastdiff.backend import Backend, forced
 from fastdiff.engine.blocks import (
     FusedAttention,
     FusedConv,
@@ -16,7 +17,8 @@ from fastdiff.engine.blocks import (
     FusedUpsample,
 )
 from fastdiff.engine.features import Features, Pair
-from fastdiff.engine.packed import Packed, PackedProjections
+from fastdiff.engine.packed import Packed, PackedConv, PackedProjections
+from fastdiff.errors import FastdiffError
 from fastdiff.models import UNet, trunk
 from fastdiff.nn import AttentionBlock, Downsample, ResBlock, Upsample
 
@@ -27,6 +29,8 @@ _FUSED = {
     Downsample: FusedDownsample,
     nn.Conv2d: FusedConv,
 }
+
+_PLAIN = (Backend.EAGER, Backend.REFERENCE)  # wanted for comparison: then all of it
 
 
 class FusedUNet:
@@ -43,11 +47,12 @@ class FusedUNet:
         self.down = [self._block(block) for block in model.input_blocks]
         self.middle = self._block(model.middle_block)
         self.up = [self._block(block) for block in model.output_blocks]
-        self.out = FusedConv(model.out[2], dtype, norm=model.out[0])
-        residual = [f for f in self._layers() if isinstance(f, FusedResBlock)]
+        out: Any = model.out
+        self.out = FusedConv(out[2], dtype, norm=out[0])
+        residual: list[Any] = [f for f in self._layers() if isinstance(f, FusedResBlock)]
         self.projections = PackedProjections([f.block.emb_layers[1] for f in residual])
 
-    def _block(self, block: Iterable[nn.Module]) -> list[Any]:
+    def _block(self, block: Any) -> list[Any]:
         return [_FUSED[type(layer)](layer, self.dtype) for layer in block]
 
     def _layers(self) -> Iterator[Any]:
@@ -61,8 +66,8 @@ class FusedUNet:
     def __call__(self, x: Tensor, emb: Tensor) -> Tensor:
         """x [N, C, H, W], embedding [N, E] -> prediction, as ``UNet.denoise``."""
         model = self.model
-        if torch.is_grad_enabled() or model.training or x.device.type != "cpu":
-            return self._plain(model, x, emb)
+        if torch.is_grad_enabled() or model.training or x.dtype == torch.float64 or forced() in _PLAIN:
+            return self._run_plain(x, emb)
         trunk.check_image(model.config, x, model._image_channels, emb)
         h = Features(x.to(self.dtype, memory_format=torch.channels_last))
         projected = iter(self.projections(emb))
@@ -74,8 +79,20 @@ class FusedUNet:
         for block in self.up:
             h = self._run(block, Pair(h, skips.pop()), projected)
         out = self.out(Pair(h)).x
-        like = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        like = (
+            torch.channels_last
+            if x.is_contiguous(memory_format=torch.channels_last)
+            else torch.contiguous_format
+        )
         return out.to(x.dtype, memory_format=like)
+
+    def _run_plain(self, x: Tensor, emb: Tensor) -> Tensor:
+        if any(isinstance(p, PackedConv) and p.is_freed() for p in self.packed()):
+            raise FastdiffError(
+                "this model's weights were freed by optimize(): it runs in eval mode under torch.no_grad() or"
+                " torch.inference_mode(), on inputs that are not float64; restore() it for anything else"
+            )
+        return self._plain(self.model, x, emb)
 
     @staticmethod
     def _run(block: list[Any], inputs: Pair, projected: Iterator[Tensor]) -> Features:

@@ -19,6 +19,16 @@ from fastdiff.errors import FastdiffError
 _LIBRARY = torch.library.Library("fastdiff", "DEF")
 
 
+def _is_observed() -> bool:
+    """Whether anyone wants to see the operator itself: a compiler, a dispatch mode, a transform, the profiler."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
+        or torch.autograd._profiler_enabled()
+    )
+
+
 @dataclass(frozen=True)
 class Kernel:
     """An implementation of one op on one backend; both functions take the op's own arguments."""
@@ -61,7 +71,11 @@ class FusedOp:
         OPS[name] = self
 
     def __call__(self, *args: Any) -> Any:
-        return self._overload(*args)
+        # PyTorch's dispatcher takes some 10 us to come back to a Python function. Where it has nothing to do, neither
+        # gradients nor tracing nor profiling, the function is called at once.
+        if torch.is_grad_enabled() or _is_observed() or type(args[0]) is not torch.Tensor:
+            return self._overload(*args)
+        return self._dispatch(*args)
 
     def register_autograd(self, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
         torch.library.register_autograd(

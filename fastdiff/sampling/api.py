@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.diffusion.gaussian import GaussianDiffusion, Model
+from fastdiff.engine import for_inference
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.levels import Spacing
 from fastdiff.sampling.loop import run
@@ -45,6 +46,7 @@ class Sampler:
     diffusion: DiffusionConfig | GaussianDiffusion | None = None  # None = model.diffusion
     device: torch.device | str | None = None  # None = the model's; the CPU for a plain callable
     memory_format: torch.memory_format = torch.channels_last  # of the model's input, if 4-D
+    optimize: bool = True  # on the CPU, run a fastdiff U-Net as fastdiff.optimize makes it, while sampling
 
     def __post_init__(self) -> None:
         if self.guidance_scale is not None and not abs(self.guidance_scale) < float("inf"):
@@ -127,7 +129,8 @@ class Sampler:
         size = self.batch_size or len(asked)
         starts = range(0, len(asked), size)
         null_class = None if self.guidance_scale is None else getattr(self.model, "null_class", None)
-        with tqdm(total=plan.calls * len(starts), disable=not progress, unit="step") as bar:
+        fast = for_inference(self.model) if self.optimize else contextlib.nullcontext()
+        with fast, tqdm(total=plan.calls * len(starts), disable=not progress, unit="step") as bar:
             for start in starts:
                 batch = asked.batch(start, start + size).to(self._device)
                 x = batch.initial_state(self._sample_shape)
@@ -208,7 +211,7 @@ def sample(
 
     The named arguments are those of :meth:`Sampler.__call__`; ``options`` are the fields of
     :class:`Sampler`: shape, sampler, steps, spacing, eta, guidance_scale, clip, batch_size, diffusion,
-    device, memory_format. Raises FastdiffError for whatever does not fit.
+    device, memory_format, optimize. Raises FastdiffError for whatever does not fit.
     """
     return Sampler(model, **options)(
         n, classes=classes, seed=seed, seeds=seeds, noise=noise, cond=cond, progress=progress

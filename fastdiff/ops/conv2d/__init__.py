@@ -97,6 +97,15 @@ def pack_conv2d(weight: Tensor, dtype: torch.dtype | None = None) -> Tensor | No
     return cpu.pack(weight)
 
 
+def unpack_conv2d(packed: Tensor, shape: torch.Size) -> Tensor:
+    """What ``pack_conv2d`` was given, to the bit: [Cout, Cin, k, k]."""
+    out_channels, channels, k, _ = shape
+    from fastdiff.ops.conv2d import cpu
+
+    panels = packed.view(-1, channels, k, k, cpu.panel())
+    return panels.permute(0, 4, 1, 2, 3).reshape(-1, channels, k, k)[:out_channels].contiguous()
+
+
 def _check(
     x: Tensor,
     weight: Tensor,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +56,7 @@ def _pack_function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
 
 
 @functools.cache
-def _panel() -> int:
+def panel() -> int:
     """Output channels that the kernel takes at a time: two vectors."""
     function = _native.library().fastdiff_conv2d_panel
     function.restype = ctypes.c_int64
@@ -67,8 +66,8 @@ def _panel() -> int:
 def pack(weight: Tensor) -> Tensor:
     """[Cout, Cin, k, k] of any strides -> one dimension, Cout rounded up to whole panels."""
     out_channels, channels, taps, _ = weight.shape
-    panels = -(-out_channels // _panel())
-    packed = torch.empty(panels * _panel() * channels * taps * taps, dtype=weight.dtype)
+    lanes = -(-out_channels // panel()) * panel()
+    packed = torch.empty(lanes * channels * taps * taps, dtype=weight.dtype)
     strides = (ctypes.c_int64 * 4)(*weight.stride())
     threads = torch.get_num_threads()
     _pack_function()(
@@ -121,9 +120,14 @@ def _supports(
     return None
 
 
-def _float32(p: Tensor | None) -> Tensor | None:
-    """As the kernel reads small parameters; no copy where they are so already."""
-    return None if p is None else p.float().contiguous()
+def _address(p: Tensor | None, kept: list[Tensor]) -> int | None:
+    """Of a small parameter in float32, as the kernel reads it; what had to be copied is kept for the call."""
+    if p is None:
+        return None
+    if p.dtype is not torch.float32 or not p.is_contiguous():
+        p = p.float().contiguous()
+        kept.append(p)
+    return p.data_ptr()
 
 
 def _run(
@@ -146,26 +150,33 @@ def _run(
     y = torch.empty((n, out_channels, h, w), dtype=x.dtype, memory_format=torch.channels_last)
     statistics = torch.empty((n, out_channels, 2) if moments else (0,))
     packed = pack(weight) if packed is None else packed
+    kept: list[Tensor] = []
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
-    kept = _float32(bias), _float32(image_bias), _float32(affine)
-    args: Any = _Args()
-    args.x, args.weight, args.y = x.data_ptr(), packed.data_ptr(), y.data_ptr()
-    args.n, args.h, args.w, args.channels, args.out_channels = n, h, w, c, out_channels
-    args.image_stride, args.dtype, args.weight_dtype = x.stride(0), _CODES[x.dtype], _CODES[packed.dtype]
-    args.taps, args.silu, args.upsample, args.threads = taps, silu, upsample, torch.get_num_threads()
-    args.tile_h, args.tile_w = tile_of(n, h, w, algorithm) if taps == 3 else (1, 1)
+    stride, inside = 0, 0
     if more is not None:
-        args.more, args.more_channels, args.more_stride = more.data_ptr(), more.shape[1], more.stride(0)
-    for name, p in zip(("bias", "image_bias", "affine"), kept, strict=True):
-        if p is not None:
-            setattr(args, name, p.data_ptr())
-    args.bias_stride = out_channels
-    if residual is not None:
-        args.residual = residual.data_ptr()
-    if moments:
-        args.moments = statistics.data_ptr()
-    _function()(args)
+        stride, inside = more.stride(0), more.shape[1]
+    if image_bias is not None and image_bias.stride(1) != 1:
+        image_bias = image_bias.contiguous()
+    if image_bias is not None and image_bias.dtype is not torch.float32:
+        image_bias = image_bias.float()
+    tile = tile_of(n, h, w, algorithm) if taps == 3 else (1, 1)
+    _function()(
+        _Args(
+            x.data_ptr(),
+            None if more is None else more.data_ptr(),
+            packed.data_ptr(),
+            _address(bias, kept),
+            None if image_bias is None else image_bias.data_ptr(),
+            _address(affine, kept),
+            None if residual is None else residual.data_ptr(),
+            y.data_ptr(),
+            statistics.data_ptr() if moments else None,
+            *(n, h, w, c, inside, out_channels),
+            *(x.stride(0), stride, 0 if image_bias is None else image_bias.stride(0), taps, *tile),
+            *(upsample, silu, _CODES[x.dtype], _CODES[packed.dtype], torch.get_num_threads()),
+        )
+    )
     return y, statistics
 
 

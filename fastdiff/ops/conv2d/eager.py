@@ -31,7 +31,9 @@ def conv2d(
         h = (h - center) * scale + shift
     h = F.silu(h) if silu else h
     h = F.interpolate(h, scale_factor=2.0, mode="nearest") if upsample else h
-    y = F.conv2d(h, weight.to(h.dtype), None if bias is None else bias.to(h.dtype), padding=weight.shape[2] // 2)
+    y = F.conv2d(
+        h, weight.to(h.dtype), None if bias is None else bias.to(h.dtype), padding=weight.shape[2] // 2
+    )
     if image_bias is not None:
         y = y + image_bias.to(y.dtype)[..., None, None]
     if residual is not None:

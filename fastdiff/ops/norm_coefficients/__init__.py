@@ -52,7 +52,9 @@ def norm_coefficients(
     """
     channels = moments.shape[1] + (0 if more is None else more.shape[1])
     if moments.dim() != 3 or moments.shape[2] != 2:
-        raise FastdiffError(f"norm_coefficients: moments must have shape [N, C, 2], got {list(moments.shape)}")
+        raise FastdiffError(
+            f"norm_coefficients: moments must have shape [N, C, 2], got {list(moments.shape)}"
+        )
     if num_groups < 1 or channels % num_groups:
         raise FastdiffError(f"norm_coefficients: num_groups={num_groups} does not divide {channels} channels")
     for name, parameter in (("weight", weight), ("bias", bias)):
@@ -94,10 +96,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """A few numbers a channel: PyTorch's own derivative of the reference will do."""
-    leaves = [None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors]
+    leaves: list[Any] = [None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors]
     with torch.enable_grad():
-        moments, more, *affine = leaves
-        result = reference.norm_coefficients(moments, more, ctx.num_groups, *affine, ctx.eps)
+        moments, more, weight, bias, scale, shift = leaves
+        result = reference.norm_coefficients(
+            moments, more, ctx.num_groups, weight, bias, scale, shift, ctx.eps
+        )
     found = iter(torch.autograd.grad(result, [t for t in leaves if t is not None], grad, allow_unused=True))
     first, second, *rest = (None if t is None else next(found) for t in leaves)
     return first, second, None, *rest, None

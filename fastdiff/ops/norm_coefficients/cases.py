@@ -13,9 +13,9 @@ from fastdiff.ops.norm_coefficients import norm_coefficients, reference
 
 
 def _eager(moments: Tensor, num_groups: int, **options: Any) -> Tensor:
-    names = ("weight", "bias", "scale", "shift")
-    affine = (options.get(name) for name in names)
-    return reference.norm_coefficients(moments, options.get("more"), num_groups, *affine, options["eps"])
+    weight, bias, scale, shift = (options.get(name) for name in ("weight", "bias", "scale", "shift"))
+    more, eps = options.get("more"), options["eps"]
+    return reference.norm_coefficients(moments, more, num_groups, weight, bias, scale, shift, eps)
 
 
 def _inputs(
