@@ -1,6 +1,7 @@
 """The fused ops: public functions. Each lives in a folder with its reference, kernels and cases."""
 
 from fastdiff.ops.attention import attention as attention
+from fastdiff.ops.decision import first_passage as first_passage
 from fastdiff.ops.group_norm_silu import group_norm_silu as group_norm_silu
 from fastdiff.ops.philox import normal as normal
 from fastdiff.ops.philox import random_bits as random_bits
