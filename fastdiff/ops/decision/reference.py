@@ -48,7 +48,7 @@ def first_passage(
     v, a, z, t0, s, sv, sz, st0 = (p.double() for p in (v, a, z, t0, s, sv, sz, st0))
     words = random_bits(seeds, 4, stream=PARAMETERS)
     v = v + sv * _normals(words[:, 0], words[:, 1])[0]
-    z = z + sz * (uniform(words[:, 2]) - 0.5)
+    z = starts(seeds, z, sz)
     rt = t0 + st0 * uniform(words[:, 3])
     with_drift = reach + v.abs() * a / (2 * reach * s * s) if reach else torch.full_like(v, math.inf)
     all_trials = torch.arange(len(seeds), device=seeds.device)
@@ -73,6 +73,11 @@ def first_passage(
         position[i] = place if method else torch.where(below | above, place, math.nan)
         walkers = walkers[~done]
     return rt.to(dtype), choice, position.to(dtype)
+
+
+def starts(seeds: Tensor, z: Tensor, sz: Tensor) -> Tensor:
+    """z_i [N] float64: where each walk begins."""
+    return z.double() + sz.double() * (uniform(random_bits(seeds, 4, stream=PARAMETERS)[:, 2]) - 0.5)
 
 
 def euler(w: Walkers, words: Tensor, grid: Grid, record: list | None) -> tuple[Walkers, Tensor]:
