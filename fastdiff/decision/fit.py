@@ -180,7 +180,7 @@ class _Problem:
         for part in self._parts():
             value = self.negative(self.natural(leaf), part)
             value.backward()
-            total += float(value)
+            total += float(value.detach())
         assert leaf.grad is not None
         gradient = leaf.grad.numpy()
         if not (math.isfinite(total) and np.isfinite(gradient).all()):

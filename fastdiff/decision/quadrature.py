@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastdiff.decision.parameters import Parameters
 
-NODES = {"sz": 15, "st0": 21, "sv": 31}
+NODES = {"sz": 11, "st0": 15, "sv": 31}
 _VARIES = {"sz": "z", "st0": "t0", "sv": "v"}
 
 
