@@ -60,7 +60,9 @@ def simulated(o: Option, method: str, steps: int, trials: int, seed: int = 0) ->
         t_max=o.maturity,
     )
     price = o.barrier * torch.exp(end.position.double())
-    payoff = torch.where(end.choice == -1, (price - o.strike).clamp_min(0), 0.0) * math.exp(-o.rate * o.maturity)
+    payoff = torch.where(end.choice == -1, (price - o.strike).clamp_min(0), 0.0) * math.exp(
+        -o.rate * o.maturity
+    )
     return float(payoff.mean()), float(payoff.std()) / math.sqrt(trials)
 
 

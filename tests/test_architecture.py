@@ -58,7 +58,9 @@ def test_imports_follow_the_arrows(path: Path) -> None:
         assert _imported_rooms(path) <= allowed
 
 
-@pytest.mark.parametrize("pattern", ["fastdiff/**/*.py", "csrc/**/*", "benchmarks/**/*.py", "tests/**/*.py", "examples/*.py"])
+@pytest.mark.parametrize(
+    "pattern", ["fastdiff/**/*.py", "csrc/**/*", "benchmarks/**/*.py", "tests/**/*.py", "examples/*.py"]
+)
 def test_files_stay_readable(pattern: str) -> None:
     """At most 400 lines a file, as CONTRIBUTING promises."""
     long = {

@@ -89,9 +89,13 @@ class Simulate:
             decided = choice[part] >= 0
             mean = float(rt[part][decided].double().mean()) if bool(decided.any()) else math.nan
             share = float((choice[part] == 1).double().mean())
-            print(f"v = {v:<6g} {share:7.4f} {float(closed.p_upper[i]):12.4f} {mean:9.4f} {float(closed.mean[i]):12.4f}")
+            print(
+                f"v = {v:<6g} {share:7.4f} {float(closed.p_upper[i]):12.4f} {mean:9.4f} {float(closed.mean[i]):12.4f}"
+            )
         print(f"device     {device_name()}")
-        print(f"simulated  {len(rt)} trials in {seconds:.3f} s: {len(rt) / seconds:.3g} trials/s ({self.method})")
+        print(
+            f"simulated  {len(rt)} trials in {seconds:.3f} s: {len(rt) / seconds:.3g} trials/s ({self.method})"
+        )
         print(f"wrote      {self.out}")
         return 0
 
@@ -181,7 +185,9 @@ class Plot:
         found = _fitted(table, self.free, self.s, self.progress)
         here = labels == shown
         pictures = (
-            plots.paths_picture(table.rt[here], table.choice[here], found.of(shown), walks=self.walks, seed=self.seed),
+            plots.paths_picture(
+                table.rt[here], table.choice[here], found.of(shown), walks=self.walks, seed=self.seed
+            ),
             plots.quantile_probability_picture(found, table.rt, table.choice, table.condition),
         )
         _make_folder(self.out)

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from fastdiff.decision.parameters import (
     Parameters,
-    T0Mode,
-    ZMode,
     as_tensor,
     check_data,
     is_upper,
@@ -30,8 +28,7 @@ _IMAGES = torch.arange(-2.0, 3.0, dtype=torch.float64)  # k of the series for sm
 _WAVES = torch.arange(1.0, 6.0, dtype=torch.float64)  # k of the series for large tau: sine waves
 
 
-def log_pdf(rt: Any, choice: Any, v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any = 0.0,
-            sz: Any = 0.0, st0: Any = 0.0, *, z_mode: ZMode = "relative", t0_mode: T0Mode = "lower") -> Tensor:  # fmt: skip
+def log_pdf(rt: Any, choice: Any, *model: Any, **named: Any) -> Tensor:
     r"""Logarithm of the joint density of response time and choice.
 
     With t = rt - t0, tau = t / a^2, w = z / a and s = 1, at the lower boundary
@@ -47,7 +44,8 @@ def log_pdf(rt: Any, choice: Any, v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s
     Args:
         rt: seconds, any shape.
         choice: 1 upper, 0 lower boundary; broadcasts against rt.
-        v, ..., t0_mode: see :func:`fastdiff.decision.parameters`; they broadcast against rt, and gradients flow.
+        model, named: v, a, z, t0, s, sv, sz, st0, z_mode, t0_mode as in :func:`fastdiff.decision.parameters`; they
+            broadcast against rt, and gradients flow.
 
     Returns:
         Of the broadcast shape, float64; -inf where rt <= t0. Over time, exp of it integrates to P(choice).
@@ -58,30 +56,27 @@ def log_pdf(rt: Any, choice: Any, v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s
     Source: Navarro & Fuss 2009, "Fast and accurate calculations for first-passage times in Wiener diffusion models",
     eqs. 5 and 6; Tuerlinckx 2004 and Foster & Singmann 2021 for s_v.
     """
-    p = parameters(v, a, z, t0, s, sv, sz, st0, z_mode=z_mode, t0_mode=t0_mode).in_noise_units()
+    p = parameters(*model, **named).in_noise_units()
     return _log_pdf(as_tensor("rt", rt), is_upper(choice), p)
 
 
-def pdf(rt: Any, choice: Any, v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any = 0.0,
-        sz: Any = 0.0, st0: Any = 0.0, *, z_mode: ZMode = "relative", t0_mode: T0Mode = "lower") -> Tensor:  # fmt: skip
+def pdf(rt: Any, choice: Any, *model: Any, **named: Any) -> Tensor:
     """Joint density of response time (per second) and choice: exp of :func:`log_pdf`, which has the details."""
-    return log_pdf(rt, choice, v, a, z, t0, s, sv, sz, st0, z_mode=z_mode, t0_mode=t0_mode).exp()
+    return log_pdf(rt, choice, *model, **named).exp()
 
 
-def log_likelihood(rt: Any, choice: Any, v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any = 0.0,
-                   sz: Any = 0.0, st0: Any = 0.0, *, z_mode: ZMode = "relative", t0_mode: T0Mode = "lower") -> Tensor:  # fmt: skip
+def log_likelihood(rt: Any, choice: Any, *model: Any, **named: Any) -> Tensor:
     """Sum of :func:`log_pdf` over observed trials: a scalar, differentiable in the parameters.
 
     Raises:
         FastdiffError: as log_pdf; no trials, times not positive, rt and choice of different shapes.
     """
     times, upper = check_data(rt, choice)
-    p = parameters(v, a, z, t0, s, sv, sz, st0, z_mode=z_mode, t0_mode=t0_mode).in_noise_units()
+    p = parameters(*model, **named).in_noise_units()
     return _log_pdf(times, upper, p).sum()
 
 
-def cdf(rt: Any, choice: Any, v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any = 0.0,
-        sz: Any = 0.0, st0: Any = 0.0, *, z_mode: ZMode = "relative", t0_mode: T0Mode = "lower") -> Tensor:  # fmt: skip
+def cdf(rt: Any, choice: Any, *model: Any, **named: Any) -> Tensor:
     r"""P(response time <= rt and choice): the integral of :func:`pdf`, term by term.
 
     With nu = v a and x_k = w + 2 k, for small and for large tau,
@@ -93,12 +88,12 @@ def cdf(rt: Any, choice: Any, v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: An
           = P - 2 \pi e^{-\nu w - \nu^2 \tau / 2} \sum_{k \ge 1}
             \frac{k \sin k \pi w}{\nu^2 + k^2 \pi^2} e^{-k^2 \pi^2 \tau / 2}
 
-    Quadrature over sv (Gauss-Hermite), sz and st0 (Gauss-Legendre). Arguments, shapes and errors: as log_pdf.
+    Quadrature over sv (Gauss-Hermite), sz and st0 (Gauss-Legendre). Arguments, shapes and errors: as :func:`log_pdf`.
 
     Source: Blurton, Kesselmeier & Gondan 2012, "Fast and accurate calculations for cumulative first-passage time
     distributions in Wiener diffusion models", eqs. 3 and 7.
     """
-    p = parameters(v, a, z, t0, s, sv, sz, st0, z_mode=z_mode, t0_mode=t0_mode).in_noise_units()
+    p = parameters(*model, **named).in_noise_units()
     t, upper = as_tensor("rt", rt), is_upper(choice)
     t, upper, p, weights = spread(t, upper, p, ("sv", "sz", "st0"))
     t = t - p.t0
@@ -123,7 +118,9 @@ def probability_upper(nu: Tensor, w: Tensor) -> Tensor:
 def _log_pdf(t: Tensor, upper: Tensor, p: Parameters) -> Tensor:
     t, upper, p, weights = spread(t, upper, p, ("sz", "st0"))
     t = t - p.t0
-    values = _log_lower(t, torch.where(upper, -p.v, p.v), p.a, torch.where(upper, 1 - p.z / p.a, p.z / p.a), p.sv)
+    values = _log_lower(
+        t, torch.where(upper, -p.v, p.v), p.a, torch.where(upper, 1 - p.z / p.a, p.z / p.a), p.sv
+    )
     if values.shape[-1] == 1:
         return values[..., 0]
     return torch.logsumexp(values + weights.log(), -1)
@@ -135,7 +132,9 @@ def _log_lower(t: Tensor, v: Tensor, a: Tensor, w: Tensor, sv: Tensor) -> Tensor
     tau = t / a**2
     growth = 1 + sv**2 * t
     exponent = (sv**2 * a**2 * w**2 - 2 * v * a * w - v**2 * t) / (2 * growth)
-    series = torch.where(tau < SPLIT, _log_small(tau.clamp_max(SPLIT), w), _log_large(tau.clamp_min(SPLIT), w))
+    series = torch.where(
+        tau < SPLIT, _log_small(tau.clamp_max(SPLIT), w), _log_large(tau.clamp_min(SPLIT), w)
+    )
     return torch.where(begun, exponent - 2 * a.log() - 0.5 * growth.log() + series, -math.inf)
 
 
@@ -160,7 +159,9 @@ def _cdf_small(tau: Tensor, w: Tensor, nu: Tensor) -> Tensor:
     x = signed.abs()
     forward = torch.exp(-nu * w - size * x) * torch.erfc((x - size * tau) / root)
     # exp(nu x) erfc(...), whose factors overflow and underflow, by the scaled erfc
-    back = torch.exp(-nu * w - x**2 / (2 * tau) - nu**2 * tau / 2) * torch.special.erfcx((x + size * tau) / root)
+    back = torch.exp(-nu * w - x**2 / (2 * tau) - nu**2 * tau / 2) * torch.special.erfcx(
+        (x + size * tau) / root
+    )
     return 0.5 * (signed.sign() * (forward + back)).sum(-1)
 
 

@@ -27,7 +27,9 @@ class Fit:
 
     conditions: tuple[str, ...]
     estimates: dict[str, Any]  # name -> number, v -> list; fixed parameters included
-    standard_errors: dict[str, Any]  # of the free ones, from the curvature at the maximum; NaN where it has none
+    standard_errors: dict[
+        str, Any
+    ]  # of the free ones, from the curvature at the maximum; NaN where it has none
     log_likelihood: float
     trials: int
     converged: bool
@@ -46,7 +48,7 @@ class Fit:
     def bic(self) -> float:
         return self.free * math.log(self.trials) - 2 * self.log_likelihood
 
-    def of(self, condition: str) -> dict[str, float]:
+    def of(self, condition: str) -> dict[str, Any]:
         """The parameters of one condition, as arguments of ``pdf``, ``simulate`` and ``moments``."""
         return {**self.estimates, "v": self.estimates["v"][self.conditions.index(condition)]}
 
@@ -209,7 +211,9 @@ class _Problem:
             information += hessian
         errors = torch.linalg.pinv(information, hermitian=True).diagonal()
         errors = torch.where(errors > 0, errors, math.nan).sqrt()
-        return {n: _plain(e.reshape(x.shape)) for (n, x), e in zip(p.items(), errors.split(sizes), strict=True)}
+        return {
+            n: _plain(e.reshape(x.shape)) for (n, x), e in zip(p.items(), errors.split(sizes), strict=True)
+        }
 
 
 def _conditions(condition: Sequence[Any] | None, n: int) -> tuple[tuple[str, ...], Tensor]:

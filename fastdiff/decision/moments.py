@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.decision.density import probability_upper
-from fastdiff.decision.parameters import T0Mode, ZMode, as_tensor, parameters
+from fastdiff.decision.parameters import as_tensor, parameters
 from fastdiff.decision.quadrature import spread
 from fastdiff.errors import FastdiffError
 
@@ -25,8 +25,7 @@ class Moments(NamedTuple):
     variance_lower: Tensor
 
 
-def moments(v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any = 0.0, sz: Any = 0.0,
-            st0: Any = 0.0, *, z_mode: ZMode = "relative", t0_mode: T0Mode = "lower") -> Moments:  # fmt: skip
+def moments(*model: Any, **named: Any) -> Moments:
     r"""P(upper), and the mean and variance of the response time, of all trials and of those at either boundary.
 
     With s = 1 and C(y) = (y coth y - 1) / y^2, given the upper boundary (the lower one: z becomes a - z)
@@ -39,12 +38,12 @@ def moments(v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any =
     are put together by the law of total variance, which cancels nothing. Quadrature over sv and sz; st0 adds
     st0^2 / 12 to the variance and st0 / 2 to the mean.
 
-    Args and errors: see :func:`fastdiff.decision.parameters`. Differentiable. Shapes: as the parameters broadcast.
+    Args and errors: those of :func:`fastdiff.decision.parameters`. Differentiable. Shapes: as these broadcast.
 
     Source: Cox & Miller 1965, "The Theory of Stochastic Processes", section 5.7; Wagenmakers, van der Maas & Grasman
     2007, eqs. 5 to 9, for a start in the middle.
     """
-    p = parameters(v, a, z, t0, s, sv, sz, st0, z_mode=z_mode, t0_mode=t0_mode).in_noise_units()
+    p = parameters(*model, **named).in_noise_units()
     mean_t0, variance_t0 = p.t0 + p.st0 / 2, p.st0**2 / 12
     nothing = torch.zeros(p.shape, dtype=torch.float64)
     _, _, p, weights = spread(nothing, nothing, p, ("sv", "sz"))
@@ -117,7 +116,16 @@ def _conditional(v: Tensor, a: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # (y coth y - 1) / y^2 in powers of y^2: 2^(2n) B_2n / (2n)! for n = 1, 2, ...
-_SERIES = (1 / 3, -1 / 45, 2 / 945, -1 / 4725, 2 / 93555, -1382 / 638512875, 4 / 18243225, -3617 / 162820783125)
+_SERIES = (
+    1 / 3,
+    -1 / 45,
+    2 / 945,
+    -1 / 4725,
+    2 / 93555,
+    -1382 / 638512875,
+    4 / 18243225,
+    -3617 / 162820783125,
+)
 _NEAR = 0.3  # below which the series, whose first missing term is then below 1e-15, replaces the functions
 
 

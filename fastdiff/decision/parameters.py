@@ -15,7 +15,9 @@ from fastdiff.errors import FastdiffError
 ZMode = Literal["relative", "absolute"]
 T0Mode = Literal["lower", "mid"]
 
-RATCLIFF_S = 0.1  # the noise that papers after Ratcliff (1978) fix; 1 is the other custom, and the default here
+RATCLIFF_S = (
+    0.1  # the noise that papers after Ratcliff (1978) fix; 1 is the other custom, and the default here
+)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ _STYLE = {
 }
 
 
-def paths_picture(rt: Any, choice: Any, model: dict[str, float], *, walks: int = 14, seed: int = 0) -> Any:
+def paths_picture(rt: Any, choice: Any, model: dict[str, Any], *, walks: int = 14, seed: int = 0) -> Any:
     """A matplotlib figure: simulated walks between the boundaries, and observed times above and below them.
 
     Args:
@@ -45,7 +45,13 @@ def paths_picture(rt: Any, choice: Any, model: dict[str, float], *, walks: int =
     edges = np.linspace(0, end, 56)
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(
-            3, 1, sharex=True, figsize=(8.2, 6.4), dpi=120, height_ratios=(1.15, 2, 1.15), layout="constrained"
+            3,
+            1,
+            sharex=True,
+            figsize=(8.2, 6.4),
+            dpi=120,
+            height_ratios=(1.15, 2, 1.15),
+            layout="constrained",
         )
         figure.get_layout_engine().set(h_pad=0.005, hspace=0)
         top = 0.0
@@ -71,7 +77,7 @@ def paths_picture(rt: Any, choice: Any, model: dict[str, float], *, walks: int =
     return figure
 
 
-def _draw_walks(axis: Any, model: dict[str, float], walks: int, seed: int, end: float) -> None:
+def _draw_walks(axis: Any, model: dict[str, Any], walks: int, seed: int, end: float) -> None:
     a, t0 = model["a"], model["t0"]
     dt = end / 900
     drawn = simulate(**model, n=walks, seed=seed, method="bridge", dt=dt, t_max=end, return_paths=True)
@@ -152,7 +158,9 @@ def quantile_probability_picture(fit: Fit, rt: Any, choice: Any, condition: list
     return figure
 
 
-def _model_curve(fit: Fit, side: int, drifts: int = 33, trials: int = 300_000) -> tuple[np.ndarray, np.ndarray]:
+def _model_curve(
+    fit: Fit, side: int, drifts: int = 33, trials: int = 300_000
+) -> tuple[np.ndarray, np.ndarray]:
     """Shares [M] and quantiles [M, 5] of one boundary over a sweep of drifts, from exact simulation."""
     low, high = min(fit.estimates["v"]), max(fit.estimates["v"])
     margin = 0.15 * (high - low) + 0.1 * fit.estimates["s"]

@@ -14,7 +14,11 @@ from fastdiff.ops.decision import METHODS, first_passage, reference, step_count
 from fastdiff.sampling.request import sample_seeds
 
 Method = Literal["exact", "bridge", "euler"]
-_CHUNK = {"exact": 1 << 20, "bridge": 1 << 17, "euler": 1 << 17}  # trials between two looks at the progress bar
+_CHUNK = {
+    "exact": 1 << 20,
+    "bridge": 1 << 17,
+    "euler": 1 << 17,
+}  # trials between two looks at the progress bar
 _MAX_PATH_NUMBERS = 1 << 28  # 1 GB of float32
 
 
@@ -34,17 +38,11 @@ class TrialsWithPaths(NamedTuple):
 
 
 @overload
-def simulate(v: Any, a: Any, z: Any = ..., t0: Any = ..., s: Any = ..., sv: Any = ..., sz: Any = ...,
-             st0: Any = ..., *, n: int | None = ..., seed: int = ..., method: Method = ..., dt: float = ...,
-             t_max: float = ..., return_paths: Literal[False] = ..., every_step: bool = ..., z_mode: ZMode = ...,
-             t0_mode: T0Mode = ..., progress: bool = ...) -> Trials: ...  # fmt: skip
+def simulate(v: Any, a: Any, *args: Any, return_paths: Literal[True], **options: Any) -> TrialsWithPaths: ...
 
 
 @overload
-def simulate(v: Any, a: Any, z: Any = ..., t0: Any = ..., s: Any = ..., sv: Any = ..., sz: Any = ...,
-             st0: Any = ..., *, n: int | None = ..., seed: int = ..., method: Method = ..., dt: float = ...,
-             t_max: float = ..., return_paths: Literal[True], every_step: bool = ..., z_mode: ZMode = ...,
-             t0_mode: T0Mode = ..., progress: bool = ...) -> TrialsWithPaths: ...  # fmt: skip
+def simulate(v: Any, a: Any, *args: Any, **options: Any) -> Trials: ...
 
 
 def simulate(v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any = 0.0, sz: Any = 0.0,
@@ -85,7 +83,7 @@ def simulate(v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any 
     if method not in METHODS:
         raise FastdiffError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     steps = step_count(dt, t_max)
-    columns = [getattr(p, name).detach().float().expand(n) for name in p.__dataclass_fields__]
+    columns = {name: x.detach().float().expand(n) for name, x in vars(p).items()}
     if return_paths:
         return _with_paths(seeds, columns, method, dt, steps, t_max)
     rt, choice = torch.empty(n), torch.empty(n, dtype=torch.int8)
@@ -94,8 +92,11 @@ def simulate(v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any 
         part = slice(start, start + starts.step)
         ended = first_passage(
             seeds[part],
-            *(c[part] for c in columns),
-            **{"method": method, "dt": dt, "t_max": t_max, "every_step": every_step},
+            **{name: column[part] for name, column in columns.items()},
+            method=method,
+            dt=dt,
+            t_max=t_max,
+            every_step=every_step,
         )
         rt[part], choice[part] = ended.rt, ended.choice
     return Trials(rt, choice)
@@ -123,14 +124,21 @@ def _count(p: Parameters, n: int | None) -> int:
 
 
 def _with_paths(
-    seeds: Tensor, columns: list[Tensor], method: str, dt: float, steps: int, t_max: float
+    seeds: Tensor, columns: dict[str, Tensor], method: str, dt: float, steps: int, t_max: float
 ) -> TrialsWithPaths:
     """On the reference, which can be asked for what happens on the way."""
     if method == "exact":
         raise FastdiffError("the exact method has no path between start and end; give 'bridge' or 'euler'")
     moves: list[tuple[Tensor, Tensor, Tensor]] = []
     rt, choice, _ = reference.first_passage(
-        seeds, *columns, METHODS.index(method), dt, steps, t_max, 0.0, moves
+        seeds,
+        **columns,
+        method=METHODS.index(method),
+        dt=dt,
+        max_steps=steps,
+        max_time=t_max,
+        reach=0.0,
+        record=moves,
     )
     trial, step, x = (torch.cat(part) for part in zip(*moves, strict=True))
     length = int(step.max()) + 1
@@ -140,6 +148,6 @@ def _with_paths(
             "a larger dt or a t_max"
         )
     paths = torch.full((len(seeds), length), math.nan)
-    paths[trial, step.long()] = x.float() * columns[4][trial]  # walkers are in units of their noise
-    paths[:, 0] = reference.starts(seeds, columns[2], columns[6]).float()
+    paths[trial, step.long()] = x.float() * columns["s"][trial]  # walkers are in units of their noise
+    paths[:, 0] = reference.starts(seeds, columns["z"], columns["sz"]).float()
     return TrialsWithPaths(rt, choice, paths)

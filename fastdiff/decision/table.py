@@ -88,5 +88,7 @@ def _trial(path: Path, line: int, row: dict[str, str | None]) -> tuple[float, in
             f"{path}, line {line}: choice -1 means no decision, but rt is {rt:g}; write the lower boundary as 0"
         )
     if choice >= 0 and not 0 < rt < math.inf:
-        raise FastdiffError(f"{path}, line {line}: rt must be a positive number of seconds, got {row['rt']!r}")
+        raise FastdiffError(
+            f"{path}, line {line}: rt must be a positive number of seconds, got {row['rt']!r}"
+        )
     return rt, choice

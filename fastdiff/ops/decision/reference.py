@@ -62,7 +62,9 @@ def first_passage(
     walkers, block = walkers[begins], 0
     advance = (exact, bridge, euler)[method]
     while len(walkers.trial):
-        walkers, done = advance(walkers, random_bits(walkers.seeds, 4, stream=PATH, first_block=block), grid, record)
+        walkers, done = advance(
+            walkers, random_bits(walkers.seeds, 4, stream=PATH, first_block=block), grid, record
+        )
         block += 1
         ended = walkers[done]
         i, below, above = ended.trial, ended.x <= 0, ended.x >= ended.a
