@@ -69,6 +69,7 @@ inline Vec select(VecI mask, Vec yes, Vec no) { return mask ? yes : no; }
 // m^2 steps are taken at once, as one normal m times as wide: m = distance * reach / sqrt(dt), so that a walker far
 // from both boundaries strides and one nearby takes single steps. Whole numbers, and no stride beyond the last step.
 inline Vec stride(Vec distance, Vec reach, VecI steps, const Grid& grid) {
+  if (grid.reach == 0.f) return splat(1.f);
   constexpr float kMost = 2048;
   Vec m = max(to_float(to_int(min(distance * reach, splat(kMost)))), splat(1.f));
   const VecI left = grid.max_steps - steps;

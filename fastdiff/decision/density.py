@@ -123,19 +123,24 @@ def _log_pdf(t: Tensor, upper: Tensor, p: Parameters) -> Tensor:
     )
     if values.shape[-1] == 1:
         return values[..., 0]
-    return torch.logsumexp(values + weights.log(), -1)
+    # Bounded, because the gradient of nothing but -inf is NaN.
+    total = torch.logsumexp(values.clamp_min(-1e300) + weights.clamp_min(1e-300).log(), -1)
+    return torch.where((values > -math.inf).any(-1), total, -math.inf)
 
 
 def _log_lower(t: Tensor, v: Tensor, a: Tensor, w: Tensor, sv: Tensor) -> Tensor:
     begun = t > 0
     t = torch.where(begun, t, 1.0)  # any time at which nothing is infinite, gradients included
     tau = t / a**2
-    growth = 1 + sv**2 * t
-    exponent = (sv**2 * a**2 * w**2 - 2 * v * a * w - v**2 * t) / (2 * growth)
+    if sv.requires_grad or bool(sv.any()):
+        growth = 1 + sv**2 * t
+        exponent = (sv**2 * a**2 * w**2 - 2 * v * a * w - v**2 * t) / (2 * growth) - 0.5 * growth.log()
+    else:
+        exponent = v * (a * w + 0.5 * v * t).neg()
     series = torch.where(
         tau < SPLIT, _log_small(tau.clamp_max(SPLIT), w), _log_large(tau.clamp_min(SPLIT), w)
     )
-    return torch.where(begun, exponent - 2 * a.log() - 0.5 * growth.log() + series, -math.inf)
+    return torch.where(begun, exponent - 2 * a.log() + series, -math.inf)
 
 
 def _log_small(tau: Tensor, w: Tensor) -> Tensor:

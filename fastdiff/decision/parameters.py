@@ -48,6 +48,8 @@ class Parameters:
     def in_noise_units(self) -> Parameters:
         """The same model with s = 1: all lengths divided by s."""
         s = self.s
+        if s.dim() == 0 and not s.requires_grad and float(s) == 1:
+            return self
         scaled = {name: getattr(self, name) / s for name in ("v", "a", "z", "sv", "sz")}
         return replace(self, **scaled, s=torch.ones_like(s))
 
@@ -87,11 +89,13 @@ def parameters(
     if t0_mode not in ("lower", "mid"):
         raise FastdiffError(f"t0_mode must be 'lower' or 'mid', got {t0_mode!r}")
     given = {"v": v, "a": a, "z": z, "t0": t0, "s": s, "sv": sv, "sz": sz, "st0": st0}
-    p = {name: as_tensor(name, value) for name, value in given.items()}
+    # Plain numbers stay so until the end: the same checks, without a tensor's overhead for each.
+    p = {name: x if _is_plain(x) else as_tensor(name, x) for name, x in given.items()}
+    tensors = {name: x for name, x in p.items() if isinstance(x, Tensor)}
     try:
-        np.broadcast_shapes(*(x.shape for x in p.values()))
+        np.broadcast_shapes(*(x.shape for x in tensors.values()))
     except ValueError:
-        shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in p.items() if x.dim())
+        shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in tensors.items() if x.dim())
         raise FastdiffError(f"the parameters must broadcast against one another, got {shapes}") from None
     _require(p["a"] > 0, p["a"], "a must be positive: the boundaries lie at 0 and a")
     _require(p["s"] > 0, p["s"], "s (the noise) must be positive")
@@ -105,7 +109,11 @@ def parameters(
     if t0_mode == "mid":
         p["t0"] = p["t0"] - p["st0"] / 2
     _require(p["t0"] >= 0, p["t0"], "the non-decision time t0, with its range st0, must not be below 0")
-    return Parameters(**p)
+    return Parameters(**{name: as_tensor(name, x) for name, x in p.items()})
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def as_tensor(name: str, value: Any) -> Tensor:
@@ -114,7 +122,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
     Raises:
         FastdiffError: not numbers, or not finite.
     """
-    if isinstance(value, float) and math.isfinite(value):  # the usual case, and the checks below take time
+    if _is_plain(value):
         return torch.tensor(value, dtype=torch.float64)
     try:
         tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=np.float64))
@@ -154,10 +162,11 @@ def is_upper(choice: Any) -> Tensor:
     return upper
 
 
-def _require(holds: Tensor, value: Tensor, message: str) -> None:
-    if bool(holds.all()):
+def _require(holds: Tensor | bool, value: Tensor | float, message: str) -> None:
+    if holds is True or (isinstance(holds, Tensor) and bool(holds.all())):
         return
-    values = torch.broadcast_to(value, holds.shape)[~holds].detach()
+    failed = ~torch.as_tensor(holds)
+    values = torch.broadcast_to(torch.as_tensor(value), failed.shape)[failed].detach()
     raise FastdiffError(f"{message}, got {_number(float(values.flatten()[0]))}")
 
 

@@ -71,6 +71,13 @@ def test_before_t0_nothing_can_happen() -> None:
     assert torch.autograd.grad(values[2], a)[0].isfinite()
 
 
+def test_gradients_where_nothing_can_have_happened_with_ranges() -> None:
+    a = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    values = log_pdf([0.1, 0.8], 1, 1.0, a, t0=0.3, st0=0.1, sz=0.1)
+    assert values[0] == -math.inf
+    assert torch.autograd.grad(values[1], a)[0].isfinite()
+
+
 @pytest.mark.parametrize("function", [log_pdf, cdf], ids=["log_pdf", "cdf"])
 def test_gradients_are_those_of_finite_differences(function) -> None:
     names = ("v", "a", "z", "t0", "s", "sv", "sz", "st0")
