@@ -151,7 +151,11 @@ class Peers:
     def __init__(self, python: Path) -> None:
         script = Path(__file__).with_name("decision_peers.py")
         self._process = subprocess.Popen(
-            [python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [python, script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
 
     def ask(self, task: str) -> str:
@@ -218,7 +222,9 @@ def trial_table(rows: list[dict[str, Any]]) -> str:
 
 def density_table(rows: list[dict[str, Any]]) -> str:
     lines = ["| | ms | at 1 s |", "|---|---:|---:|"]
-    return "\n".join([*lines, *(f"| {r['name']} | {r['median'] * 1e3:.3f} | {r['check']:.10f} |" for r in rows)])
+    return "\n".join(
+        [*lines, *(f"| {r['name']} | {r['median'] * 1e3:.3f} | {r['check']:.10f} |" for r in rows)]
+    )
 
 
 def main(peers: Path | None = None, rounds: int = 7, small: bool = False) -> None:
@@ -235,7 +241,11 @@ def main(peers: Path | None = None, rounds: int = 7, small: bool = False) -> Non
     with c_trials(10_000 // scale) as c_run:
         sides = [
             Side("exact", 4_000_000 // scale, fastdiff_trials(4_000_000 // scale)),
-            Side("bridge, dt 0.01", 400_000 // scale, fastdiff_trials(400_000 // scale, method="bridge", dt=0.01)),
+            Side(
+                "bridge, dt 0.01",
+                400_000 // scale,
+                fastdiff_trials(400_000 // scale, method="bridge", dt=0.01),
+            ),
             Side("Euler, dt 0.001", 300_000 // scale, fastdiff_trials(300_000 // scale, method="euler")),
             Side(
                 "Euler, dt 0.001, every step drawn",
@@ -243,7 +253,9 @@ def main(peers: Path | None = None, rounds: int = 7, small: bool = False) -> Non
                 fastdiff_trials(100_000 // scale, method="euler", every_step=True),
             ),
             Side("NumPy, all trials at once", 10_000 // scale, numpy_trials(10_000 // scale)),
-            Side("NumPy, one path after another (as HDDM)", 2_000 // scale, hddm_style_trials(2_000 // scale)),
+            Side(
+                "NumPy, one path after another (as HDDM)", 2_000 // scale, hddm_style_trials(2_000 // scale)
+            ),
         ]
         if c_run:
             sides.append(Side("C, one trial after another", 10_000 // scale, c_run))

@@ -57,5 +57,7 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     for line in sys.stdin:
         task = line.strip()
-        answer = versions() if task == "versions" else " ".join(map(repr, {"ssms": ssms, "pyddm": pyddm}[task]()))
+        answer = (
+            versions() if task == "versions" else " ".join(map(repr, {"ssms": ssms, "pyddm": pyddm}[task]()))
+        )
         print(f"answer {answer}", flush=True)

@@ -2,8 +2,8 @@
 
 All series are written for s = 1 and for the lower boundary; for the upper one v and w = z/a become -v and 1 - w.
 With tau = t / a^2 two series converge to the same function, one fast for small tau and one for large tau. Taking each
-on its side of SPLIT, five terms leave out less than 1e-16 of the sum wherever it is used (docs/decision.md), so that
-there is no number of terms to choose.
+on its side of SPLIT, five terms leave out less than 1e-15 of the sum (docs/decision.md), so that there is no number of
+terms to choose.
 """
 
 from __future__ import annotations
