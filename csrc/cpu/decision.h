@@ -154,7 +154,7 @@ struct Bridge {
 //
 // In units of d^2 the time has the density cosh(mu) exp(-mu^2 t / 2) f(t), mu = v d, where f has one alternating
 // series for small t and one for large t. Rejection (Devroye 2009): below kSplit a tail-normal 1 / sqrt(t), above it
-// an exponential that carries the drift; both are accepted with probability above 0.9 together.
+// an exponential that carries the drift; 0.96 of the attempts are accepted without drift, 0.66 with the most.
 struct Exact {
   static constexpr float kSplit = 0.28f;
   static constexpr float kLeft = 0.141586945f;      // 4 phi(c) / c, c = 1 / sqrt(kSplit): the proposals' mass below

@@ -83,7 +83,10 @@ class Simulate:
             self.out, rt.tolist(), choice.tolist(), [f"{v:g}" for v in self.v for _ in range(self.n)]
         )
         closed = decision.moments(drifts, **model)
-        print("condition   upper  closed form   mean rt  closed form")
+        print(
+            "condition   upper  closed form   mean rt  closed form"
+            + " (no deadline)" * (self.t_max < math.inf)
+        )
         for i, v in enumerate(self.v):
             part = slice(i * self.n, (i + 1) * self.n)
             decided = choice[part] >= 0

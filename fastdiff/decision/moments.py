@@ -48,13 +48,17 @@ def moments(*model: Any, **named: Any) -> Moments:
     nothing = torch.zeros(p.shape, dtype=torch.float64)
     _, _, p, weights = spread(nothing, nothing, p, ("sv", "sz"))
     share = probability_upper(p.v * p.a, p.z / p.a)
+    other = probability_upper(-p.v * p.a, 1 - p.z / p.a)
     sides = []
-    for probability, z_side in ((share, p.z), (1 - share, p.a - p.z)):
+    for probability, z_side in ((share, p.z), (other, p.a - p.z)):
         mean, variance = _conditional(p.v, p.a, z_side)
         w = weights * probability
         total = w.sum(-1)
-        first = (w * mean).sum(-1) / total
-        sides.append((total, first, (w * (variance + (mean - first[..., None]) ** 2)).sum(-1) / total))
+        w = torch.where(
+            total[..., None] > 0, w / total[..., None], weights
+        )  # 0: so improbable that it underflows
+        first = (w * mean).sum(-1)
+        sides.append((total, first, (w * (variance + (mean - first[..., None]) ** 2)).sum(-1)))
     (up, mean_up, var_up), (low, mean_low, var_low) = sides
     mean = up * mean_up + low * mean_low
     variance = up * var_up + low * var_low + up * low * (mean_up - mean_low) ** 2

@@ -117,7 +117,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def as_tensor(name: str, value: Any) -> Tensor:
-    """A float64 tensor; a tensor's gradient is kept.
+    """A float64 tensor on the CPU; a tensor's gradient is kept.
 
     Raises:
         FastdiffError: not numbers, or not finite.
@@ -126,7 +126,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
         return torch.tensor(value, dtype=torch.float64)
     try:
         tensor = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=np.float64))
-        tensor = tensor.double()
+        tensor = tensor.to("cpu", torch.float64)
     except (TypeError, ValueError):
         raise FastdiffError(f"{name} must be a number or an array of numbers, got {value!r}") from None
     _require(tensor.isfinite(), tensor, f"{name} must be finite")

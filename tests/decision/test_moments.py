@@ -49,6 +49,14 @@ def test_no_jump_between_series_and_functions() -> None:
             assert float(x[0]) == pytest.approx(float(x[1]), abs=1e-8)
 
 
+@pytest.mark.parametrize("v", [-5000.0, 5000.0])
+def test_a_side_that_is_never_reached(v: float) -> None:
+    drift = torch.tensor(v, dtype=torch.float64, requires_grad=True)
+    found = moments(drift, 2.0)
+    assert all(bool(x.isfinite()) for x in found)
+    assert float(found.mean) == pytest.approx(1 / 5000) and float(found.p_upper) == (v > 0)
+
+
 def test_st0_adds_a_uniform_time() -> None:
     plain, spread = moments(1.0, 2.0, t0=0.3), moments(1.0, 2.0, t0=0.3, st0=0.12)
     assert float(spread.mean - plain.mean) == pytest.approx(0.06)
