@@ -54,7 +54,8 @@ def test_a_side_that_is_never_reached(v: float) -> None:
     drift = torch.tensor(v, dtype=torch.float64, requires_grad=True)
     found = moments(drift, 2.0)
     assert all(bool(x.isfinite()) for x in found)
-    assert float(found.mean) == pytest.approx(1 / 5000) and float(found.p_upper) == (v > 0)
+    assert found.mean.item() == pytest.approx(1 / 5000) and found.p_upper.item() == (v > 0)
+    assert torch.autograd.grad(found.mean, drift)[0].item() == pytest.approx(-1 / (v * abs(v)))
 
 
 def test_st0_adds_a_uniform_time() -> None:
