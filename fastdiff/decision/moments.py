@@ -54,9 +54,8 @@ def moments(*model: Any, **named: Any) -> Moments:
         mean, variance = _conditional(p.v, p.a, z_side)
         w = weights * probability
         total = w.sum(-1)
-        w = torch.where(
-            total[..., None] > 0, w / total[..., None], weights
-        )  # 0: so improbable that it underflows
+        some = total > 0  # not so improbable that it underflows
+        w = torch.where(some[..., None], w / torch.where(some, total, 1.0)[..., None], weights)
         first = (w * mean).sum(-1)
         sides.append((total, first, (w * (variance + (mean - first[..., None]) ** 2)).sum(-1)))
     (up, mean_up, var_up), (low, mean_low, var_low) = sides
