@@ -90,11 +90,7 @@ def fit(
     Source: Ratcliff & Tuerlinckx 2002, "Estimating parameters of the diffusion model"; Myung 2003 on the method.
     """
     minimize = _scipy_minimize()
-    unknown = [name for name in free if name not in FREE]
-    missing = [name for name in ("v", "a", "t0") if name not in free]
-    if unknown or missing:
-        what = f"does not know {unknown[0]!r}" if unknown else f"always fits {missing[0]!r}"
-        raise FastdiffError(f"fit {what}; free is made of {', '.join(FREE)}, and has v, a and t0")
+    _check_free(free)
     times, upper = check_data(rt, choice)
     times, upper = times.flatten(), upper.flatten()
     labels, codes = _conditions(condition, len(times))
@@ -214,6 +210,14 @@ class _Problem:
         return {
             n: _plain(e.reshape(x.shape)) for (n, x), e in zip(p.items(), errors.split(sizes), strict=True)
         }
+
+
+def _check_free(free: Sequence[str]) -> None:
+    unknown = [name for name in free if name not in FREE]
+    missing = [name for name in ("v", "a", "t0") if name not in free]
+    if unknown or missing:
+        what = f"does not know {unknown[0]!r}" if unknown else f"always fits {missing[0]!r}"
+        raise FastdiffError(f"fit {what}; free is made of {', '.join(FREE)}, and has v, a and t0")
 
 
 def _conditions(condition: Sequence[Any] | None, n: int) -> tuple[tuple[str, ...], Tensor]:

@@ -1,4 +1,8 @@
-"""When, and on which side, a walk with drift leaves an interval."""
+"""When, and on which side, a walk with drift leaves an interval.
+
+What comes out is random and mostly all or nothing, so that rounding errors say little: the op has no cases.py and is
+tested by its distributions and its bits, in tests/decision.
+"""
 
 from __future__ import annotations
 
@@ -32,21 +36,12 @@ class Passage(NamedTuple):
 
 
 def first_passage(
-    seeds: Tensor,
-    v: Tensor,
-    a: Tensor,
-    z: Tensor,
-    t0: Tensor,
-    s: Tensor,
-    sv: Tensor,
-    sz: Tensor,
-    st0: Tensor,
-    *,
+    seeds: Tensor, v: Tensor, a: Tensor, z: Tensor, t0: Tensor, s: Tensor, sv: Tensor, sz: Tensor, st0: Tensor, *,
     method: Literal["exact", "bridge", "euler"] = "exact",
     dt: float = 0.001,
     t_max: float = math.inf,
     every_step: bool = False,
-) -> Passage:
+) -> Passage:  # fmt: skip
     r"""First passage of a Wiener process with drift through 0 or a, one for each seed.
 
     .. math::
@@ -60,7 +55,7 @@ def first_passage(
     Args:
         seeds: [N] int64.
         v, a, z, t0, s, sv, sz, st0: [N] each, one dtype; expanded tensors are not copied. z is absolute, t0 the lower
-            edge. Units: lengths a, z, sz; lengths per second v, sv; lengths per root of a second s; seconds t0, st0.
+            edge. Lengths: a, z, sz; lengths per second: v, sv; per root of a second: s; seconds: t0, st0.
         method: "exact" has no time step; "bridge" and "euler" walk on a grid of width dt, "bridge" knows the
             probability and time of crossings between its points, "euler" sees a crossing at the next point only.
         dt: seconds, ignored by "exact".
