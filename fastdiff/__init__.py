@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fastdiff import decision as decision
     from fastdiff.backend import Backend as Backend
     from fastdiff.backend import use_backend as use_backend
     from fastdiff.checkpoint import load as load
@@ -55,10 +56,14 @@ _HOME = {
     "PRESETS": "zoo",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]  # pyright: ignore[reportUnsupportedDunderAll]
+_ROOMS = {"decision"}  # packages of their own, used as fastdiff.<room>.<name>
+
+__all__ = ["__version__", *sorted(_HOME), *sorted(_ROOMS)]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"fastdiff.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'fastdiff' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"fastdiff.{_HOME[name]}"), name)

@@ -24,6 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "diffusion": {"ops"},
     "engine": {"models", "nn", "ops", "backend"},
     "sampling": {"diffusion", "ops", "backend", "engine"},
+    "decision": {"ops", "sampling"},
     "zoo": {"models", "diffusion"},
     "checkpoint": {"zoo", "models", "diffusion"},
     "training": {"models", "diffusion", "ops", "zoo", "checkpoint", "sampling"},
@@ -58,7 +59,9 @@ def test_imports_follow_the_arrows(path: Path) -> None:
         assert _imported_rooms(path) <= allowed
 
 
-@pytest.mark.parametrize("pattern", ["fastdiff/**/*.py", "csrc/**/*", "benchmarks/**/*.py", "tests/**/*.py"])
+@pytest.mark.parametrize(
+    "pattern", ["fastdiff/**/*.py", "csrc/**/*", "benchmarks/**/*.py", "tests/**/*.py", "examples/*.py"]
+)
 def test_files_stay_readable(pattern: str) -> None:
     """At most 400 lines a file, as CONTRIBUTING promises."""
     long = {

@@ -31,6 +31,11 @@ def test_ratios_prints_a_table_for_one_op() -> None:
     assert "| reverse_step | forward |" in printed
 
 
+def test_decision_prints_both_tables() -> None:
+    printed = _run(str(BENCHMARKS / "decision.py"), "--small", "--rounds", "1")
+    assert "| exact |" in printed and "| fastdiff |" in printed
+
+
 @pytest.mark.parametrize("file", sorted((BENCHMARKS / "results").glob("*torch*.json")), ids=lambda f: f.stem)
 def test_results_say_where_they_come_from(file: Path) -> None:
     content = json.loads(file.read_text())

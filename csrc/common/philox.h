@@ -23,6 +23,8 @@ FASTDIFF_HOST_DEVICE W xor3(W a, W b, uint64_t c) {
 }
 
 constexpr int kPhiloxRounds = 10;
+// Added to the key after every round: the golden ratio and sqrt(3) - 1.
+constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
 
 // Where a sample's noise comes from: the rounds' keys, made of its seed once for all elements (a vector
 // broadcasts them from memory for nothing), and the two words of the counter that all elements share.
@@ -36,28 +38,46 @@ struct NoiseSource {
     for (auto& key : keys) {
       key[0] = key0;
       key[1] = key1;
-      key0 += 0x9E3779B9u;  // the golden ratio
-      key1 += 0xBB67AE85u;  // sqrt(3) - 1
+      key0 += kWeyl0;
+      key1 += kWeyl1;
     }
   }
 };
+
+// One round on the four words of the counter. The keys are shared (uint32_t) or each lane's own (W).
+template <class W, class Key>
+FASTDIFF_HOST_DEVICE void philox_round(W (&c)[4], Key key0, Key key1) {
+  const W product0 = multiply_low(c[0], 0xD2511F53u), product1 = multiply_low(c[2], 0xCD9E8D57u);
+  c[0] = xor3(product1 >> 32, c[1], key0);
+  c[2] = xor3(product0 >> 32, c[3], key1);
+  c[1] = product1;
+  c[3] = product0;
+}
 
 // words[j] (low halves) = word j of the given block.
 template <class W>
 FASTDIFF_HOST_DEVICE void philox(const NoiseSource& source, W block, W (&words)[4]) {
   const W zero = block ^ block;
-  W c0 = block, c1 = zero ^ source.step, c2 = zero ^ source.stream, c3 = block >> 32;
-  for (const auto& key : source.keys) {
-    const W product0 = multiply_low(c0, 0xD2511F53u), product1 = multiply_low(c2, 0xCD9E8D57u);
-    c0 = xor3(product1 >> 32, c1, key[0]);
-    c2 = xor3(product0 >> 32, c3, key[1]);
-    c1 = product1;
-    c3 = product0;
+  words[0] = block;
+  words[1] = zero ^ source.step;
+  words[2] = zero ^ source.stream;
+  words[3] = block >> 32;
+  for (const auto& key : source.keys) philox_round(words, key[0], key[1]);
+}
+
+// The same with a key of its own for each lane: key0 and key1 (low halves) are the words of its seed.
+template <class W>
+FASTDIFF_HOST_DEVICE void philox_lanes(W key0, W key1, W block, uint32_t stream, W (&words)[4]) {
+  const W zero = block ^ block;
+  words[0] = block;
+  words[1] = zero;
+  words[2] = zero ^ stream;
+  words[3] = zero;
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    philox_round(words, key0, key1);
+    key0 = key0 + kWeyl0;
+    key1 = key1 + kWeyl1;
   }
-  words[0] = c0;
-  words[1] = c1;
-  words[2] = c2;
-  words[3] = c3;
 }
 
 }  // namespace fastdiff

@@ -14,6 +14,8 @@ struct TwoL {
 inline TwoL operator^(TwoL x, TwoL y) { return {x.a ^ y.a, x.b ^ y.b}; }
 inline TwoL operator^(TwoL x, uint64_t y) { return {x.a ^ y, x.b ^ y}; }
 inline TwoL operator>>(TwoL x, int bits) { return {x.a >> bits, x.b >> bits}; }
+inline TwoL operator+(TwoL x, uint64_t y) { return {x.a + y, x.b + y}; }
+inline TwoL xor3(TwoL x, TwoL y, TwoL z) { return {xor3(x.a, y.a, z.a), xor3(x.b, y.b, z.b)}; }
 template <>
 inline TwoL multiply_low<TwoL>(TwoL x, uint32_t y) {
   return {multiply_low(x.a, VecL{} + y), multiply_low(x.b, VecL{} + y)};
@@ -34,13 +36,13 @@ inline void philox_blocks(const NoiseSource& source, uint64_t first, TwoL (&word
   philox(source, TwoL{numbers.a + first, numbers.b + first}, words);
 }
 
-// sqrt(-2 ln u) for u = (r + 1/2) / 2^32, to 2 ulp.
+// -2 ln u for u = (r + 1/2) / 2^32, to 4 ulp.
 //
 // A float cannot hold u next to 1, but it can hold v = min(u, 1 - u), whose bits are m = min(r, ~r). With 2^e the
 // power of two that brings w = u (rounded) into [sqrt(1/2), sqrt(2)),
 //     ln u = e ln 2 + ln(1 + f),   f = 2^-e v - 1  or, where u > 1/2,  2^-e (1 - v) - 1 = -2^-e v + (2^-e - 1),
-// and nothing is rounded after v. ln(1 + f) / f is a polynomial of degree 8 (relative error 3e-8; the root halves it).
-inline Vec normal_radius(VecU r) {
+// and nothing is rounded after v. ln(1 + f) / f is a polynomial of degree 8 (relative error 3e-8).
+inline Vec minus_two_log(VecU r) {
   const VecI s = bit_cast<VecI>(r) >> 31;
   const VecU high = bit_cast<VecU>(s);
   const Vec v = to_float(bit_cast<VecI>(r ^ high)) * 0x1p-32f + 0x1p-33f;
@@ -57,8 +59,11 @@ inline Vec normal_radius(VecU r) {
   p = p * f - 0.66667897f;
   p = p * f + 0.9999998f;
   p = p * f - 2.f;
-  return sqrt(to_float(e) * -1.38629436f + p * f);
+  return to_float(e) * -1.38629436f + p * f;
 }
+
+// The radius of a pair of normals, to 2 ulp: the root halves the logarithm's error.
+inline Vec normal_radius(VecU r) { return sqrt(minus_two_log(r)); }
 
 // cos and sin of 2 pi u for u = (r + 1/2) / 2^32, to 2 ulp (3 without FMA), however near to 0 they are.
 //

@@ -82,6 +82,21 @@ inline Vec max(Vec a, Vec b) { return a < b ? b : a; }
 inline Vec min(Vec a, Vec b) { return a > b ? b : a; }
 #endif
 
+// Bit i is set where lane i of a comparison's result is true.
+inline uint32_t lane_bits(VecI mask) {
+#if defined(FASTDIFF_AVX512)
+  return _mm512_movepi32_mask(bit_cast<__m512i>(mask));
+#elif defined(FASTDIFF_AVX2)
+  return static_cast<uint32_t>(_mm256_movemask_ps(bit_cast<__m256>(mask)));
+#elif defined(__SSE2__) && FASTDIFF_LANES == 4
+  return static_cast<uint32_t>(_mm_movemask_ps(bit_cast<__m128>(mask)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kLanes; ++i) bits |= (mask[i] ? 1u : 0u) << i;
+  return bits;
+#endif
+}
+
 inline float reduce_add(Vec v) {
   float sum = 0;
   for (int i = 0; i < kLanes; ++i) sum += v[i];

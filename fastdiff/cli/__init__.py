@@ -32,6 +32,7 @@ def _run(argv: Sequence[str]) -> int:
     with _interrupt_at_once():
         from tyro.conf import OmitArgPrefixes, subcommand
 
+        from fastdiff.cli.decision import Decision
         from fastdiff.cli.info import Info
         from fastdiff.cli.parse import parse
         from fastdiff.cli.presets import Presets
@@ -42,6 +43,7 @@ def _run(argv: Sequence[str]) -> int:
     commands = Union[  # noqa: UP007 (tyro reads the annotations at run time)
         Annotated[Sample, subcommand("sample")],
         Annotated[Train, subcommand("train")],
+        Annotated[Decision, subcommand("decision")],
         Annotated[Presets, subcommand("presets")],
         Annotated[Info, subcommand("info")],
     ]

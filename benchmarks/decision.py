@@ -1,0 +1,290 @@
+"""The decision model's speed on one core, turn by turn in one run: trials and densities per second, and their bias.
+
+    python benchmarks/decision.py [--peers PYTHON] [--rounds N]
+
+Prints Markdown and writes ``benchmarks/results/decision-<processor>.json``. PYTHON is an interpreter in which
+ssm-simulators and pyddm are installed; without it only the baselines written here are measured. All sides run on one
+thread and are timed in seconds of processor time, so that what else runs on the machine counts for little.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import math
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from decision_peers import TRIALS, A, V
+from ratios import RESULTS, processor
+from tqdm import tqdm
+
+import fastdiff
+from fastdiff.decision import moments, pdf, simulate
+from fastdiff.files import atomic_path
+from fastdiff.ops import _native
+
+MEAN = float(moments(V, A).mean)
+Run = Callable[[], tuple[float, float]]  # -> seconds, and the mean time or a density to check
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to do the work."""
+
+    name: str
+    amount: int  # trials, or points of a density
+    run: Run
+
+
+def fastdiff_trials(n: int, **options: Any) -> Run:
+    def run() -> tuple[float, float]:
+        start = time.process_time()
+        rt, _ = simulate(V, A, n=n, seed=1, **options)
+        return time.process_time() - start, float(rt.double().mean())
+
+    return run
+
+
+def numpy_trials(n: int, dt: float = 0.001) -> Run:
+    """Euler, all trials a step at a time, those that have ended taken out."""
+
+    def run() -> tuple[float, float]:
+        rng = np.random.default_rng(1)
+        start = time.process_time()
+        x, index, rt, step = np.full(n, A / 2), np.arange(n), np.zeros(n), 0
+        while len(x):
+            step += 1
+            x = x + V * dt + math.sqrt(dt) * rng.standard_normal(len(x))
+            done = (x <= 0) | (x >= A)
+            rt[index[done]] = step * dt
+            x, index = x[~done], index[~done]
+        return time.process_time() - start, float(rt.mean())
+
+    return run
+
+
+def hddm_style_trials(n: int, dt: float = 0.001, longest: int = 5000) -> Run:
+    """Euler as HDDM's gen_rts(method="drift"): one path after another, each drawn whole and searched."""
+
+    def run() -> tuple[float, float]:
+        rng = np.random.default_rng(1)
+        start = time.process_time()
+        rt = np.empty(n)
+        for i in range(n):
+            path = A / 2 + np.cumsum(rng.normal(V * dt, math.sqrt(dt), longest))
+            rt[i] = (np.argmax((path <= 0) | (path >= A)) + 1) * dt
+        return time.process_time() - start, float(rt.mean())
+
+    return run
+
+
+C_SOURCE = """
+#include <math.h>
+#include <stdint.h>
+static uint64_t state[2] = {1, 2};  /* xoroshiro128+ */
+static double uniform() {
+  const uint64_t s0 = state[0], s1 = state[1] ^ s0, sum = state[0] + state[1];
+  state[0] = ((s0 << 24) | (s0 >> 40)) ^ s1 ^ (s1 << 16);
+  state[1] = (s1 << 37) | (s1 >> 27);
+  return (sum >> 11) * 0x1p-53;
+}
+static double spare; static int has_spare;
+static double normal() {  /* Marsaglia's polar method, as ssm-simulators without GSL */
+  if (has_spare) { has_spare = 0; return spare; }
+  double u, v, r;
+  do { u = 2 * uniform() - 1; v = 2 * uniform() - 1; r = u * u + v * v; } while (r >= 1 || r == 0);
+  r = sqrt(-2 * log(r) / r);
+  spare = v * r; has_spare = 1;
+  return u * r;
+}
+double euler(int n, double v, double a, double dt) {
+  double total = 0;
+  for (int i = 0; i < n; ++i) {
+    double x = a / 2, t = 0;
+    while (x > 0 && x < a) { x += v * dt + sqrt(dt) * normal(); t += dt; }
+    total += t;
+  }
+  return total / n;
+}
+"""
+
+
+@contextlib.contextmanager
+def c_trials(n: int, dt: float = 0.001) -> Iterator[Run | None]:
+    """Euler as one would write it in C: a trial at a time, compiled with -O3."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder) / "euler.c", Path(folder) / "euler.so"
+        source.write_text(C_SOURCE)
+        subprocess.run([compiler, "-O3", "-shared", "-fPIC", source, "-o", library, "-lm"], check=True)
+        euler = ctypes.CDLL(str(library)).euler
+        euler.restype, euler.argtypes = ctypes.c_double, [ctypes.c_int, *[ctypes.c_double] * 3]
+
+        def run() -> tuple[float, float]:
+            start = time.process_time()
+            mean = euler(n, V, A, dt)
+            return time.process_time() - start, mean
+
+        yield run
+
+
+class Peers:
+    """The other packages, in their own interpreter."""
+
+    def __init__(self, python: Path) -> None:
+        script = Path(__file__).with_name("decision_peers.py")
+        self._process = subprocess.Popen(
+            [python, script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def ask(self, task: str) -> str:
+        assert self._process.stdin and self._process.stdout
+        print(task, file=self._process.stdin, flush=True)
+        for line in self._process.stdout:
+            if line.startswith("answer "):
+                return line.removeprefix("answer ").strip()
+        raise RuntimeError(f"{task} failed in the peers' interpreter")
+
+    def run(self, task: str) -> Run:
+        def run() -> tuple[float, float]:
+            seconds, value = self.ask(task).split()
+            return float(seconds), float(value)
+
+        return run
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def fastdiff_density() -> tuple[float, float]:
+    """Both densities on PyDDM's 401 points -> seconds, density of the upper side at 1 s."""
+    times, sides = np.linspace(0, 4, 401), np.array([[0], [1]])
+    start = time.process_time()
+    values = pdf(times, sides, V, A)
+    return time.process_time() - start, float(values[1, 100])
+
+
+def measure(sides: list[Side], rounds: int, label: str) -> list[dict[str, Any]]:
+    """Each side once a round, in turn; medians."""
+    for side in sides:
+        side.run()  # warm
+    times: dict[str, list[float]] = {side.name: [] for side in sides}
+    checks: dict[str, float] = {}
+    for _ in tqdm(range(rounds), desc=label, leave=False):
+        for side in sides:
+            seconds, checks[side.name] = side.run()
+            times[side.name].append(seconds)
+    rows = []
+    for side in sides:
+        median = statistics.median(times[side.name])
+        low, high = (float(q) for q in np.quantile(times[side.name], (0.2, 0.8)))
+        rows.append(
+            {"name": side.name, "amount": side.amount, "median": median, "low": low, "high": high,
+             "per_second": side.amount / median, "check": checks[side.name]}
+        )  # fmt: skip
+    return rows
+
+
+def trial_table(rows: list[dict[str, Any]]) -> str:
+    slowest = {row["name"]: row["per_second"] for row in rows}
+    against = "ssm-simulators" if "ssm-simulators" in slowest else "C, one trial after another"
+    lines = [f"| | trials/s | times {against} | mean off by |", "|---|---:|---:|---:|"]
+    for row in rows:
+        ratio = row["per_second"] / slowest[against] if against in slowest else math.nan
+        lines.append(
+            f"| {row['name']} | {row['per_second']:.3g} | {ratio:.3g} | {row['check'] - MEAN:+.4f} s |"
+        )
+    return "\n".join(lines)
+
+
+def density_table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| | ms | at 1 s |", "|---|---:|---:|"]
+    return "\n".join(
+        [*lines, *(f"| {r['name']} | {r['median'] * 1e3:.3f} | {r['check']:.10f} |" for r in rows)]
+    )
+
+
+def main(peers: Path | None = None, rounds: int = 7, small: bool = False) -> None:
+    """Measure and print.
+
+    Args:
+        peers: Python interpreter with ssm-simulators and pyddm.
+        rounds: turns each side takes.
+        small: few trials, nothing written: to see that it runs.
+    """
+    torch.set_num_threads(1)
+    other = Peers(peers) if peers else None
+    scale = 100 if small else 1
+    with c_trials(10_000 // scale) as c_run:
+        sides = [
+            Side("exact", 4_000_000 // scale, fastdiff_trials(4_000_000 // scale)),
+            Side(
+                "bridge, dt 0.01",
+                400_000 // scale,
+                fastdiff_trials(400_000 // scale, method="bridge", dt=0.01),
+            ),
+            Side("Euler, dt 0.001", 300_000 // scale, fastdiff_trials(300_000 // scale, method="euler")),
+            Side(
+                "Euler, dt 0.001, every step drawn",
+                100_000 // scale,
+                fastdiff_trials(100_000 // scale, method="euler", every_step=True),
+            ),
+            Side("NumPy, all trials at once", 10_000 // scale, numpy_trials(10_000 // scale)),
+            Side(
+                "NumPy, one path after another (as HDDM)", 2_000 // scale, hddm_style_trials(2_000 // scale)
+            ),
+        ]
+        if c_run:
+            sides.append(Side("C, one trial after another", 10_000 // scale, c_run))
+        if other:
+            sides.append(Side("ssm-simulators", TRIALS, other.run("ssms")))
+        trials = measure(sides, rounds, "trials")
+    sides = [Side("fastdiff", 802, fastdiff_density)]
+    if other:
+        sides.append(Side("PyDDM, analytic", 802, other.run("pyddm")))
+    density = measure(sides, 30 if small else 300, "densities")
+    about = {
+        "processor": processor(),
+        "instruction set": str(_native.instruction_set()),
+        "threads": "1",
+        "torch": torch.__version__,
+        "fastdiff": fastdiff.__version__,
+        "python": platform.python_version(),
+        "peers": other.ask("versions") if other else "none",
+    }
+    if other:
+        other.close()
+    print(", ".join(f"{key} {value}" for key, value in about.items()), end="\n\n")
+    print(trial_table(trials), density_table(density), sep="\n\n")
+    if not small:
+        name = re.sub(r"[^A-Za-z0-9]+", "-", f"decision-{about['processor']}").strip("-").lower()
+        with atomic_path(RESULTS / f"{name}.json") as path:
+            content = {"about": about, "mean": MEAN, "trials": trials, "density": density}
+            Path(path).write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,24 @@
+"""The diffusion decision model: a walk with drift between two boundaries, simulated, evaluated and fitted.
+
+from fastdiff import decision
+
+rt, choice = decision.simulate(v=1.0, a=2.0, t0=0.3, n=100_000, seed=1)
+decision.log_likelihood(rt, choice, v=1.0, a=2.0, t0=0.3)
+"""
+
+from fastdiff.decision.density import cdf as cdf
+from fastdiff.decision.density import log_likelihood as log_likelihood
+from fastdiff.decision.density import log_pdf as log_pdf
+from fastdiff.decision.density import pdf as pdf
+from fastdiff.decision.fit import Fit as Fit
+from fastdiff.decision.fit import fit as fit
+from fastdiff.decision.moments import EZ as EZ
+from fastdiff.decision.moments import Moments as Moments
+from fastdiff.decision.moments import ez as ez
+from fastdiff.decision.moments import moments as moments
+from fastdiff.decision.parameters import RATCLIFF_S as RATCLIFF_S
+from fastdiff.decision.parameters import Parameters as Parameters
+from fastdiff.decision.parameters import parameters as parameters
+from fastdiff.decision.simulate import Trials as Trials
+from fastdiff.decision.simulate import TrialsWithPaths as TrialsWithPaths
+from fastdiff.decision.simulate import simulate as simulate

@@ -1,0 +1,153 @@
+"""Response times and choices from the model, each trial with its own noise and its own parameters."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor
+
+from fastdiff.decision.parameters import Parameters, T0Mode, ZMode, parameters
+from fastdiff.errors import FastdiffError
+from fastdiff.ops.decision import METHODS, first_passage, reference, step_count
+from fastdiff.sampling.request import sample_seeds
+
+Method = Literal["exact", "bridge", "euler"]
+_CHUNK = {
+    "exact": 1 << 20,
+    "bridge": 1 << 17,
+    "euler": 1 << 17,
+}  # trials between two looks at the progress bar
+_MAX_PATH_NUMBERS = 1 << 28  # 1 GB of float32
+
+
+class Trials(NamedTuple):
+    """What an experiment records."""
+
+    rt: Tensor  # [n] float32, seconds; infinite where no decision was made by t_max
+    choice: Tensor  # [n] int8: 1 upper boundary, 0 lower, -1 no decision by t_max
+
+
+class TrialsWithPaths(NamedTuple):
+    """And what goes on in between."""
+
+    rt: Tensor
+    choice: Tensor
+    paths: Tensor  # [n, steps + 1] float32: x at 0, dt, 2 dt, ...; NaN after the end
+
+
+@overload
+def simulate(v: Any, a: Any, *args: Any, return_paths: Literal[True], **options: Any) -> TrialsWithPaths: ...
+
+
+@overload
+def simulate(v: Any, a: Any, *args: Any, **options: Any) -> Trials: ...
+
+
+def simulate(v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any = 0.0, sz: Any = 0.0,
+             st0: Any = 0.0, *, n: int | None = None, seed: int = 0, method: Method = "exact", dt: float = 0.001,
+             t_max: float = math.inf, return_paths: bool = False, every_step: bool = False,
+             z_mode: ZMode = "relative", t0_mode: T0Mode = "lower", progress: bool = False):  # fmt: skip
+    """Simulate n trials of the diffusion decision model.
+
+        dx = v_i dt + s dW  from z_i until x <= 0 (choice 0) or x >= a (choice 1);  rt = time + t0_i
+
+    Args:
+        v, a, z, t0, s, sv, sz, st0, z_mode, t0_mode: see :func:`fastdiff.decision.parameters`; each a number or one
+            value for each trial.
+        n: number of trials; left out, as many as the parameters have values.
+        seed: of the run, 0 to 2^32 - 1. Trial i depends on (seed, i) and its own parameters only: not on n, threads
+            or the instruction set.
+        method: "exact" draws from the model's own distribution without any time step. "bridge" walks in steps of dt
+            and corrects for crossings between them; "euler" does not, and so sees them late, by 0.58 s sqrt(dt) of
+            a length: use it to reproduce simulators that work this way.
+        dt: seconds, for "bridge" and "euler". 0.01 is enough for "bridge".
+        t_max: seconds; decisions that take longer have choice -1 and rt infinite.
+        return_paths: also return where x was at each step ("bridge" and "euler"; for pictures, not for speed).
+        every_step: draw every step, as return_paths does. Otherwise walkers far from both boundaries take m^2 steps
+            at once; the distribution is the same to 1e-6, the trials of one seed are not the same.
+        progress: show a progress bar.
+
+    Returns:
+        Trials(rt [n], choice [n]), or TrialsWithPaths(rt, choice, paths [n, steps + 1]).
+
+    Raises:
+        FastdiffError: bad parameters, n, seed, method, dt or t_max; paths of "exact", or too many of them.
+
+    Source: Ratcliff 1978, "A theory of memory retrieval"; of the methods, see docs/decision.md.
+    """
+    p = parameters(v, a, z, t0, s, sv, sz, st0, z_mode=z_mode, t0_mode=t0_mode)
+    n = _count(p, n)
+    seeds = sample_seeds(n, seed)
+    if method not in METHODS:
+        raise FastdiffError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    steps = step_count(dt, t_max)
+    columns = {name: x.detach().float().expand(n) for name, x in vars(p).items()}
+    if return_paths:
+        return _with_paths(seeds, columns, method, dt, steps, t_max)
+    rt, choice = torch.empty(n), torch.empty(n, dtype=torch.int8)
+    starts = range(0, n, _CHUNK[method] if progress else max(n, 1))
+    for start in _shown(starts, progress):
+        part = slice(start, start + starts.step)
+        ended = first_passage(
+            seeds[part],
+            **{name: column[part] for name, column in columns.items()},
+            method=method,
+            dt=dt,
+            t_max=t_max,
+            every_step=every_step,
+        )
+        rt[part], choice[part] = ended.rt, ended.choice
+    return Trials(rt, choice)
+
+
+def _shown(starts: range, progress: bool) -> Any:
+    if not progress:
+        return starts
+    from tqdm import tqdm
+
+    return tqdm(starts, desc="simulating", unit="chunk", leave=False)
+
+
+def _count(p: Parameters, n: int | None) -> int:
+    shape = p.shape
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+        raise FastdiffError(f"n must be a whole number of at least 1, got {n!r}")
+    if len(shape) > 1 or (n is not None and shape not in ((), (1,), (n,))):
+        wanted = "one value for all trials or one for each" if n is None else f"one value or n = {n}"
+        raise FastdiffError(f"each parameter must have {wanted}, got shape {list(shape)}")
+    count = shape.numel() if n is None else n
+    if count < 1:
+        raise FastdiffError("there are no trials to simulate: a parameter is empty")
+    return count
+
+
+def _with_paths(
+    seeds: Tensor, columns: dict[str, Tensor], method: str, dt: float, steps: int, t_max: float
+) -> TrialsWithPaths:
+    """On the reference, which can be asked for what happens on the way."""
+    if method == "exact":
+        raise FastdiffError("the exact method has no path between start and end; give 'bridge' or 'euler'")
+    moves: list[tuple[Tensor, Tensor, Tensor]] = []
+    rt, choice, _ = reference.first_passage(
+        seeds,
+        **columns,
+        method=METHODS.index(method),
+        dt=dt,
+        max_steps=steps,
+        max_time=t_max,
+        reach=0.0,
+        record=moves,
+    )
+    trial, step, x = (torch.cat(part) for part in zip(*moves, strict=True))
+    length = int(step.max()) + 1
+    if len(seeds) * length > _MAX_PATH_NUMBERS:
+        raise FastdiffError(
+            f"paths of {len(seeds)} trials and {length} points are too many to keep; give fewer trials, "
+            "a larger dt or a t_max"
+        )
+    paths = torch.full((len(seeds), length), math.nan)
+    paths[trial, step.long()] = x.float() * columns["s"][trial]  # walkers are in units of their noise
+    paths[:, 0] = reference.starts(seeds, columns["z"], columns["sz"]).float()
+    return TrialsWithPaths(rt, choice, paths)

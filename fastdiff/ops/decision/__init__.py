@@ -1,0 +1,119 @@
+"""When, and on which side, a walk with drift leaves an interval.
+
+What comes out is random and mostly all or nothing, so that rounding errors say little: the op has no cases.py and is
+tested by its distributions and its bits, in tests/decision.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastdiff.backend import Backend
+from fastdiff.errors import FastdiffError
+from fastdiff.ops._op import FusedOp
+from fastdiff.ops.decision import reference
+from fastdiff.ops.philox import check_seeds
+
+METHODS = ("exact", "bridge", "euler")  # csrc/cpu/decision.cpp: Args.method
+PARAMETERS = ("v", "a", "z", "t0", "s", "sv", "sz", "st0")
+MAX_STEPS = 1 << 30
+
+# Strides over many steps end that many of their own standard deviations before a boundary. Euler: what could happen
+# inside is left out, at a probability of 6e-7. Bridge: only a crossing of both boundaries is, at less than 2e-8.
+REACH = {"exact": 0.0, "bridge": 2.0, "euler": 5.0}
+
+
+class Passage(NamedTuple):
+    """The end of each walk."""
+
+    rt: Tensor  # [N] seconds; infinite where the walk was still under way
+    choice: Tensor  # [N] int8: 1 upper boundary, 0 lower, -1 neither
+    position: Tensor  # [N] 0, a, or where the walk was when time ran out (NaN for "exact")
+
+
+def first_passage(
+    seeds: Tensor, v: Tensor, a: Tensor, z: Tensor, t0: Tensor, s: Tensor, sv: Tensor, sz: Tensor, st0: Tensor, *,
+    method: Literal["exact", "bridge", "euler"] = "exact",
+    dt: float = 0.001,
+    t_max: float = math.inf,
+    every_step: bool = False,
+) -> Passage:  # fmt: skip
+    r"""First passage of a Wiener process with drift through 0 or a, one for each seed.
+
+    .. math::
+        \mathrm{d}x = v_i\,\mathrm{d}t + s\,\mathrm{d}W, \quad x(0) = z_i, \quad
+        T = \min\{t : x(t) \notin (0, a)\}, \quad \mathrm{rt} = T + t_{0,i}
+
+    with, trial by trial, v_i ~ N(v, sv), z_i ~ U(z - sz/2, z + sz/2), t0_i ~ U(t0, t0 + st0). Noise is Philox4x32-10:
+    key = the trial's seed; counter = (block, 0, stream, 0), stream 0 for the walk, 1 for the three draws above. A
+    trial depends on its own seed and parameters only.
+
+    Args:
+        seeds: [N] int64.
+        v, a, z, t0, s, sv, sz, st0: [N] each, one dtype; expanded tensors are not copied. z is absolute, t0 the lower
+            edge. Lengths: a, z, sz; lengths per second: v, sv; per root of a second: s; seconds: t0, st0.
+        method: "exact" has no time step; "bridge" and "euler" walk on a grid of width dt, "bridge" knows the
+            probability and time of crossings between its points, "euler" sees a crossing at the next point only.
+        dt: seconds, ignored by "exact".
+        t_max: walks longer than that (rounded up to whole steps) end with choice -1 and rt infinite.
+        every_step: draw every step of the grid. Otherwise m^2 steps far from the boundaries are drawn as one.
+
+    Returns:
+        Passage(rt [N], choice [N] int8, position [N]). A trial that cannot begin (NaN, z_i on or outside the
+        boundaries) has rt and position NaN and choice -1.
+
+    Raises:
+        FastdiffError: seeds, shapes, dtypes, method, dt or t_max out of the above.
+
+    Source: Drugowitsch 2016, "Fast and accurate Monte Carlo sampling of first-passage times from Wiener diffusion
+    models"; Devroye 2009, "On exact simulation algorithms for some distributions related to Jacobi theta functions".
+    """
+    check_seeds("first_passage", seeds)
+    given = dict(zip(PARAMETERS, (v, a, z, t0, s, sv, sz, st0), strict=True))
+    for name, value in given.items():
+        if value.shape != seeds.shape or value.dtype not in (torch.float32, torch.float64):
+            raise FastdiffError(
+                f"first_passage: {name} must be float32 or float64 {list(seeds.shape)} like the seeds, "
+                f"got {value.dtype} {list(value.shape)}"
+            )
+        if value.dtype != v.dtype:
+            raise FastdiffError(f"first_passage: {name} is {value.dtype}, v is {v.dtype}; give one dtype")
+    if method not in METHODS:
+        raise FastdiffError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    steps = step_count(dt, t_max)
+    reach = 0.0 if every_step else REACH[method]
+    arguments = METHODS.index(method), float(dt), steps, float(t_max), reach
+    return Passage(*decision_op(seeds, *given.values(), *arguments))
+
+
+def step_count(dt: float, t_max: float) -> int:
+    """Whole steps of dt up to t_max, at most 2^30.
+
+    Raises:
+        FastdiffError: dt not positive and finite, or t_max not positive.
+    """
+    if not 0 < dt < math.inf:
+        raise FastdiffError(f"dt must be a positive number of seconds, got {dt}")
+    if not t_max > 0:
+        raise FastdiffError(f"t_max must be a positive number of seconds, got {t_max}")
+    return max(1, min(MAX_STEPS, math.ceil(t_max / dt * (1 - 1e-12)))) if t_max < math.inf else MAX_STEPS
+
+
+def _fake(seeds, v, a, z, t0, s, sv, sz, st0, method, dt, max_steps, max_time, reach):
+    n = seeds.shape[0]
+    return v.new_empty(n), v.new_empty(n, dtype=torch.int8), v.new_empty(n)
+
+
+decision_op = FusedOp(
+    "decision",
+    "(Tensor seeds, Tensor v, Tensor a, Tensor z, Tensor t0, Tensor s, Tensor sv, Tensor sz, Tensor st0, "
+    "int method, float dt, int max_steps, float max_time, float reach) -> (Tensor, Tensor, Tensor)",
+    reference=reference.first_passage,
+    fake=_fake,
+    package=__name__,
+    backends=(Backend.CPU,),
+)

@@ -1,0 +1,164 @@
+"""First passage in plain PyTorch, all trials in step, in float64: the specification. csrc/cpu/decision.h follows it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fastdiff.ops.philox.reference import random_bits, uniform
+
+PATH, PARAMETERS = 0, 1  # Philox streams
+SPLIT = 0.28  # exact: below it the series for small times, above it the one for large times
+MOST_DRIFT = 2.5  # exact: intervals are narrowed until drift times half-width is at most this
+MOST_STRIDE = 2048
+
+
+@dataclass(frozen=True)
+class Walkers:
+    """Trials under way, [M] each, lengths in units of the trial's noise."""
+
+    trial: Tensor
+    seeds: Tensor
+    x: Tensor
+    a: Tensor
+    v: Tensor
+    reach: Tensor
+    time: Tensor  # seconds, or steps on a grid
+    shift: Tensor  # seconds to add at the end
+
+    def __getitem__(self, mask: Tensor) -> Walkers:
+        return Walkers(*(getattr(self, name)[mask] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Grid:
+    dt: float
+    max_steps: int
+    max_time: float
+
+
+def first_passage(
+    seeds, v, a, z, t0, s, sv, sz, st0, method, dt, max_steps, max_time, reach, record=None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``fastdiff.ops.decision.first_passage``; ``record`` (a list) receives (trial, step, x) after each move."""
+    dtype, grid = v.dtype, Grid(dt, max_steps, max_time)
+    v, a, z, t0, s, sv, sz, st0 = (p.double() for p in (v, a, z, t0, s, sv, sz, st0))
+    words = random_bits(seeds, 4, stream=PARAMETERS)
+    v = v + sv * _normals(words[:, 0], words[:, 1])[0]
+    z = starts(seeds, z, sz)
+    rt = t0 + st0 * uniform(words[:, 3])
+    with_drift = reach + v.abs() * a / (2 * reach * s * s) if reach else torch.full_like(v, math.inf)
+    all_trials = torch.arange(len(seeds), device=seeds.device)
+    zero = torch.zeros_like(v)
+    walkers = Walkers(all_trials, seeds, z / s, a / s, v / s, 1 / (with_drift * math.sqrt(dt)), zero, zero)
+
+    begins = (z > 0) & (z < a) & (a / s).isfinite() & (v / s).isfinite()
+    choice = torch.full_like(all_trials, -1, dtype=torch.int8)
+    position = torch.full_like(v, math.nan)
+    rt = torch.where(begins, rt, math.nan)
+    walkers, block = walkers[begins], 0
+    advance = (exact, bridge, euler)[method]
+    while len(walkers.trial):
+        walkers, done = advance(
+            walkers, random_bits(walkers.seeds, 4, stream=PATH, first_block=block), grid, record
+        )
+        block += 1
+        ended = walkers[done]
+        i, below, above = ended.trial, ended.x <= 0, ended.x >= ended.a
+        seconds = (ended.time if method == 0 else ended.time * dt) + ended.shift
+        rt[i] += torch.where(below | above, seconds, math.inf)
+        choice[i] = torch.where(below, 0, torch.where(above, 1, -1)).to(torch.int8)
+        place = torch.where(below, 0.0, torch.where(above, ended.a, ended.x)) * s[i]
+        position[i] = place if method else torch.where(below | above, place, math.nan)
+        walkers = walkers[~done]
+    return rt.to(dtype), choice, position.to(dtype)
+
+
+def starts(seeds: Tensor, z: Tensor, sz: Tensor) -> Tensor:
+    """z_i [N] float64: where each walk begins."""
+    return z.double() + sz.double() * (uniform(random_bits(seeds, 4, stream=PARAMETERS)[:, 2]) - 0.5)
+
+
+def euler(w: Walkers, words: Tensor, grid: Grid, record: list | None) -> tuple[Walkers, Tensor]:
+    """Four moves by Euler-Maruyama -> the walkers, and which have ended."""
+    z = [*_normals(words[:, 0], words[:, 1]), *_normals(words[:, 2], words[:, 3])]
+    x, steps, done = w.x, w.time, torch.zeros_like(w.x, dtype=torch.bool)
+    for j in range(4):
+        m = _stride(torch.minimum(x, w.a - x), w.reach, steps, grid)
+        x = torch.where(done, x, x + m * (w.v * grid.dt * m + math.sqrt(grid.dt) * z[j]))
+        steps = torch.where(done, steps, steps + m * m)
+        done = (x <= 0) | (x >= w.a) | (steps >= grid.max_steps)
+        if record is not None:
+            record.append((w.trial, steps, x))
+    return replace(w, x=x, time=steps), done
+
+
+def bridge(w: Walkers, words: Tensor, grid: Grid, record: list | None) -> tuple[Walkers, Tensor]:
+    """One move, and whether and when the bridge between its ends crosses -> the walkers, and which have ended."""
+    z, other = _normals(words[:, 0], words[:, 1])
+    u, when = uniform(words[:, 2]), uniform(words[:, 3])
+    y = w.a - w.x
+    m = _stride(torch.minimum(w.x, y), w.reach, w.time, grid)
+    h = m * m * grid.dt
+    x = w.x + w.v * h + torch.sqrt(h) * z
+    below = u < torch.exp(-2 * w.x * x / h)
+    above = ~below & (1 - u < torch.exp(-2 * y * (w.a - x) / h))
+    steps = w.time + m * m
+    before, past = torch.where(below, w.x, y), torch.where(below, x, w.a - x).abs()
+    within = _crossing(before, past.clamp_min(1e-20), h, other, when)
+    crossed = below | above
+    x = torch.where(below, 0.0, torch.where(above, w.a, x))
+    if record is not None:
+        record.append((w.trial, steps, x))
+    done = crossed | (steps >= grid.max_steps)
+    return replace(w, x=x, time=steps, shift=torch.where(crossed, within - h, 0.0)), done
+
+
+def exact(w: Walkers, words: Tensor, grid: Grid, record: list | None) -> tuple[Walkers, Tensor]:
+    """One attempt to leave the widest interval around x that fits -> the walkers, and which have ended."""
+    u = uniform(words)
+    y = w.a - w.x
+    d = torch.minimum(torch.minimum(w.x, y), MOST_DRIFT / w.v.abs())
+    mu = w.v * d
+    half, rate = mu * mu / 2, mu * mu / 2 + math.pi**2 / 8
+    c = SPLIT**-0.5
+    left_mass = 4 * math.exp(-c * c / 2) / math.sqrt(2 * math.pi) / c
+    right_mass = math.pi / 2 / rate * torch.exp(-rate * SPLIT)
+    left = u[:, 0] * (left_mass + right_mass) < left_mass
+    e = -torch.log(u[:, 1])
+    t = torch.where(left, SPLIT / (1 + SPLIT * e) ** 2, SPLIT + e / rate)
+    w1 = torch.exp(torch.where(left, -4 / t, -(math.pi**2) * t))
+    series = 1 - 3 * w1 + torch.where(left, 0.0, 5 * w1**3 - 7 * w1**6)
+    tilt = torch.where(left, torch.exp(-(SPLIT * e * e / 2 + half * t)), 1.0)
+    accepted = u[:, 2] < series * tilt
+    up = u[:, 3] * (1 + torch.exp(-2 * mu)) < 1
+    time = w.time + torch.where(accepted, t * d * d, 0.0)
+    hit, late = accepted & (d == torch.where(up, y, w.x)), time > grid.max_time
+    moved = torch.where(up, w.x + d, w.x - d)
+    moved = torch.where(hit, torch.where(up, w.a, 0.0), moved)
+    x = torch.where(late, w.a / 2, torch.where(accepted, moved, w.x))
+    return replace(w, x=x, time=time), hit | late
+
+
+def _normals(radius_bits: Tensor, angle_bits: Tensor) -> tuple[Tensor, Tensor]:
+    radius = torch.sqrt(-2 * torch.log(uniform(radius_bits)))
+    angle = 2 * math.pi * uniform(angle_bits)
+    return radius * torch.cos(angle), radius * torch.sin(angle)
+
+
+def _stride(distance: Tensor, reach: Tensor, steps: Tensor, grid: Grid) -> Tensor:
+    m = torch.floor((distance * reach).clamp_max(MOST_STRIDE)).clamp_min(1)
+    left = torch.floor(torch.sqrt((grid.max_steps - steps).clamp_min(0))).clamp_min(1)
+    return torch.minimum(m, left)
+
+
+def _crossing(b: Tensor, e: Tensor, h: Tensor, z: Tensor, u: Tensor) -> Tensor:
+    """When a bridge over time h crosses a barrier at distance b from its start and e from its end."""
+    phi = z * z * h / (2 * b * e)
+    g = 1 / (1 + phi + torch.sqrt(phi * (2 + phi)))
+    smaller = u * (1 + g) < 1
+    start, rest = b * torch.where(smaller, g, 1.0), e * torch.where(smaller, 1.0, g)
+    return h * (start / (start + rest))

@@ -1,0 +1,140 @@
+"""``fastdiff decision``: files in, files out, and mistakes in one line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory: pytest.TempPathFactory):
+    from fastdiff.cli import main
+
+    path = tmp_path_factory.mktemp("decision") / "new" / "trials.csv"
+    options = ["--v", "0.3", "1.5", "--a", "1.4", "--z", "0.45", "--t0", "0.25", "--n", "700", "--seed", "3"]
+    assert main(["decision", "simulate", *options, "--out", str(path)]) == 0
+    return path
+
+
+def test_simulate(command, trials, tmp_path) -> None:
+    with open(trials, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["condition"] for row in rows] == ["0.3"] * 700 + ["1.5"] * 700
+    assert {row["choice"] for row in rows} == {"0", "1"} and all(float(row["rt"]) > 0.25 for row in rows)
+    out = tmp_path / "t.csv"
+    options = ["--v", 0.5, "--n", 300, "--method", "bridge", "--dt", 0.01, "--t-max", 0.5, "--sv", 0.2]
+    ended = command("decision", "simulate", *options, "--out", out)
+    assert ended.code == 0 and f"wrote      {out}" in ended.out and "300 trials" in ended.out
+    with open(out, newline="") as file:
+        late = [row for row in csv.DictReader(file) if row["choice"] == "-1"]
+    assert late and all(math.isinf(float(row["rt"])) for row in late)
+
+
+def test_fit(command, trials, tmp_path) -> None:
+    out = tmp_path / "fit.json"
+    ended = command("decision", "fit", trials, "--out", out)
+    assert ended.code == 0 and "optimiser       converged" in ended.out
+    found = json.loads(out.read_text())
+    assert found["conditions"] == ["0.3", "1.5"] and found["trials"] == 1400
+    assert found["estimates"]["v"] == pytest.approx([0.3, 1.5], abs=0.35)
+    assert found["estimates"]["a"] == pytest.approx(1.4, abs=0.1)
+
+
+def test_plot(command, trials, tmp_path) -> None:
+    ended = command("decision", "plot", trials, "--walks", 3, "--out", tmp_path / "pictures")
+    assert ended.code == 0
+    for name in ("decision_paths.png", "quantile_probability.png"):
+        with Image.open(tmp_path / "pictures" / name) as picture:
+            assert picture.width > 800 and len(set(picture.convert("L").resize((64, 64)).tobytes())) > 20
+
+
+def test_other_columns_and_words(command, tmp_path) -> None:
+    path = tmp_path / "words.csv"
+    lines = [
+        f"{0.4 + 0.01 * i},{'Upper' if i % 3 else 'lower'},{'hard' if i % 2 else 'easy'}" for i in range(60)
+    ]
+    path.write_text("rt,choice,difficulty\n" + "\n".join([*lines, "inf,-1,easy"]) + "\n")
+    out = tmp_path / "fit.json"
+    ended = command(
+        "decision", "fit", path, "--condition", "difficulty", "--free", "v", "a", "t0", "--out", out
+    )
+    assert ended.code == 0 and "trials          60 (1 without a decision left out)" in ended.out
+    assert json.loads(out.read_text())["conditions"] == ["easy", "hard"]
+
+
+FILES = {
+    "no-rt": ("time,choice\n1,1\n", "has no column 'rt'; it has: time, choice"),
+    "no-choice": ("rt\n1\n", "has no column 'choice'"),
+    "empty": ("", "has no column 'rt'; it has: none"),
+    "no-trials": ("rt,choice\n", "holds no trial with a decision"),
+    "nan": ("rt,choice\nnan,1\n", "line 2: rt must be a positive number of seconds, got 'nan'"),
+    "negative": ("rt,choice\n0.5,1\n-0.5,1\n", "line 3: rt must be a positive number of seconds, got '-0.5'"),
+    "text": ("rt,choice\nfast,1\n", "line 2: rt must be a positive number of seconds, got 'fast'"),
+    "short-row": ("rt,choice\n0.5\n", "line 2: choice must be 1 or 'upper', 0 or 'lower'"),
+    "two": ("rt,choice\n0.5,2\n", "got '2'"),
+    "minus-one": ("rt,choice\n0.5,-1\n", "write the lower boundary as 0"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), FILES.values(), ids=FILES)
+def test_bad_files(command, tmp_path, content: str, message: str) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(content)
+    _assert_one_line(command("decision", "fit", path, "--out", tmp_path / "out" / "fit.json"), message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_binary_file(command, tmp_path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_bytes(b"rt,choice\n\xff\xfe\x00,1\n")
+    _assert_one_line(command("decision", "fit", path), "is no CSV file of text")
+
+
+BAD = {
+    "nothing": ([], "Expected one of {simulate, fit, plot}; see fastdiff decision --help"),
+    "no-file": (["fit"], "Missing from fastdiff decision fit"),
+    "absent-file": (["fit", "nowhere.csv"], "cannot read nowhere.csv: No such file or directory; give a CSV"),
+    "absent-column": (
+        ["fit", "TRIALS", "--condition", "level"],
+        "has no column 'level'; it has: condition, rt",
+    ),
+    "unknown-free": (["fit", "TRIALS", "--free", "v", "w"], "invalid choice"),
+    "too-little-free": (["fit", "TRIALS", "--free", "v", "a"], "fit always fits 't0'"),
+    "unknown-condition": (["plot", "TRIALS", "--show", "9"], "has no condition '9'; it has: 0.3, 1.5"),
+    "no-walks": (["plot", "TRIALS", "--walks", "0"], "walks must be at least 1, got 0"),
+    "no-boundary": (["simulate", "--a", "0"], "a must be positive: the boundaries lie at 0 and a, got 0"),
+    "start-outside": (["simulate", "--z", "1.5"], "must lie between 0 and 1, got 1.5"),
+    "no-noise": (["simulate", "--s", "0"], "s (the noise) must be positive, got 0"),
+    "no-trials": (["simulate", "--n", "0"], "n must be at least 1, got 0"),
+    "nan": (["simulate", "--v", "nan"], "v must be finite, got nan"),
+    "no-step": (["simulate", "--method", "euler", "--dt", "0"], "dt must be a positive number of seconds"),
+    "no-number": (["simulate", "--a", "wide"], "--a: 'wide' is not a number"),
+    "out-below-a-file": (["simulate", "--n", "3", "--out", "TRIALS/below.csv"], "cannot write to"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BAD.values(), ids=BAD)
+def test_bad_options(command, trials, tmp_path, monkeypatch, options: list[str], message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = [o.replace("TRIALS", str(trials)) for o in options]
+    _assert_one_line(command("decision", *named), message)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_matplotlib(command, trials, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    _assert_one_line(
+        command("decision", "plot", trials), "pictures need matplotlib: pip install 'fastdiff[decision]'"
+    )
+
+
+def _assert_one_line(ended, message: str) -> None:
+    line = ended.err.splitlines()[-1] if ended.err else ""  # a progress bar may stand before it
+    assert line.startswith("fastdiff: ") and message in line
+    assert ended.code == 2
+    assert not ended.out
