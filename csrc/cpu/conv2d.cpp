@@ -16,6 +16,7 @@ namespace {
 // are worth transforming the weights for.
 constexpr int64_t kBlockFloats = 320 << 10;
 constexpr int64_t kBlockTiles = 32;
+constexpr int64_t kPlainFloats = 16 << 10;  // without a transform there is little to lose: close to the first level
 constexpr int64_t kPrivateTiles = 24;  // a thread with fewer shares them
 
 int64_t panels(const Args& args) { return ceil_div(args.out_channels, kWidth); }
@@ -105,7 +106,7 @@ void run(const Args& args) {
   const bool share = whole.tiles() < threads * kPrivateTiles;
 
   const int64_t floats_of_tile = kPoints * round_up(total_channels(args), kDepth);
-  const int64_t tiles = std::max(kBlockFloats / floats_of_tile, kBlockTiles) * (share ? threads : 1);
+  const int64_t tiles = std::max((kPoints == 1 ? kPlainFloats : kBlockFloats) / floats_of_tile, kBlockTiles) * (share ? threads : 1);
   // As many pieces for each thread, and of as equal size, as the rows of tiles allow.
   const int64_t workers = share ? 1 : threads;
   const int64_t pieces = round_up(ceil_div(whole.tiles(), tiles), workers);

@@ -124,14 +124,21 @@ void transform_strip(const Args& args, const Grid& grid, const InputLayout& inpu
   const int64_t channels = std::min(kSlice, total_channels(args) - strip.first_channel);
   for (int64_t c = 0; c < channels; c += kLanes)
     activate<MY, MX, T>(args, layout, strip, strip.first_channel + c, pixels + c);
+  const int64_t chunk_stride = input.rows * kDepth;
   const int64_t first_row = strip.image * grid.tiles_y + strip.first_tile_row - grid.first_row;
+  const int64_t first_tile = first_row * grid.tiles_x;
+  float* to = transformed + input.offset(first_tile, strip.first_channel);
+  int64_t r = first_tile % input.rows;  // in the block of tiles
   for (int64_t row = 0; row < strip.tile_rows; ++row) {
-    for (int64_t x = 0; x < grid.tiles_x; ++x) {
-      const float* corner = pixels + (row * MY * layout.width + x * MX) * kSlice;
-      float* to = transformed + input.offset((first_row + row) * grid.tiles_x + x, strip.first_channel);
+    const float* corner = pixels + row * MY * layout.width * kSlice;
+    for (int64_t x = 0; x < grid.tiles_x; ++x, corner += MX * kSlice) {
       for (int64_t c = 0; c < channels; c += kLanes)
-        transform_tile<MY, MX>(corner + c, layout.width * kSlice,
-                               to + c / kDepth * input.rows * kDepth + c % kDepth, input.point_stride());
+        transform_tile<MY, MX>(corner + c, layout.width * kSlice, to + c / kDepth * chunk_stride + c % kDepth,
+                               input.point_stride());
+      to += kDepth;
+      if (++r < input.rows) continue;
+      r = 0;
+      to += input.block_stride() - chunk_stride;
     }
   }
 }

@@ -128,21 +128,41 @@ inline void finish_tile(const Output<T>& output, const float* products, int64_t 
   if (moments) tile_moments(valid, count, moments);
 }
 
+// The place of a tile in the images, and that of the next one without a division.
+struct Cursor {
+  int64_t image, row, column;  // of tiles
+
+  Cursor(const Grid& grid, int64_t tile) {
+    const int64_t global_row = grid.first_row + tile / grid.tiles_x;
+    image = global_row / grid.tiles_y;
+    row = global_row % grid.tiles_y;
+    column = tile % grid.tiles_x;
+  }
+  void advance(const Grid& grid) {
+    if (++column < grid.tiles_x) return;
+    column = 0;
+    if (++row < grid.tiles_y) return;
+    row = 0;
+    ++image;
+  }
+};
+
 // The blocks [first, last) of tiles, for one panel of output channels. `moments` holds [tile][2][kWidth] for it, or is
 // null.
 template <int MY, int MX, class T>
 void finish_blocks(const Args& args, const Grid& grid, const ProductLayout& layout, int64_t panel, int64_t first,
                    int64_t last, const float* products, float* moments) {
   const int64_t channels = std::min(kWidth, args.out_channels - panel * kWidth);
-  for (int64_t block = first; block < last; ++block)
-    for (int64_t r = 0; r < grid.rows_of(block); ++r) {
-      const int64_t tile = block * grid.rows + r, row = grid.first_row + tile / grid.tiles_x;
-      const float* from = products + (block - first) * layout.block_stride() + r * kWidth;
+  Cursor at(grid, first * grid.rows);
+  if (moments) moments += first * grid.rows * 2 * kWidth;
+  for (int64_t block = first; block < last; ++block, products += layout.block_stride())
+    for (int64_t r = 0; r < grid.rows_of(block); ++r, at.advance(grid)) {
       for (int64_t lane = 0; lane < channels; lane += kLanes) {
         const Output<T> output{args, panel * kWidth + lane, std::min<int64_t>(kLanes, channels - lane)};
-        finish_tile<MY, MX>(output, from + lane, layout.point_stride(), row / grid.tiles_y, row % grid.tiles_y * MY,
-                            tile % grid.tiles_x * MX, moments ? moments + tile * 2 * kWidth + lane : nullptr);
+        finish_tile<MY, MX>(output, products + r * kWidth + lane, layout.point_stride(), at.image, at.row * MY,
+                            at.column * MX, moments ? moments + lane : nullptr);
       }
+      if (moments) moments += 2 * kWidth;
     }
 }
 
@@ -154,21 +174,30 @@ void multiply_panel(const Args& args, const Grid& grid, const float* transformed
   static thread_local Workspace<float> weight_workspace, product_workspace;
   const InputLayout input(args, grid);
   const ProductLayout layout{grid.rows, kPoints};
-  float* weights = weight_workspace.get(kPoints * weight_stride(kChannels));
-  float* products = product_workspace.get((last - first) * layout.block_stride());
-  const W* packed = static_cast<const W*>(args.weight) + panel_offset(args, panel);
+  // Without a transform the sums are finished while they are in the first-level cache.
+  constexpr bool kPlain = kPoints == 1;
   const int64_t channels = total_channels(args), taps = args.taps * args.taps;
-  for (int64_t channel = 0; channel < channels; channel += kChannels) {
-    const int64_t depth = std::min(kChannels, channels - channel);
-    transform_weights<MY, MX>(packed + channel * taps * kWidth, depth, weights);
+  const int64_t most = kPlain ? channels : std::min(kChannels, channels);
+  float* weights = weight_workspace.get(kPoints * weight_stride(most));
+  float* products = product_workspace.get((kPlain ? 1 : last - first) * layout.block_stride());
+  const W* packed = static_cast<const W*>(args.weight) + panel_offset(args, panel);
+  for (int64_t channel = 0; channel < channels; channel += most) {
+    const int64_t depth = std::min(most, channels - channel);
+    const float* transformed_weights = weights;
+    if constexpr (kPlain && std::is_same_v<W, float>)
+      transformed_weights = packed;  // as they are
+    else
+      transform_weights<MY, MX>(packed + channel * taps * kWidth, depth, weights);
     for (int point = 0; point < kPoints; ++point)
-      for (int64_t block = first; block < last; ++block)
+      for (int64_t block = first; block < last; ++block) {
         kMultiply[grid.rows_of(block) - 1](
             transformed + point * input.point_stride() + block * input.block_stride() + channel * grid.rows,
-            grid.rows * kDepth, weights + point * weight_stride(depth), depth, channel > 0,
-            products + (block - first) * layout.block_stride() + point * layout.point_stride());
+            grid.rows * kDepth, transformed_weights + point * weight_stride(depth), depth, channel > 0,
+            products + (kPlain ? 0 : block - first) * layout.block_stride() + point * layout.point_stride());
+        if (kPlain) finish_blocks<MY, MX, T>(args, grid, layout, panel, block, block + 1, products, moments);
+      }
   }
-  finish_blocks<MY, MX, T>(args, grid, layout, panel, first, last, products, moments);
+  if (!kPlain) finish_blocks<MY, MX, T>(args, grid, layout, panel, first, last, products, moments);
 }
 
 }  // namespace fastdiff::conv2d
