@@ -57,34 +57,51 @@ class PackedWeight(Packed):
         return [self.weight if self.packed is None else self.packed]
 
 
-class PackedConv(PackedWeight):
-    """A 3x3 (stride 1, padding 1) or 1x1 convolution, or a linear layer over pixels."""
+def is_freed(layer: Any) -> bool:
+    """Whether the layer's weight is but a shape (see freeing.py)."""
+    weight: Tensor = layer.weight
+    return weight.numel() > 1 and weight.untyped_storage().nbytes() == weight.element_size()
 
-    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
-        self.layer: Any = layer
+
+class PackedConv(PackedWeight):
+    """A 3x3 (stride 1, padding 1) or 1x1 convolution, or a linear layer over pixels.
+
+    ``beside``: linear layers that read the same pixels; their outputs follow the first layer's, as one layer's.
+    """
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype, *beside: nn.Module) -> None:
+        self.layers: list[Any] = [layer, *beside]
         self.hooks: list[Any] = []  # of freeing.py
-        super().__init__(dtype, self.layer.weight)
+        super().__init__(dtype, *(p for each in self.layers for p in (each.weight, each.bias)))
 
     def _make(self) -> None:
         if self.is_freed():
             raise FastdiffError(
                 "this model's weights were freed by optimize(); restore() it before changing it"
             )
-        self._pack(self.layer.weight)
+        if len(self.layers) == 1:
+            self._pack(self.layers[0].weight)
+            self.bias = self.layers[0].bias
+            return
+        self._pack(torch.cat([layer.weight for layer in self.layers]))
+        biases = [layer.bias for layer in self.layers]
+        self.bias = None if biases[0] is None else torch.cat(biases)
 
     def accept(self) -> None:
         """Take the parameter as it is now for the one that was packed."""
         self._made_from = [_state(p) for p in self._parameters]
 
     def is_freed(self) -> bool:
-        """Whether the layer's weight is but a shape (see freeing.py)."""
-        weight: Tensor = self.layer.weight
-        return weight.numel() > 1 and weight.untyped_storage().nbytes() == weight.element_size()
+        return any(is_freed(layer) for layer in self.layers)
 
-    def unpacked(self) -> Tensor:
-        """The weight again, from its packed form."""
+    def unpacked(self) -> list[Tensor]:
+        """The layers' weights again, from their packed form."""
         assert self.packed is not None
-        return unpack_conv2d(self.packed, self.weight.shape).reshape(self.layer.weight.shape)
+        shapes = [layer.weight.shape for layer in self.layers]
+        parts = unpack_conv2d(self.packed, self.weight.shape).split([shape[0] for shape in shapes])
+        # Copies, lest each part hold on to the memory of all.
+        parts = parts if len(parts) == 1 else [part.clone() for part in parts]
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def __call__(
         self,
@@ -100,13 +117,12 @@ class PackedConv(PackedWeight):
     ) -> tuple[Tensor, Tensor]:
         """As ``fastdiff.ops.conv2d``, whose checks have nothing to find here."""
         self.refresh()
-        bias = self.layer.bias
         return forward_op(
             *(
                 x,
                 more,
                 self.weight,
-                bias,
+                self.bias,
                 affine,
                 silu,
                 upsample,
@@ -145,9 +161,9 @@ class PackedProjections(PackedWeight):
 class PackedStrided(Packed):
     """Any other convolution: oneDNN's, with the weight in the order that it wants."""
 
-    def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
+    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
         self.layer: Any = layer
-        super().__init__(dtype, layer.weight, layer.bias)
+        super().__init__(dtype, self.layer.weight, self.layer.bias)
         self._packed_for: torch.Size | None = None
 
     def _make(self) -> None:
