@@ -49,8 +49,9 @@ class PackedWeight(Packed):
         weight = weight.detach()
         weight = weight.reshape(*weight.shape[:2], *(weight.shape[2:] if weight.dim() == 4 else (1, 1)))
         self.packed = pack_conv2d(weight, self.dtype)
-        # One element seen everywhere, if there is a kernel; else what the reference computes with.
-        shape_only = torch.zeros(1, dtype=self.dtype).expand(weight.shape)
+        # One element seen everywhere, if there is a kernel; else what the reference computes with. (NaN: should a call
+        # ever reach the reference all the same, that must be seen.)
+        shape_only = torch.full((1,), torch.nan, dtype=self.dtype).expand(weight.shape)
         self.weight = weight.to(self.dtype) if self.packed is None else shape_only
 
     def tensors(self) -> list[Tensor]:
@@ -117,6 +118,8 @@ class PackedConv(PackedWeight):
     ) -> tuple[Tensor, Tensor]:
         """As ``fastdiff.ops.conv2d``, whose checks have nothing to find here."""
         self.refresh()
+        if more is not None and x.shape[1] % 16:  # where the kernel takes no others beside them
+            x, more = torch.cat([x, more], dim=1), None
         return forward_op(
             *(
                 x,
