@@ -20,15 +20,18 @@ def _state(parameter: Tensor) -> tuple[int, int, torch.dtype]:
 
 
 class Packed:
-    """Something made of parameters, and made anew when one of them has changed."""
+    """Something made of layers' weights and biases, and made anew when one of them has changed."""
 
-    def __init__(self, dtype: torch.dtype, *parameters: Tensor | None) -> None:
-        self.dtype = dtype
-        self._parameters = [p for p in parameters if p is not None]
+    def __init__(self, dtype: torch.dtype, layers: Sequence[Any]) -> None:
+        self.dtype, self.layers = dtype, layers
         self._made_from: list[tuple[int, int, torch.dtype]] = []
 
+    def _states(self) -> list[tuple[int, int, torch.dtype]]:
+        parameters = (p for layer in self.layers for p in (layer.weight, layer.bias))
+        return [_state(p) for p in parameters if p is not None]
+
     def refresh(self) -> None:
-        state = [_state(p) for p in self._parameters]
+        state = self._states()
         if state != self._made_from:
             with torch.no_grad():
                 self._make()
@@ -71,9 +74,8 @@ class PackedConv(PackedWeight):
     """
 
     def __init__(self, layer: nn.Module, dtype: torch.dtype, *beside: nn.Module) -> None:
-        self.layers: list[Any] = [layer, *beside]
         self.hooks: list[Any] = []  # of freeing.py
-        super().__init__(dtype, *(p for each in self.layers for p in (each.weight, each.bias)))
+        super().__init__(dtype, [layer, *beside])
 
     def _make(self) -> None:
         if self.is_freed():
@@ -90,7 +92,7 @@ class PackedConv(PackedWeight):
 
     def accept(self) -> None:
         """Take the parameter as it is now for the one that was packed."""
-        self._made_from = [_state(p) for p in self._parameters]
+        self._made_from = self._states()
 
     def is_freed(self) -> bool:
         return any(is_freed(layer) for layer in self.layers)
@@ -142,13 +144,12 @@ class PackedProjections(PackedWeight):
     """SiLU and the linear layers of all residual blocks as a single layer: they read the same embedding."""
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        self._layers = layers
         self._widths = [layer.out_features for layer in layers]
-        super().__init__(torch.float32, *(p for layer in layers for p in (layer.weight, layer.bias)))
+        super().__init__(torch.float32, layers)
 
     def _make(self) -> None:
-        self._pack(torch.cat([layer.weight for layer in self._layers]))
-        self.bias = torch.cat([layer.bias for layer in self._layers]).float()
+        self._pack(torch.cat([layer.weight for layer in self.layers]))
+        self.bias = torch.cat([layer.bias for layer in self.layers]).float()
 
     def tensors(self) -> list[Tensor]:
         return [*super().tensors(), self.bias]
@@ -166,7 +167,7 @@ class PackedStrided(Packed):
 
     def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
         self.layer: Any = layer
-        super().__init__(dtype, self.layer.weight, self.layer.bias)
+        super().__init__(dtype, [layer])
         self._packed_for: torch.Size | None = None
 
     def _make(self) -> None:

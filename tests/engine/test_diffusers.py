@@ -174,10 +174,11 @@ def test_changed_weights_are_seen() -> None:
     model, other, x = random_unet(), random_unet(), torch.randn(1, 3, 16, 16)
     fastdiff.optimize(model)
     before = model(x, 5).sample
-    for parameter in other.parameters():
-        parameter.mul_(0.9)
-    model.load_state_dict(other.state_dict())
-    torch.testing.assert_close(model(x, 5).sample, other(x, 5).sample, rtol=1e-4, atol=1e-5)
+    for assign in (False, True):
+        for parameter in other.parameters():
+            parameter.mul_(0.9)
+        model.load_state_dict(copy.deepcopy(other.state_dict()), assign=assign)
+        torch.testing.assert_close(model(x, 5).sample, other(x, 5).sample, rtol=1e-4, atol=1e-5)
     model.mid_block.attentions[0].to_v.bias.add_(1)
     assert (model(x, 5).sample - before).abs().max() > 1e-3
     other.mid_block.attentions[0].to_v.bias.add_(1)
