@@ -47,7 +47,7 @@ def _put_back(packed: PackedConv) -> None:
 
 def _reveal(packed: PackedConv, i: int) -> Any:
     def hook(module: Any, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
-        if is_freed(module):
+        if is_freed(packed.layers[i]):
             state_dict[prefix + "weight"] = packed.unpacked()[i]
 
     return hook
