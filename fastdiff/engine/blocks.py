@@ -1,12 +1,16 @@
-"""ADM's blocks on fused layers: the same arithmetic as ``fastdiff.nn``, cut elsewhere.
+"""A U-Net's blocks on fused layers: the same arithmetic as ``fastdiff.nn``, cut elsewhere.
 
 There a norm ends where a convolution begins. Here a convolution normalises and activates what it reads, adds what
 comes to its result, and finds the moments that the next norm needs: an image is read and written once per convolution.
+
+A block is given by its parts, so that it does not matter what their names are in the class they come from.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,43 +20,71 @@ from fastdiff.engine.features import Features, Pair
 from fastdiff.engine.packed import Packed, PackedConv, PackedStrided
 from fastdiff.nn import AttentionBlock, Downsample, ResBlock, Upsample, split_heads
 from fastdiff.nn.resample import downsample_mean, upsample_nearest
-from fastdiff.ops import attention
+from fastdiff.ops import attention, group_norm_silu
+
+
+@dataclass(frozen=True, slots=True)
+class ResidualParts:
+    """A residual block: norms with SiLU (weight, bias, num_groups, eps), 3x3 convolutions, a skip connection."""
+
+    norm1: Any
+    conv1: Any
+    projection: Any  # linear, of the embedding
+    norm2: Any
+    conv2: Any
+    skip: Any  # 1x1 convolution, or None
+    scale_shift: bool  # the projection is scale and shift of norm2, else it is added before norm2
+    resample: str | None = None  # "up" or "down", behind norm1
+    factor: float = 1.0  # of the sum
+
+    @classmethod
+    def of(cls, block: ResBlock) -> ResidualParts:
+        skip = block.skip_connection
+        return cls(
+            norm1=block.in_layers[0],
+            conv1=block.in_layers[2],
+            projection=block.emb_layers[1],
+            norm2=block.out_layers[0],
+            conv2=block.out_layers[3],
+            skip=None if isinstance(skip, nn.Identity) else skip,
+            scale_shift=block.scale_shift_norm,
+            resample=block.resample,
+            factor=math.sqrt(0.5) if block.rescale else 1.0,
+        )
 
 
 class FusedResBlock:
     """``fastdiff.nn.ResBlock``, given its projected embedding."""
 
-    def __init__(self, block: ResBlock, dtype: torch.dtype) -> None:
-        self.block = block
-        self.first = PackedConv(block.in_layers[2], dtype)
-        self.second = PackedConv(block.out_layers[3], dtype)
-        skip = block.skip_connection
-        self.skip = None if isinstance(skip, nn.Identity) else PackedConv(skip, dtype)
+    def __init__(self, parts: ResidualParts, dtype: torch.dtype) -> None:
+        self.parts = parts
+        self.first, self.second = PackedConv(parts.conv1, dtype), PackedConv(parts.conv2, dtype)
+        self.skip = None if parts.skip is None else PackedConv(parts.skip, dtype)
 
     def packed(self) -> list[Packed]:
         return [p for p in (self.first, self.second, self.skip) if p is not None]
 
     def __call__(self, inputs: Pair, projected: Tensor) -> Features:
-        block = self.block
+        parts = self.parts
         inputs, h, moments = self._first(inputs, projected)
-        norm = block.out_layers[0]
-        scale, shift = projected.chunk(2, dim=1) if block.scale_shift_norm else (None, None)
-        affine = Pair(Features(h, moments)).normalised(norm, scale, shift)
+        scale, shift = projected.chunk(2, dim=1) if parts.scale_shift else (None, None)
+        affine = Pair(Features(h, moments)).normalised(parts.norm2, scale, shift)
         residual = inputs.joined() if self.skip is None else self.skip(inputs.left.x, more=inputs.more)[0]
-        if block.rescale:
-            return Features(self.second(h, affine=affine, silu=True, residual=residual)[0] * math.sqrt(0.5))
+        if parts.factor != 1:
+            return Features(self.second(h, affine=affine, silu=True, residual=residual)[0] * parts.factor)
         return Features(*self.second(h, affine=affine, silu=True, residual=residual, moments=True))
 
     def _first(self, inputs: Pair, projected: Tensor) -> tuple[Pair, Tensor, Tensor]:
         """The inputs at the block's resolution, the first convolution's result and its moments."""
-        block = self.block
-        image_bias = None if block.scale_shift_norm else projected
-        norm = block.in_layers[0]
-        if block.resample == "down":
+        parts = self.parts
+        image_bias = None if parts.scale_shift else projected
+        norm = parts.norm1
+        if parts.resample == "down":
             x = inputs.joined()
-            h, moments = self.first(downsample_mean(norm(x)), image_bias=image_bias, moments=True)
+            h = group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, eps=norm.eps)
+            h, moments = self.first(downsample_mean(h), image_bias=image_bias, moments=True)
             return Pair(Features(downsample_mean(x))), h, moments
-        up = block.resample == "up"
+        up = parts.resample == "up"
         h, moments = self.first(
             inputs.left.x,
             more=inputs.more,
@@ -65,34 +97,58 @@ class FusedResBlock:
         return (Pair(Features(upsample_nearest(inputs.joined()))) if up else inputs), h, moments
 
 
+@dataclass(frozen=True, slots=True)
+class AttentionParts:
+    """Self-attention over an image's pixels: norm or None, layers whose outputs are q, k and v, and a last one."""
+
+    norm: Any
+    qkv: tuple[Any, ...]  # one layer or three
+    project: Any
+    heads: int
+    new_order: bool  # of the channels, as in ``split_heads``
+    residual: bool = True  # the input is added
+    factor: float = 1.0  # of the sum
+
+    @classmethod
+    def of(cls, block: AttentionBlock) -> AttentionParts:
+        return cls(
+            norm=block.norm,
+            qkv=(block.qkv,),
+            project=block.proj_out,
+            heads=block.num_heads,
+            new_order=block.new_order,
+            factor=math.sqrt(0.5) if block.rescale else 1.0,
+        )
+
+
 class FusedAttention:
     """``fastdiff.nn.AttentionBlock``: norm and qkv in one, then heads as strided views, then projection and sum."""
 
-    def __init__(self, block: AttentionBlock, dtype: torch.dtype) -> None:
-        self.block = block
-        self.qkv, self.project = PackedConv(block.qkv, dtype), PackedConv(block.proj_out, dtype)
+    def __init__(self, parts: AttentionParts, dtype: torch.dtype) -> None:
+        self.parts = parts
+        first, *others = parts.qkv
+        self.qkv, self.project = PackedConv(first, dtype, *others), PackedConv(parts.project, dtype)
 
     def packed(self) -> list[Packed]:
         return [self.qkv, self.project]
 
     def __call__(self, inputs: Pair) -> Features:
-        block, x = self.block, inputs.left.x
-        n, c, height, width = x.shape
-        qkv = self.qkv(x, affine=inputs.normalised(block.norm))[0]  # memory [N, T, 3C]
-        tokens = qkv.permute(0, 2, 3, 1).reshape(n, height * width, 3 * c)
-        out = attention(
-            *split_heads(tokens, block.num_heads, new_order=block.new_order)
-        )  # memory [N, T, H, D]
-        out = out.transpose(1, 2).reshape(n, height, width, c).permute(0, 3, 1, 2)
-        y = self.project(out, residual=x)[0]
-        return Features(y * math.sqrt(0.5) if block.rescale else y)
+        parts, x = self.parts, inputs.left.x
+        n, _, height, width = x.shape
+        affine = None if parts.norm is None else inputs.normalised(parts.norm)
+        qkv = self.qkv(x, affine=affine)[0]  # memory [N, T, 3C]
+        tokens = qkv.permute(0, 2, 3, 1).flatten(1, 2)
+        out = attention(*split_heads(tokens, parts.heads, new_order=parts.new_order))  # memory [N, T, H, D]
+        out = out.transpose(1, 2).reshape(n, height, width, -1).permute(0, 3, 1, 2)
+        y = self.project(out, residual=x if parts.residual else None)[0]
+        return Features(y if parts.factor == 1 else y * parts.factor)
 
 
 class FusedUpsample:
     """``fastdiff.nn.Upsample``: the convolution reads every pixel four times; nothing is enlarged in memory."""
 
-    def __init__(self, layer: Upsample, dtype: torch.dtype) -> None:
-        self.conv = None if layer.conv is None else PackedConv(layer.conv, dtype)
+    def __init__(self, conv: nn.Module | None, dtype: torch.dtype) -> None:
+        self.conv = None if conv is None else PackedConv(conv, dtype)
 
     def packed(self) -> list[Packed]:
         return [] if self.conv is None else [self.conv]
@@ -105,17 +161,23 @@ class FusedUpsample:
 
 
 class FusedDownsample:
-    """``fastdiff.nn.Downsample``."""
+    """``fastdiff.nn.Downsample``: a convolution of stride 2, or the mean if there is none.
 
-    def __init__(self, layer: Downsample, dtype: torch.dtype) -> None:
-        self.conv = PackedStrided(layer.op, dtype) if isinstance(layer.op, nn.Conv2d) else None
+    ``uneven``: the zeros are not around the image but right of it and below.
+    """
+
+    def __init__(self, conv: nn.Module | None, dtype: torch.dtype, *, uneven: bool = False) -> None:
+        self.conv = None if conv is None else PackedStrided(conv, dtype)
+        self.uneven = uneven
 
     def packed(self) -> list[Packed]:
         return [] if self.conv is None else [self.conv]
 
     def __call__(self, inputs: Pair) -> Features:
         x = inputs.joined()
-        return Features(F.avg_pool2d(x, 2) if self.conv is None else self.conv(x))
+        if self.conv is None:
+            return Features(downsample_mean(x))
+        return Features(self.conv(F.pad(x, (0, 1, 0, 1)) if self.uneven else x))
 
 
 class FusedConv:
@@ -131,3 +193,19 @@ class FusedConv:
         affine = None if self.norm is None else inputs.normalised(self.norm)
         options = {"affine": affine, "silu": self.norm is not None}
         return Features(*self.conv(inputs.left.x, more=inputs.more, moments=True, **options))
+
+
+def fused(layer: nn.Module, dtype: torch.dtype) -> Any:
+    """A layer of ``fastdiff.nn``, or a convolution, in its fused form."""
+    match layer:
+        case ResBlock():
+            return FusedResBlock(ResidualParts.of(layer), dtype)
+        case AttentionBlock():
+            return FusedAttention(AttentionParts.of(layer), dtype)
+        case Upsample():
+            return FusedUpsample(layer.conv, dtype)
+        case Downsample():
+            return FusedDownsample(layer.op if isinstance(layer.op, nn.Conv2d) else None, dtype)
+        case nn.Conv2d():
+            return FusedConv(layer, dtype)
+    raise TypeError(f"no fused form of {type(layer).__name__}")

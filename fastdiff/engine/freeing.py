@@ -11,38 +11,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.engine.packed import PackedConv
+from fastdiff.engine.packed import PackedConv, is_freed
 
 
 def free_weight(packed: PackedConv) -> bool:
-    """True if the layer's weight was given up. Without a kernel there is nothing packed to get it back from."""
+    """True if the layers' weights were given up. Without a kernel there is nothing packed to get them back from."""
     if packed.packed is None:
         return False
-    weight: Tensor = packed.layer.weight
-    weight.data = torch.zeros(1, dtype=weight.dtype).expand(weight.shape)
+    for i, layer in enumerate(packed.layers):
+        weight: Tensor = layer.weight
+        weight.data = torch.zeros(1, dtype=weight.dtype).expand(weight.shape)
+        packed.hooks += [
+            layer.register_state_dict_post_hook(_reveal(packed, i)),
+            layer.register_load_state_dict_pre_hook(_make_room(packed)),
+        ]
     packed.accept()
-    layer = packed.layer
-    packed.hooks = [
-        layer.register_state_dict_post_hook(_reveal(packed)),
-        layer.register_load_state_dict_pre_hook(_make_room(packed)),
-    ]
     return True
 
 
 def unfree_weight(packed: PackedConv) -> None:
-    """The weight back in its place, unless something else has been loaded into it."""
+    """The weights back in their places, unless something else has been loaded into them."""
     for hook in packed.hooks:
         hook.remove()
     packed.hooks = []
     if packed.is_freed():
-        packed.layer.weight.data = packed.unpacked()
+        _put_back(packed)
         packed.accept()
 
 
-def _reveal(packed: PackedConv) -> Any:
+def _put_back(packed: PackedConv) -> None:
+    for layer, weight in zip(packed.layers, packed.unpacked(), strict=True):
+        if is_freed(layer):
+            layer.weight.data = weight
+
+
+def _reveal(packed: PackedConv, i: int) -> Any:
     def hook(module: Any, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
-        if packed.is_freed():
-            state_dict[prefix + "weight"] = packed.unpacked()
+        if is_freed(packed.layers[i]):
+            state_dict[prefix + "weight"] = packed.unpacked()[i]
 
     return hook
 
@@ -50,6 +56,6 @@ def _reveal(packed: PackedConv) -> Any:
 def _make_room(packed: PackedConv) -> Any:
     def hook(*_: Any) -> None:
         if packed.is_freed():
-            packed.layer.weight.data = packed.unpacked()  # loading copies into it; next call packs it again
+            _put_back(packed)  # loading copies into them; the next call packs them again
 
     return hook

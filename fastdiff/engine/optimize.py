@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from fastdiff.backend import Backend, forced
+from fastdiff.engine.diffusers_unet import FusedUNet2D, unet2d_class
 from fastdiff.engine.freeing import free_weight, unfree_weight
 from fastdiff.engine.packed import PackedConv
+from fastdiff.engine.trunk import FusedTrunk
 from fastdiff.engine.unet import FusedUNet
 from fastdiff.errors import FastdiffError
 from fastdiff.models import UNet
@@ -22,12 +24,12 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 class Optimized:
     """A model that ``optimize`` has changed: what it costs in memory, and how to undo it."""
 
-    def __init__(self, model: UNet, fused: FusedUNet, *, free_weights: bool) -> None:
-        self.model, self.dtype = model, fused.dtype
+    def __init__(self, fused: FusedTrunk, *, free_weights: bool) -> None:
+        self.model, self.dtype = fused.model, fused.dtype
         self._fused = fused
         self._freed: list[PackedConv] = []
-        model.denoise = fused  # pyright: ignore[reportAttributeAccessIssue]
         self.refresh()
+        setattr(self.model, fused.method, fused)
         if free_weights:
             self._freed = [p for p in fused.packed() if isinstance(p, PackedConv) and free_weight(p)]
 
@@ -38,8 +40,8 @@ class Optimized:
 
     def restore(self) -> None:
         """The model as it was, freed weights included. A second call does nothing."""
-        if self.model.__dict__.get("denoise") is self._fused:
-            del self.model.denoise
+        if self.model.__dict__.get(self._fused.method) is self._fused:
+            delattr(self.model, self._fused.method)
         for packed in self._freed:
             unfree_weight(packed)
         self._freed = []
@@ -80,7 +82,8 @@ def optimize(model: Any, dtype: torch.dtype | None = None, *, free_weights: bool
     a parameter changes, it is packed again at the next call.
 
     Args:
-        model: a ``fastdiff.models.UNet``, also one for super-resolution, on the CPU.
+        model: a ``fastdiff.models.UNet``, also one for super-resolution, or diffusers' ``UNet2DModel``, also inside a
+            pipeline; on the CPU.
         dtype: float32, bfloat16 or float16 of activations and packed weights; sums and statistics are float32 always.
             None = the dtype in which the model's convolutions are.
         free_weights: give up the memory of the original weights until they are asked for: ``state_dict()`` and
@@ -90,12 +93,17 @@ def optimize(model: Any, dtype: torch.dtype | None = None, *, free_weights: bool
         A handle that tells the memory it takes and restores the model.
 
     Raises:
-        FastdiffError: a model, device or dtype that it is not for; a model that is optimized already.
+        FastdiffError: a model, device or dtype that it is not for; a layer or option of diffusers that is not
+            covered, by name; a model that is optimized already.
     """
-    if not isinstance(model, UNet):
-        raise FastdiffError(f"optimize takes a fastdiff U-Net, got {type(model).__name__}")
-    if "denoise" in model.__dict__:
-        raise FastdiffError("this model is optimized already; restore() it first")
+    fused, method = _fused_class(model)
+    if method in model.__dict__:
+        mine = isinstance(model.__dict__[method], FusedTrunk)
+        raise FastdiffError(
+            "this model is optimized already; restore() it first"
+            if mine
+            else f"something else has taken the place of this model's {method}; undo that first"
+        )
     device = next(model.parameters()).device
     if device.type != "cpu":
         raise FastdiffError(f"optimize is for models on the CPU, this one is on {device}")
@@ -110,7 +118,18 @@ def optimize(model: Any, dtype: torch.dtype | None = None, *, free_weights: bool
             f"weights can only be freed if they are packed in their own dtype, {own}: {dtype} would lose digits."
             f" Leave out free_weights, or convert the model first: model.to({dtype})"
         )
-    return Optimized(model, FusedUNet(model, dtype), free_weights=free_weights)
+    return Optimized(fused(model, dtype), free_weights=free_weights)
+
+
+def _fused_class(model: Any) -> tuple[Callable[[Any, torch.dtype], FusedTrunk], str]:
+    """What makes the fused form of this model, and the method whose place it takes."""
+    if isinstance(model, UNet):
+        return FusedUNet, "denoise"
+    if unet2d_class(model) is not None:
+        return FusedUNet2D, "forward"
+    raise FastdiffError(
+        f"optimize takes a fastdiff U-Net or diffusers' UNet2DModel, got {type(model).__name__}"
+    )
 
 
 @contextlib.contextmanager

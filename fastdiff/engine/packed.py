@@ -20,15 +20,18 @@ def _state(parameter: Tensor) -> tuple[int, int, torch.dtype]:
 
 
 class Packed:
-    """Something made of parameters, and made anew when one of them has changed."""
+    """Something made of layers' weights and biases, and made anew when one of them has changed."""
 
-    def __init__(self, dtype: torch.dtype, *parameters: Tensor | None) -> None:
-        self.dtype = dtype
-        self._parameters = [p for p in parameters if p is not None]
+    def __init__(self, dtype: torch.dtype, layers: Sequence[Any]) -> None:
+        self.dtype, self.layers = dtype, layers
         self._made_from: list[tuple[int, int, torch.dtype]] = []
 
+    def _states(self) -> list[tuple[int, int, torch.dtype]]:
+        parameters = (p for layer in self.layers for p in (layer.weight, layer.bias))
+        return [_state(p) for p in parameters if p is not None]
+
     def refresh(self) -> None:
-        state = [_state(p) for p in self._parameters]
+        state = self._states()
         if state != self._made_from:
             with torch.no_grad():
                 self._make()
@@ -49,42 +52,59 @@ class PackedWeight(Packed):
         weight = weight.detach()
         weight = weight.reshape(*weight.shape[:2], *(weight.shape[2:] if weight.dim() == 4 else (1, 1)))
         self.packed = pack_conv2d(weight, self.dtype)
-        # One element seen everywhere, if there is a kernel; else what the reference computes with.
-        shape_only = torch.zeros(1, dtype=self.dtype).expand(weight.shape)
+        # One element seen everywhere, if there is a kernel; else what the reference computes with. (NaN: should a call
+        # ever reach the reference all the same, that must be seen.)
+        shape_only = torch.full((1,), torch.nan, dtype=self.dtype).expand(weight.shape)
         self.weight = weight.to(self.dtype) if self.packed is None else shape_only
 
     def tensors(self) -> list[Tensor]:
         return [self.weight if self.packed is None else self.packed]
 
 
-class PackedConv(PackedWeight):
-    """A 3x3 (stride 1, padding 1) or 1x1 convolution, or a linear layer over pixels."""
+def is_freed(layer: Any) -> bool:
+    """Whether the layer's weight is but a shape (see freeing.py)."""
+    weight: Tensor = layer.weight
+    return weight.numel() > 1 and weight.untyped_storage().nbytes() == weight.element_size()
 
-    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
-        self.layer: Any = layer
+
+class PackedConv(PackedWeight):
+    """A 3x3 (stride 1, padding 1) or 1x1 convolution, or a linear layer over pixels.
+
+    ``beside``: linear layers that read the same pixels; their outputs follow the first layer's, as one layer's.
+    """
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype, *beside: nn.Module) -> None:
         self.hooks: list[Any] = []  # of freeing.py
-        super().__init__(dtype, self.layer.weight)
+        super().__init__(dtype, [layer, *beside])
 
     def _make(self) -> None:
         if self.is_freed():
             raise FastdiffError(
                 "this model's weights were freed by optimize(); restore() it before changing it"
             )
-        self._pack(self.layer.weight)
+        if len(self.layers) == 1:
+            self._pack(self.layers[0].weight)
+            self.bias = self.layers[0].bias
+            return
+        self._pack(torch.cat([layer.weight for layer in self.layers]))
+        biases = [layer.bias for layer in self.layers]
+        self.bias = None if biases[0] is None else torch.cat(biases)
 
     def accept(self) -> None:
         """Take the parameter as it is now for the one that was packed."""
-        self._made_from = [_state(p) for p in self._parameters]
+        self._made_from = self._states()
 
     def is_freed(self) -> bool:
-        """Whether the layer's weight is but a shape (see freeing.py)."""
-        weight: Tensor = self.layer.weight
-        return weight.numel() > 1 and weight.untyped_storage().nbytes() == weight.element_size()
+        return any(is_freed(layer) for layer in self.layers)
 
-    def unpacked(self) -> Tensor:
-        """The weight again, from its packed form."""
+    def unpacked(self) -> list[Tensor]:
+        """The layers' weights again, from their packed form."""
         assert self.packed is not None
-        return unpack_conv2d(self.packed, self.weight.shape).reshape(self.layer.weight.shape)
+        shapes = [layer.weight.shape for layer in self.layers]
+        parts = unpack_conv2d(self.packed, self.weight.shape).split([shape[0] for shape in shapes])
+        # Copies, lest each part hold on to the memory of all.
+        parts = parts if len(parts) == 1 else [part.clone() for part in parts]
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def __call__(
         self,
@@ -100,13 +120,14 @@ class PackedConv(PackedWeight):
     ) -> tuple[Tensor, Tensor]:
         """As ``fastdiff.ops.conv2d``, whose checks have nothing to find here."""
         self.refresh()
-        bias = self.layer.bias
+        if more is not None and x.shape[1] % 16:  # where the kernel takes no others beside them
+            x, more = torch.cat([x, more], dim=1), None
         return forward_op(
             *(
                 x,
                 more,
                 self.weight,
-                bias,
+                self.bias,
                 affine,
                 silu,
                 upsample,
@@ -123,13 +144,12 @@ class PackedProjections(PackedWeight):
     """SiLU and the linear layers of all residual blocks as a single layer: they read the same embedding."""
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        self._layers = layers
         self._widths = [layer.out_features for layer in layers]
-        super().__init__(torch.float32, *(p for layer in layers for p in (layer.weight, layer.bias)))
+        super().__init__(torch.float32, layers)
 
     def _make(self) -> None:
-        self._pack(torch.cat([layer.weight for layer in self._layers]))
-        self.bias = torch.cat([layer.bias for layer in self._layers]).float()
+        self._pack(torch.cat([layer.weight for layer in self.layers]))
+        self.bias = torch.cat([layer.bias for layer in self.layers]).float()
 
     def tensors(self) -> list[Tensor]:
         return [*super().tensors(), self.bias]
@@ -145,9 +165,9 @@ class PackedProjections(PackedWeight):
 class PackedStrided(Packed):
     """Any other convolution: oneDNN's, with the weight in the order that it wants."""
 
-    def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
+    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
         self.layer: Any = layer
-        super().__init__(dtype, layer.weight, layer.bias)
+        super().__init__(dtype, [layer])
         self._packed_for: torch.Size | None = None
 
     def _make(self) -> None:
