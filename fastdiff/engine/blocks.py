@@ -16,7 +16,7 @@ from fastdiff.engine.features import Features, Pair
 from fastdiff.engine.packed import Packed, PackedConv, PackedStrided
 from fastdiff.nn import AttentionBlock, Downsample, ResBlock, Upsample, split_heads
 from fastdiff.nn.resample import downsample_mean, upsample_nearest
-from fastdiff.ops import attention
+from fastdiff.ops import attention, group_norm_silu
 
 
 class FusedResBlock:
@@ -50,7 +50,10 @@ class FusedResBlock:
         norm = block.in_layers[0]
         if block.resample == "down":
             x = inputs.joined()
-            h, moments = self.first(downsample_mean(norm(x)), image_bias=image_bias, moments=True)
+            # In float32, as elsewhere here: of another dtype than x's the op takes no other.
+            weight, bias = norm.weight.float(), norm.bias.float()
+            h = group_norm_silu(x, norm.num_groups, weight, bias, eps=norm.eps, silu=norm.silu)
+            h, moments = self.first(downsample_mean(h), image_bias=image_bias, moments=True)
             return Pair(Features(downsample_mean(x))), h, moments
         up = block.resample == "up"
         h, moments = self.first(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastdiff.backend import Backend, forced
-from fastdiff.engine.freeing import free_weight, unfree_weight
+from fastdiff.engine.freeing import FreedWeight
 from fastdiff.engine.packed import PackedConv
 from fastdiff.engine.unet import FusedUNet
 from fastdiff.errors import FastdiffError
@@ -25,11 +25,12 @@ class Optimized:
     def __init__(self, model: UNet, fused: FusedUNet, *, free_weights: bool) -> None:
         self.model, self.dtype = model, fused.dtype
         self._fused = fused
-        self._freed: list[PackedConv] = []
+        self._freed: list[FreedWeight] = []
         model.denoise = fused  # pyright: ignore[reportAttributeAccessIssue]
         self.refresh()
         if free_weights:
-            self._freed = [p for p in fused.packed() if isinstance(p, PackedConv) and free_weight(p)]
+            convolutions = [p for p in fused.packed() if isinstance(p, PackedConv)]
+            self._freed = [FreedWeight(p) for p in convolutions if p.packed is not None]
 
     def refresh(self) -> None:
         """Pack now what has changed, rather than at the next call."""
@@ -40,8 +41,8 @@ class Optimized:
         """The model as it was, freed weights included. A second call does nothing."""
         if self.model.__dict__.get("denoise") is self._fused:
             del self.model.denoise
-        for packed in self._freed:
-            unfree_weight(packed)
+        for freed in self._freed:
+            freed.give_back()
         self._freed = []
 
     @property
@@ -52,7 +53,7 @@ class Optimized:
     @property
     def freed_bytes(self) -> int:
         """Memory of the weights that were given up for them."""
-        return sum(packed.packed.nbytes for packed in self._freed if packed.packed is not None)
+        return sum(freed.nbytes for freed in self._freed)
 
     @property
     def extra_bytes(self) -> int:

@@ -22,19 +22,30 @@ def _state(parameter: Tensor) -> tuple[int, int, torch.dtype]:
 class Packed:
     """Something made of parameters, and made anew when one of them has changed."""
 
-    def __init__(self, dtype: torch.dtype, *parameters: Tensor | None) -> None:
+    def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self._parameters = [p for p in parameters if p is not None]
         self._made_from: list[tuple[int, int, torch.dtype]] = []
 
     def refresh(self) -> None:
-        state = [_state(p) for p in self._parameters]
+        state = [_state(p) for p in self._parameters()]
         if state != self._made_from:
             with torch.no_grad():
                 self._make()
             self._made_from = state
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies, and other machines, pack for themselves."""
+        return {**self.__dict__, "_made_from": [], **self._unmade()}
+
+    def _parameters(self) -> list[Tensor]:
+        """Asked for at every call: loading with ``assign=True`` puts others in their place."""
+        raise NotImplementedError
+
     def _make(self) -> None:
+        raise NotImplementedError
+
+    def _unmade(self) -> dict[str, Any]:
+        """The attributes that ``_make`` sets, as they are before."""
         raise NotImplementedError
 
     def tensors(self) -> list[Tensor]:
@@ -53,6 +64,9 @@ class PackedWeight(Packed):
         shape_only = torch.zeros(1, dtype=self.dtype).expand(weight.shape)
         self.weight = weight.to(self.dtype) if self.packed is None else shape_only
 
+    def _unmade(self) -> dict[str, Any]:
+        return {"packed": None, "weight": torch.empty(0)}
+
     def tensors(self) -> list[Tensor]:
         return [self.weight if self.packed is None else self.packed]
 
@@ -62,8 +76,10 @@ class PackedConv(PackedWeight):
 
     def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
         self.layer: Any = layer
-        self.hooks: list[Any] = []  # of freeing.py
-        super().__init__(dtype, self.layer.weight)
+        super().__init__(dtype)
+
+    def _parameters(self) -> list[Tensor]:
+        return [self.layer.weight]
 
     def _make(self) -> None:
         if self.is_freed():
@@ -74,7 +90,7 @@ class PackedConv(PackedWeight):
 
     def accept(self) -> None:
         """Take the parameter as it is now for the one that was packed."""
-        self._made_from = [_state(p) for p in self._parameters]
+        self._made_from = [_state(p) for p in self._parameters()]
 
     def is_freed(self) -> bool:
         """Whether the layer's weight is but a shape (see freeing.py)."""
@@ -125,7 +141,10 @@ class PackedProjections(PackedWeight):
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         self._layers = layers
         self._widths = [layer.out_features for layer in layers]
-        super().__init__(torch.float32, *(p for layer in layers for p in (layer.weight, layer.bias)))
+        super().__init__(torch.float32)
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for layer in self._layers for p in (layer.weight, layer.bias)]
 
     def _make(self) -> None:
         self._pack(torch.cat([layer.weight for layer in self._layers]))
@@ -147,16 +166,23 @@ class PackedStrided(Packed):
 
     def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
         self.layer: Any = layer
-        super().__init__(dtype, layer.weight, layer.bias)
+        super().__init__(dtype)
         self._packed_for: torch.Size | None = None
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for p in (self.layer.weight, self.layer.bias) if p is not None]
 
     def _make(self) -> None:
         self._packed_for = None
         self.weight = self.layer.weight.detach().to(self.dtype)
         self.bias = None if self.layer.bias is None else self.layer.bias.detach().to(self.dtype)
 
+    def _unmade(self) -> dict[str, Any]:
+        return {"weight": torch.empty(0), "bias": None, "_packed_for": None}
+
     def tensors(self) -> list[Tensor]:
-        return [self.weight]
+        is_the_layers_own = self._packed_for is None and self.weight.dtype == self.layer.weight.dtype
+        return [] if is_the_layers_own else [self.weight]
 
     def __call__(self, x: Tensor) -> Tensor:
         self.refresh()
