@@ -28,7 +28,9 @@ class Backend(enum.Enum):
     TRITON = "triton"
     CUDA = "cuda"
 
-    __hash__ = object.__hash__  # by identity, in C: each call of an op looks up its kernels, and Enum's is in Python
+    __hash__ = (
+        object.__hash__
+    )  # by identity, in C: each call of an op looks up its kernels, and Enum's is in Python
 
 
 # Fastest first; the reference closes every list, so that a call always finds an implementation.

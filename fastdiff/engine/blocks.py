@@ -81,7 +81,8 @@ class FusedResBlock:
         norm = parts.norm1
         if parts.resample == "down":
             x = inputs.joined()
-            h = group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, eps=norm.eps)
+            # In float32, as elsewhere here: of another dtype than x's the op takes no other.
+            h = group_norm_silu(x, norm.num_groups, norm.weight.float(), norm.bias.float(), eps=norm.eps)
             h, moments = self.first(downsample_mean(h), image_bias=image_bias, moments=True)
             return Pair(Features(downsample_mean(x))), h, moments
         up = parts.resample == "up"

@@ -1,61 +1,89 @@
 """Weights that live on in their packed form only, and look as if nothing had happened.
 
-A freed parameter keeps its shape, but all its elements are one number in memory. ``state_dict`` and loading bring the
-weight back through hooks on the layer.
+A freed parameter keeps its shape, but all its elements are one number in memory. Whoever needs the weight itself gets
+it back first: ``state_dict``, loading, ``.to()`` and its like, and ``copy.deepcopy``.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdiff.engine.packed import PackedConv, is_freed
+from fastdiff.errors import FastdiffError
 
 
-def free_weight(packed: PackedConv) -> bool:
-    """True if the layers' weights were given up. Without a kernel there is nothing packed to get them back from."""
-    if packed.packed is None:
-        return False
-    for i, layer in enumerate(packed.layers):
-        weight: Tensor = layer.weight
-        weight.data = torch.zeros(1, dtype=weight.dtype).expand(weight.shape)
-        packed.hooks += [
-            layer.register_state_dict_post_hook(_reveal(packed, i)),
-            layer.register_load_state_dict_pre_hook(_make_room(packed)),
-        ]
-    packed.accept()
-    return True
+class FreedWeights:
+    """The weights of the layers that are packed as one, given up until :meth:`give_back`."""
 
-
-def unfree_weight(packed: PackedConv) -> None:
-    """The weights back in their places, unless something else has been loaded into them."""
-    for hook in packed.hooks:
-        hook.remove()
-    packed.hooks = []
-    if packed.is_freed():
-        _put_back(packed)
+    def __init__(self, packed: PackedConv) -> None:
+        self.packed = packed
+        self._hooks: list[Any] = []
+        for i, layer in enumerate(packed.layers):
+            weight: Tensor = layer.weight
+            weight.data = torch.zeros(1, dtype=weight.dtype).expand(weight.shape)
+            self._hooks += [
+                layer.register_state_dict_post_hook(functools.partial(self._reveal, i)),
+                layer.register_load_state_dict_pre_hook(self._make_room),
+            ]
+            layer._apply = functools.partial(self._apply, layer)
+            layer.__deepcopy__ = functools.partial(self._copy_layer, i)
         packed.accept()
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that is not taken."""
+        weights = [layer.weight for layer in self.packed.layers if is_freed(layer)]
+        return sum((weight.numel() - 1) * weight.element_size() for weight in weights)
 
-def _put_back(packed: PackedConv) -> None:
-    for layer, weight in zip(packed.layers, packed.unpacked(), strict=True):
+    def give_back(self) -> None:
+        """The weights back in their places, unless something else has been put there."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        freed = [is_freed(layer) for layer in self.packed.layers]
+        weights = self.packed.unpacked() if any(freed) else []
+        for layer in self.packed.layers:
+            layer.__dict__.pop("_apply", None)
+            layer.__dict__.pop("__deepcopy__", None)
+        for layer, weight in zip(self.packed.layers, weights, strict=False):
+            if is_freed(layer):
+                layer.weight.data = weight
+        if all(freed):
+            self.packed.accept()
+
+    def _reveal(self, i: int, module: Any, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+        if is_freed(self.packed.layers[i]):
+            state_dict[prefix + "weight"] = self.packed.unpacked()[i]
+
+    def _make_room(self, *_: Any) -> None:
+        self.give_back()  # loading copies into it; the next call packs it again
+
+    def _apply(self, layer: Any, function: Any, recurse: bool = True) -> nn.Module:
+        """``Module._apply``, through which go ``.to()``, ``.double()`` and the like: they convert what is there."""
+        self.give_back()
+        return layer._apply(function, recurse)
+
+    def _copy_layer(self, i: int, memo: dict[int, Any]) -> nn.Module:
+        """The copy has its weight; this layer goes on without."""
+        layer = self.packed.layers[i]
         if is_freed(layer):
-            layer.weight.data = weight
+            memo[id(layer.weight)] = nn.Parameter(self.packed.unpacked()[i], layer.weight.requires_grad)
+        state = {k: v for k, v in layer.__dict__.items() if k not in ("_apply", "__deepcopy__")}
+        ours = {hook.id for hook in self._hooks}
+        for name in ("_state_dict_hooks", "_load_state_dict_pre_hooks"):
+            state[name] = OrderedDict((k, v) for k, v in state[name].items() if k not in ours)
+        new: Any = object.__new__(type(layer))
+        memo[id(layer)] = new
+        new.__dict__.update(copy.deepcopy(state, memo))
+        return new
 
-
-def _reveal(packed: PackedConv, i: int) -> Any:
-    def hook(module: Any, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
-        if is_freed(packed.layers[i]):
-            state_dict[prefix + "weight"] = packed.unpacked()[i]
-
-    return hook
-
-
-def _make_room(packed: PackedConv) -> Any:
-    def hook(*_: Any) -> None:
-        if packed.is_freed():
-            _put_back(packed)  # loading copies into them; the next call packs them again
-
-    return hook
+    def __reduce__(self) -> Any:
+        raise FastdiffError(
+            "this model's weights were freed by optimize(); restore() it before pickling, or save its state_dict()"
+        )

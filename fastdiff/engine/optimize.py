@@ -10,7 +10,7 @@ import torch
 
 from fastdiff.backend import Backend, forced
 from fastdiff.engine.diffusers_unet import FusedUNet2D, unet2d_class
-from fastdiff.engine.freeing import free_weight, unfree_weight
+from fastdiff.engine.freeing import FreedWeights
 from fastdiff.engine.packed import PackedConv
 from fastdiff.engine.trunk import FusedTrunk
 from fastdiff.engine.unet import FusedUNet
@@ -27,11 +27,12 @@ class Optimized:
     def __init__(self, fused: FusedTrunk, *, free_weights: bool) -> None:
         self.model, self.dtype = fused.model, fused.dtype
         self._fused = fused
-        self._freed: list[PackedConv] = []
+        self._freed: list[FreedWeights] = []
         self.refresh()
         setattr(self.model, fused.method, fused)
         if free_weights:
-            self._freed = [p for p in fused.packed() if isinstance(p, PackedConv) and free_weight(p)]
+            convolutions = [p for p in fused.packed() if isinstance(p, PackedConv)]
+            self._freed = [FreedWeights(p) for p in convolutions]
 
     def refresh(self) -> None:
         """Pack now what has changed, rather than at the next call."""
@@ -42,8 +43,8 @@ class Optimized:
         """The model as it was, freed weights included. A second call does nothing."""
         if self.model.__dict__.get(self._fused.method) is self._fused:
             delattr(self.model, self._fused.method)
-        for packed in self._freed:
-            unfree_weight(packed)
+        for freed in self._freed:
+            freed.give_back()
         self._freed = []
 
     @property
@@ -54,7 +55,7 @@ class Optimized:
     @property
     def freed_bytes(self) -> int:
         """Memory of the weights that were given up for them."""
-        return sum(packed.packed.nbytes for packed in self._freed if packed.packed is not None)
+        return sum(freed.nbytes for freed in self._freed)
 
     @property
     def extra_bytes(self) -> int:

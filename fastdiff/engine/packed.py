@@ -37,7 +37,15 @@ class Packed:
                 self._make()
             self._made_from = state
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies, and other machines, pack for themselves."""
+        return {**self.__dict__, "_made_from": [], **self._unmade()}
+
     def _make(self) -> None:
+        raise NotImplementedError
+
+    def _unmade(self) -> dict[str, Any]:
+        """The attributes that ``_make`` sets, as they are before."""
         raise NotImplementedError
 
     def tensors(self) -> list[Tensor]:
@@ -57,6 +65,9 @@ class PackedWeight(Packed):
         shape_only = torch.full((1,), torch.nan, dtype=self.dtype).expand(weight.shape)
         self.weight = weight.to(self.dtype) if self.packed is None else shape_only
 
+    def _unmade(self) -> dict[str, Any]:
+        return {"packed": None, "weight": torch.empty(0), "bias": None}
+
     def tensors(self) -> list[Tensor]:
         return [self.weight if self.packed is None else self.packed]
 
@@ -74,7 +85,6 @@ class PackedConv(PackedWeight):
     """
 
     def __init__(self, layer: nn.Module, dtype: torch.dtype, *beside: nn.Module) -> None:
-        self.hooks: list[Any] = []  # of freeing.py
         super().__init__(dtype, [layer, *beside])
 
     def _make(self) -> None:
@@ -122,22 +132,8 @@ class PackedConv(PackedWeight):
         self.refresh()
         if more is not None and x.shape[1] % 16:  # where the kernel takes no others beside them
             x, more = torch.cat([x, more], dim=1), None
-        return forward_op(
-            *(
-                x,
-                more,
-                self.weight,
-                self.bias,
-                affine,
-                silu,
-                upsample,
-                image_bias,
-                residual,
-                moments,
-                self.packed,
-                "auto",
-            )
-        )
+        options = affine, silu, upsample, image_bias, residual, moments
+        return forward_op(x, more, self.weight, self.bias, *options, self.packed, "auto")
 
 
 class PackedProjections(PackedWeight):
@@ -175,8 +171,12 @@ class PackedStrided(Packed):
         self.weight = self.layer.weight.detach().to(self.dtype)
         self.bias = None if self.layer.bias is None else self.layer.bias.detach().to(self.dtype)
 
+    def _unmade(self) -> dict[str, Any]:
+        return {"weight": torch.empty(0), "bias": None, "_packed_for": None}
+
     def tensors(self) -> list[Tensor]:
-        return [self.weight]
+        is_the_layers_own = self._packed_for is None and self.weight.dtype == self.layer.weight.dtype
+        return [] if is_the_layers_own else [self.weight]
 
     def __call__(self, x: Tensor) -> Tensor:
         self.refresh()

@@ -62,7 +62,7 @@ def conv2d(
 
     Source: Winograd 1980; for convolutional networks, Lavin & Gray 2016, eq. 8.
     """
-    _check(x, weight, bias, more, affine, image_bias, residual, algorithm)
+    _check(x, weight, bias, more, affine, image_bias, residual, 2 if upsample else 1, algorithm)
     if is_eager():
         y = eager.conv2d(
             x,
@@ -90,7 +90,8 @@ def pack_conv2d(weight: Tensor, dtype: torch.dtype | None = None) -> Tensor | No
     ``conv2d(..., packed=)`` with the same weight, and make it anew when the weight changes.
     """
     weight = weight.detach() if dtype is None else weight.detach().to(dtype)
-    if weight.device.type != "cpu" or forward_op.why_not(Backend.CPU):
+    known = (torch.float32, torch.bfloat16, torch.float16)
+    if weight.dtype not in known or weight.device.type != "cpu" or forward_op.why_not(Backend.CPU):
         return None
     from fastdiff.ops.conv2d import cpu
 
@@ -114,6 +115,7 @@ def _check(
     affine: Tensor | None,
     image_bias: Tensor | None,
     residual: Tensor | None,
+    factor: int,
     algorithm: str,
 ) -> None:
     if x.dim() != 4 or not x.is_floating_point():
@@ -129,20 +131,17 @@ def _check(
             f"conv2d: more must have x's shape but for the channels: x {list(x.shape)}, more {list(more.shape)}"
         )
     channels = x.shape[1] + (0 if more is None else more.shape[1])
-    n, out_channels = len(x), len(weight)
+    n, out_channels, (h, w) = len(x), len(weight), x.shape[2:]
     if weight.shape[1] != channels:
         raise FastdiffError(f"conv2d: weight is for {weight.shape[1]} channels, the input has {channels}")
     for name, p, shape in (
         ("bias", bias, (out_channels,)),
         ("image_bias", image_bias, (n, out_channels)),
         ("affine", affine, (n, 3, channels)),
+        ("residual", residual, (n, out_channels, h * factor, w * factor)),
     ):
         if p is not None and p.shape != shape:
             raise FastdiffError(f"conv2d: {name} must have shape {list(shape)}, got {list(p.shape)}")
-    if residual is not None and residual.shape[:2] != (n, out_channels):
-        raise FastdiffError(
-            f"conv2d: residual must have shape [{n}, {out_channels}, H, W], got {list(residual.shape)}"
-        )
     for name, p in (("weight", weight), ("bias", bias), ("more", more), ("residual", residual)):
         if p is not None and (p.device != x.device or p.dtype not in (x.dtype, torch.float32)):
             raise FastdiffError(

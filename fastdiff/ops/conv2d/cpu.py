@@ -63,11 +63,15 @@ def panel() -> int:
     return function()
 
 
+def _packed_size(weight: Tensor) -> int:
+    out_channels, channels, taps, _ = weight.shape
+    return -(-out_channels // panel()) * panel() * channels * taps * taps
+
+
 def pack(weight: Tensor) -> Tensor:
     """[Cout, Cin, k, k] of any strides -> one dimension, Cout rounded up to whole panels."""
     out_channels, channels, taps, _ = weight.shape
-    lanes = -(-out_channels // panel()) * panel()
-    packed = torch.empty(lanes * channels * taps * taps, dtype=weight.dtype)
+    packed = torch.empty(_packed_size(weight), dtype=weight.dtype)
     strides = (ctypes.c_int64 * 4)(*weight.stride())
     threads = torch.get_num_threads()
     _pack_function()(
@@ -117,6 +121,8 @@ def _supports(
         return "channels can only stand beside others of their dtype, behind a multiple of 16"
     if residual is not None and residual.dtype != x.dtype:
         return f"residual is {residual.dtype}, x is {x.dtype}"
+    if packed is not None and (packed.dtype not in _CODES or packed.shape != (_packed_size(weight),)):
+        return f"packed {list(packed.shape)} is not a packed weight of shape {list(weight.shape)}"
     return None
 
 
