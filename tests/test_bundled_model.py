@@ -69,3 +69,17 @@ def test_samples_differ() -> None:
     images = fastdiff.sample(model, 8, classes=3, sampler="dpmpp", steps=10, progress=False)
     distances = torch.cdist(images.flatten(1), images.flatten(1))
     assert distances[~torch.eye(8, dtype=torch.bool)].min() > 1
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 60), (torch.bfloat16, 35)], ids=["f32", "bf16"])
+def test_the_engine_draws_the_same_images(dtype: torch.dtype, least: float) -> None:
+    """Against eager float32, as a signal-to-noise ratio with the range of a pixel as the peak."""
+    model = fastdiff.load("fashion-mnist")
+    options: dict = dict(classes=torch.arange(16) % 10, seed=1, sampler="dpmpp", steps=8, progress=False)
+    with fastdiff.use_backend("eager"):
+        wanted = fastdiff.sample(model, 16, **options)
+    fastdiff.optimize(model, dtype)
+    error = (fastdiff.sample(model, 16, **options) - wanted).double().square().mean()
+    psnr = float(10 * torch.log10(2**2 / error))
+    print(f"{dtype}: {psnr:.1f} dB")
+    assert psnr >= least

@@ -80,7 +80,8 @@ def optimize(model: Any, dtype: torch.dtype | None = None, *, free_weights: bool
 
     Applies where no gradient is asked for (``torch.no_grad``, ``torch.inference_mode``), in eval mode, and to inputs
     that are not float64; everywhere else the model runs as it did. Parameters and state_dict stay what they were. When
-    a parameter changes, it is packed again at the next call.
+    a parameter changes, it is packed again at the next call. (Changes that PyTorch does not count are not seen, those
+    through ``.data`` above all; a call in train mode or with gradients packs everything again, so training is.)
 
     Args:
         model: a ``fastdiff.models.UNet``, also one for super-resolution, or diffusers' ``UNet2DModel``, also inside a

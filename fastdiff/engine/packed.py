@@ -37,6 +37,10 @@ class Packed:
                 self._make()
             self._made_from = state
 
+    def forget(self) -> None:
+        """Pack again at the next call, even if no change is seen: fused optimizers do not count as one."""
+        self._made_from = []
+
     def __getstate__(self) -> dict[str, Any]:
         """Copies, and other machines, pack for themselves."""
         return {**self.__dict__, "_made_from": [], **self._unmade()}

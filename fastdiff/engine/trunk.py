@@ -71,6 +71,9 @@ class FusedTrunk:
                 "this model's weights were freed by optimize(): it runs in eval mode under torch.no_grad() or"
                 " torch.inference_mode(), on inputs that are not float64; restore() it for anything else"
             )
+        if torch.is_grad_enabled() or self.model.training:
+            for packed in self.packed():
+                packed.forget()  # what comes next may be an optimizer's step
         return self._replaced(self.model, *args)
 
     def run(self, x: Tensor, emb: Tensor) -> Tensor:
