@@ -7,6 +7,7 @@ comes to its result, and finds the moments that the next norm needs: an image is
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ class FusedResBlock:
         """The inputs at the block's resolution, the first convolution's result and its moments."""
         block = self.block
         image_bias = None if block.scale_shift_norm else projected
-        norm = block.in_layers[0]
+        norm: Any = block.in_layers[0]
         if block.resample == "down":
             x = inputs.joined()
             # In float32, as elsewhere here: of another dtype than x's the op takes no other.

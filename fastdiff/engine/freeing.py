@@ -65,7 +65,7 @@ class FreedWeight:
         ours = {hook.id for hook in self._hooks}
         for name in ("_state_dict_hooks", "_load_state_dict_pre_hooks"):
             state[name] = OrderedDict((k, v) for k, v in state[name].items() if k not in ours)
-        new = type(layer).__new__(type(layer))
+        new = object.__new__(type(layer))
         memo[id(layer)] = new
         new.__dict__.update(copy.deepcopy(state, memo))
         return new
