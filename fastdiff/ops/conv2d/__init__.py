@@ -188,6 +188,8 @@ def _backward(ctx: Any, grad: Tensor | None, grad_moments: Tensor | None) -> tup
         grad = through if grad is None else grad + through
     if grad is None:
         return (None,) * 12
+    # A sum over all pixels follows, in which the rounding errors of 4x4 tiles would add up: not in float32.
+    algorithm = "f2x2" if x.dtype == torch.float32 else "auto"
     found = reference.conv2d_backward(
         grad,
         x,
@@ -197,7 +199,7 @@ def _backward(ctx: Any, grad: Tensor | None, grad_moments: Tensor | None) -> tup
         silu=ctx.silu,
         upsample=ctx.upsample,
         input_gradient=lambda g, w: forward_op(
-            g, None, w, None, None, False, False, None, None, False, None, "auto"
+            g, None, w, None, None, False, False, None, None, False, None, algorithm
         )[0],
     )
     bias, image_bias, residual = (None if t is None else grad for t in ctx.dtypes)
