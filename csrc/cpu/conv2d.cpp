@@ -82,12 +82,13 @@ void join_moments(const Args& args, const Grid& grid, const float* moments, int 
 
 // Some rows of tiles through both stages.
 template <int MY, int MX, class T, class W>
-void run_rows(const Args& args, const Grid& grid, float* moments, int64_t moment_stride, int threads) {
+void run_rows(const Args& args, const Grid& grid, int64_t parts, float* moments, int64_t moment_stride,
+              int threads) {
   static thread_local Workspace<float> workspace;
   constexpr int64_t kPoints = Winograd<MY>::kPoints * Winograd<MX>::kPoints;
   float* transformed = workspace.get(kPoints * InputLayout(args, grid).point_stride());
   transform_input<MY, MX, T>(args, grid, transformed, threads);
-  const int64_t parts = tile_parts(panels(args), grid.blocks, grid.rows, threads);
+  parts = std::min(parts, grid.blocks);
   parallel_for(panels(args) * parts, threads, [&](int64_t i) {
     const int64_t panel = i / parts, part = i % parts;
     multiply_panel<MY, MX, T, W>(args, grid, transformed, panel, part * grid.blocks / parts,
@@ -96,29 +97,45 @@ void run_rows(const Args& args, const Grid& grid, float* moments, int64_t moment
   });
 }
 
-template <int MY, int MX, class T, class W>
-void run(const Args& args) {
-  static thread_local Workspace<float> moment_workspace;
+// Who does what. Mirrored by tests/ops/test_conv2d_plan.py, which looks at it for more threads than there are cores.
+struct Plan {
+  int64_t threads;  // that have something to do
+  int64_t share;    // 1: all on one piece at a time; 0: each on pieces of its own
+  int64_t pieces;   // of the rows of tiles
+  int64_t parts;    // of a piece's tiles, for each panel, where it is shared
+};
+
+template <int MY, int MX>
+Plan plan(const Args& args, const Grid& whole) {
   constexpr int64_t kPoints = Winograd<MY>::kPoints * Winograd<MX>::kPoints;
-  const Grid whole(args, 0, args.n * ceil_div(args.h, args.tile_h));
   const int64_t multiply_adds = whole.tiles() * kPoints * total_channels(args) * args.out_channels;
   const int threads = useful_threads(multiply_adds, int64_t{1} << 19, static_cast<int>(args.threads));
   const bool share = whole.tiles() < threads * kPrivateTiles;
 
   const int64_t floats_of_tile = kPoints * round_up(total_channels(args), kDepth);
-  const int64_t tiles = std::max((kPoints == 1 ? kPlainFloats : kBlockFloats) / floats_of_tile, kBlockTiles) * (share ? threads : 1);
+  const int64_t floats = kPoints == 1 ? kPlainFloats : kBlockFloats;
+  const int64_t tiles = std::max(floats / floats_of_tile, kBlockTiles) * (share ? threads : 1);
   // As many pieces for each thread, and of as equal size, as the rows of tiles allow.
-  const int64_t workers = share ? 1 : threads;
-  const int64_t pieces = round_up(ceil_div(whole.tiles(), tiles), workers);
-  const int64_t count = std::min(pieces, whole.row_count);
+  const int64_t wanted = round_up(ceil_div(whole.tiles(), tiles), share ? 1 : threads);
+  const int64_t pieces = std::min(wanted, whole.row_count);
+  const Grid piece(args, 0, ceil_div(whole.row_count, pieces));
+  return {threads, share, pieces, share ? tile_parts(panels(args), piece.blocks, piece.rows, threads) : 1};
+}
+
+template <int MY, int MX, class T, class W>
+void run(const Args& args) {
+  static thread_local Workspace<float> moment_workspace;
+  const Grid whole(args, 0, args.n * ceil_div(args.h, args.tile_h));
+  const Plan p = plan<MY, MX>(args, whole);
+  const int threads = static_cast<int>(p.threads);
   const int64_t moment_stride = whole.tiles() * 2 * kWidth;
   float* moments = args.moments ? moment_workspace.get(panels(args) * moment_stride) : nullptr;
 
-  parallel_for(count, static_cast<int>(workers), [&](int64_t i) {
-    const int64_t first = i * whole.row_count / count, end = (i + 1) * whole.row_count / count;
-    run_rows<MY, MX, T, W>(args, Grid(args, first, end - first),
+  parallel_for(p.pieces, p.share ? 1 : threads, [&](int64_t i) {
+    const int64_t first = i * whole.row_count / p.pieces, end = (i + 1) * whole.row_count / p.pieces;
+    run_rows<MY, MX, T, W>(args, Grid(args, first, end - first), p.parts,
                            moments ? moments + first * whole.tiles_x * 2 * kWidth : nullptr, moment_stride,
-                           share ? threads : 1);
+                           p.share ? threads : 1);
   });
   if (moments) join_moments(args, whole, moments, threads);
 }
@@ -131,6 +148,22 @@ void run(const Args& args) {
   });
 }
 
+// Calls f(integral_constant<MY>, integral_constant<MX>) for the call's tile.
+template <class F>
+void dispatch_tile(const Args& args, F&& f) {
+  constexpr std::integral_constant<int, 1> kOne;
+  constexpr std::integral_constant<int, 2> kTwo;
+  constexpr std::integral_constant<int, 4> kFour;
+  if (args.taps == 1)
+    f(kOne, kOne);
+  else if (args.tile_h == 4)
+    f(kFour, kFour);
+  else if (args.tile_w == 4)
+    f(kTwo, kFour);
+  else
+    f(kTwo, kTwo);
+}
+
 }  // namespace
 }  // namespace fastdiff::conv2d
 
@@ -139,12 +172,15 @@ extern "C" size_t fastdiff_conv2d_args_size() { return sizeof(fastdiff::conv2d::
 extern "C" void fastdiff_conv2d(const fastdiff::conv2d::Args* args) {
   using namespace fastdiff::conv2d;
   if (args->n == 0 || args->out_channels == 0) return;
-  if (args->taps == 1)
-    run<1, 1>(*args);
-  else if (args->tile_h == 4)
-    run<4, 4>(*args);
-  else if (args->tile_w == 4)
-    run<2, 4>(*args);
-  else
-    run<2, 2>(*args);
+  dispatch_tile(*args, [&](auto y, auto x) { run<y, x>(*args); });
+}
+
+// Threads, share, pieces, parts of a call with these arguments; nothing is computed, no pointer is looked at.
+extern "C" void fastdiff_conv2d_plan(const fastdiff::conv2d::Args* args, int64_t* to) {
+  using namespace fastdiff::conv2d;
+  dispatch_tile(*args, [&](auto y, auto x) {
+    const Plan p = plan<y, x>(*args, Grid(*args, 0, args->n * fastdiff::ceil_div(args->h, args->tile_h)));
+    const int64_t values[] = {p.threads, p.share, p.pieces, p.parts};
+    std::copy(std::begin(values), std::end(values), to);
+  });
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,6 +106,34 @@ def tile_of(n: int, h: int, w: int, algorithm: str) -> tuple[int, int]:
         return (tile[0] + 2) * (tile[1] + 2) * (max(tiles, 4) + 10)
 
     return min(_TILES.values(), key=cost)
+
+
+class Plan(NamedTuple):
+    """How a call is divided (csrc/cpu/conv2d.cpp: struct Plan)."""
+
+    threads: int
+    share: int
+    pieces: int
+    parts: int
+
+
+def plan(
+    n: int,
+    channels: int,
+    out_channels: int,
+    h: int,
+    w: int,
+    *,
+    taps: int = 3,
+    threads: int,
+    algorithm: str = "auto",
+) -> Plan:
+    """The division that a call of this shape would get with so many threads, whether or not they exist."""
+    args = _Args(n=n, h=h, w=w, channels=channels, out_channels=out_channels, taps=taps, threads=threads)
+    args.tile_h, args.tile_w = tile_of(n, h, w, algorithm) if taps == 3 else (1, 1)
+    values = (ctypes.c_int64 * len(Plan._fields))()
+    _native.library().fastdiff_conv2d_plan(ctypes.byref(args), values)
+    return Plan(*values)
 
 
 def _supports(
