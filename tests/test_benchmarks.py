@@ -31,6 +31,13 @@ def test_ratios_prints_a_table_for_one_op() -> None:
     assert "| reverse_step | forward |" in printed
 
 
+def test_engine_prints_a_table() -> None:
+    printed = _run(
+        str(BENCHMARKS / "engine.py"), "--settings", "fashion-mnist:1", "--rounds", "1", "--seconds", "0.01"
+    )
+    assert "| fastdiff | bfloat16 |" in printed and "conv2d 3x3" in printed
+
+
 def test_decision_prints_both_tables() -> None:
     printed = _run(str(BENCHMARKS / "decision.py"), "--small", "--rounds", "1")
     assert "| exact |" in printed and "| fastdiff |" in printed

@@ -1,0 +1,103 @@
+"""Draws how many times as fast as eager PyTorch each engine runs whole U-Nets.
+
+python benchmarks/plots/engine.py benchmarks/results/engine-<processor>.json docs/img/engine.png
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+NAMES = {
+    "fastdiff": "fastdiff",
+    "diffusers, fastdiff.optimize": "diffusers + fastdiff",
+    "OpenVINO": "OpenVINO",
+    "torch.compile": "torch.compile",
+    "eager": "PyTorch eager",
+    "diffusers": "diffusers",
+}  # from top to bottom
+OWN = ("fastdiff", "diffusers, fastdiff.optimize")
+COLOURS = {("float32", True): "#1f4e8c", ("bfloat16", True): "#7fa6d6",
+           ("float32", False): "#8b929b", ("bfloat16", False): "#cbd0d6"}  # fmt: skip
+INK, QUIET = "#22272e", "#6b737d"
+BAR, BETWEEN, TITLE = 0.36, 0.3, 1.15  # heights, in units of which each side takes one or two bars and a gap
+INCHES = 0.27  # per unit
+
+plt.rcParams.update({"font.size": 9, "font.family": "DejaVu Sans", "text.color": INK})
+
+
+def bars(setting: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Side -> dtype -> ratio; of eager's two layouts the faster one."""
+    found: dict[str, dict[str, float]] = {}
+    for row in setting["rows"]:
+        ratios = found.setdefault(row["side"].removesuffix(", channels_last"), {})
+        ratios[row["dtype"]] = max(row["ratio"], ratios.get(row["dtype"], 0))
+    return {side: found[side] for side in NAMES if side in found}
+
+
+def draw(source: Path, picture: Path) -> None:
+    """One column of bars, settings below each other, float32 dark and bfloat16 light."""
+    content = json.loads(source.read_text())
+    settings = [(s, bars(s)) for s in content["settings"]]
+    height = sum(TITLE + sum(len(r) * BAR + BETWEEN for r in b.values()) + 0.35 for _, b in settings)
+    most = max(ratio for _, b in settings for r in b.values() for ratio in r.values())
+    figure, axes = plt.subplots(figsize=(4.6, height * INCHES * 1.35 + 0.95), dpi=200, layout="constrained")
+    y = 0.0
+    for setting, sides in settings:
+        y = _setting(axes, y, setting, sides)
+    axes.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=3)
+    axes.set(xlim=(0, most * 1.13), ylim=(y, 0), yticks=[])
+    axes.set_xlabel("times as fast as PyTorch eager, float32", color=QUIET)
+    axes.tick_params(axis="x", colors=QUIET, length=0)
+    axes.grid(axis="x", color="#e4e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[dtype, True]) for dtype in ("float32", "bfloat16")]
+    figure.legend(
+        handles,
+        ["float32", "bfloat16"],
+        loc="outside upper right",
+        ncols=2,
+        frameon=False,
+        handlelength=1,
+        handleheight=1,
+        columnspacing=1.2,
+    )
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, facecolor="white")
+
+
+def _setting(axes: Any, y: float, setting: dict[str, Any], sides: dict[str, dict[str, float]]) -> float:
+    """A title and its bars from y downwards -> where they end."""
+    size = setting["parameters"] / 1e6
+    beside = axes.get_yaxis_transform()  # x in widths of the axes
+    title = f"{setting['preset']}, batch {setting['batch']}"
+    y += TITLE * 0.62
+    axes.text(-0.36, y, title, transform=beside, weight="bold", va="center")
+    axes.text(1, y, f"{size:.3g} M parameters", transform=beside, color=QUIET, ha="right", va="center")
+    y += TITLE * 0.38
+    for side, ratios in sides.items():
+        own = side in OWN
+        middle = y + len(ratios) * BAR / 2
+        weight = "bold" if own else "normal"
+        axes.text(-0.02, middle, NAMES[side], transform=beside, ha="right", va="center", weight=weight)
+        for dtype, ratio in ratios.items():
+            axes.barh(y + BAR / 2, ratio, height=BAR * 0.94, color=COLOURS[dtype, own], zorder=2)
+            number = f" {ratio:.2f}"
+            axes.text(ratio, y + BAR / 2, number, va="center", fontsize=7.5, weight=weight, zorder=4)
+            y += BAR
+        y += BETWEEN * 0.6
+    return y + 0.35
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    draw(Path(sys.argv[1]), Path(sys.argv[2]))
