@@ -75,6 +75,7 @@ def _backward_row(case: Case, dtype: str, kwargs: dict[str, Any], rounds: int) -
     sides = {}
     for side, function in (("eager", case.eager), ("fastdiff", case.fused)):
         y = function(**kwargs)
+        y = y if isinstance(y, torch.Tensor) else y[0]
         grad = torch.empty_like(y).copy_(torch.randn(y.shape))
         sides[side] = functools.partial(torch.autograd.grad, y, leaves, grad, retain_graph=True)
     times = interleave(sides, rounds=rounds)

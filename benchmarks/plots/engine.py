@@ -48,7 +48,7 @@ def draw(source: Path, picture: Path) -> None:
     settings = [(s, bars(s)) for s in content["settings"]]
     height = sum(TITLE + sum(len(r) * BAR + BETWEEN for r in b.values()) + 0.35 for _, b in settings)
     most = max(ratio for _, b in settings for r in b.values() for ratio in r.values())
-    figure, axes = plt.subplots(figsize=(4.6, height * INCHES * 1.35 + 0.95), dpi=200, layout="constrained")
+    figure, axes = plt.subplots(figsize=(4.6, height * INCHES * 1.35 + 0.95), dpi=150, layout="constrained")
     y = 0.0
     for setting, sides in settings:
         y = _setting(axes, y, setting, sides)
@@ -91,7 +91,10 @@ def _setting(axes: Any, y: float, setting: dict[str, Any], sides: dict[str, dict
         for dtype, ratio in ratios.items():
             axes.barh(y + BAR / 2, ratio, height=BAR * 0.94, color=COLOURS[dtype, own], zorder=2)
             number = f" {ratio:.2f}"
-            axes.text(ratio, y + BAR / 2, number, va="center", fontsize=7.5, weight=weight, zorder=4)
+            paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}  # over the line at 1
+            axes.text(
+                ratio, y + BAR / 2, number, va="center", fontsize=7.5, weight=weight, zorder=4, bbox=paper
+            )
             y += BAR
         y += BETWEEN * 0.6
     return y + 0.35
