@@ -135,8 +135,8 @@ def _fused_class(model: Any) -> tuple[Callable[[Any, torch.dtype], FusedTrunk], 
 
 
 @contextlib.contextmanager
-def for_inference(model: Any) -> Iterator[None]:
-    """``optimize`` for as long as the block lasts, if this model is one that it is for; else nothing."""
+def for_inference(model: Any) -> Iterator[Optimized | None]:
+    """``optimize`` for as long as the block lasts, if this model is one that it is for; else nothing, and None."""
     possible = (
         isinstance(model, UNet)
         and "denoise" not in model.__dict__
@@ -147,7 +147,7 @@ def for_inference(model: Any) -> Iterator[None]:
     )
     handle = optimize(model) if possible else None
     try:
-        yield
+        yield handle
     finally:
         if handle is not None:
             handle.restore()
