@@ -38,6 +38,17 @@ def test_engine_prints_a_table() -> None:
     assert "| fastdiff | bfloat16 |" in printed and "conv2d 3x3" in printed
 
 
+@pytest.mark.parametrize("file", sorted((BENCHMARKS / "results").glob("engine-*.json")), ids=lambda f: f.stem)
+def test_engine_results_fit_together(file: Path) -> None:
+    for setting in json.loads(file.read_text())["settings"]:
+        eager = setting["rows"][0]
+        assert (eager["side"], eager["dtype"]) == ("eager", "float32")
+        for row in setting["rows"]:
+            assert row["ratio"] == pytest.approx(eager["seconds"]["median"] / row["seconds"]["median"])
+        for shares in setting["profile"].values():
+            assert sum(shares.values()) == pytest.approx(1)
+
+
 def test_decision_prints_both_tables() -> None:
     printed = _run(str(BENCHMARKS / "decision.py"), "--small", "--rounds", "1")
     assert "| exact |" in printed and "| fastdiff |" in printed

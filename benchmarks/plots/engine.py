@@ -54,7 +54,7 @@ def draw(source: Path, picture: Path) -> None:
         y = _setting(axes, y, setting, sides)
     axes.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=3)
     axes.set(xlim=(0, most * 1.13), ylim=(y, 0), yticks=[])
-    axes.set_xlabel("times as fast as PyTorch eager, float32", color=QUIET)
+    axes.set_xlabel("times as fast as PyTorch eager (float32, contiguous)", color=QUIET)
     axes.tick_params(axis="x", colors=QUIET, length=0)
     axes.grid(axis="x", color="#e4e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
