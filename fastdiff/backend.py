@@ -84,11 +84,17 @@ def unavailable(backend: Backend) -> str | None:
         from fastdiff.ops import _native
 
         return _native.why_not()
-    if backend in (Backend.TRITON, Backend.CUDA):
-        if not torch.cuda.is_available():
-            return "no CUDA device is visible to torch"
-        if backend is Backend.TRITON and importlib.util.find_spec("triton") is None:
+    if backend is Backend.CUDA:
+        from fastdiff.ops import _cuda
+
+        return _cuda.why_not()
+    if backend is Backend.TRITON:
+        if importlib.util.find_spec("triton") is None:
             return "triton is not installed (pip install 'fastdiff[gpu]')"
+        from fastdiff.ops import _triton
+
+        if not _triton.INTERPRETED and not torch.cuda.is_available():
+            return "no CUDA device is visible to torch"
     return None
 
 

@@ -20,7 +20,9 @@ from fastdiff.ops.cases import CASES
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "f64": torch.float64}
 # Relative to the result's size. In float64 the truth is no better than what it judges: sums in another order.
 FLOORS = {torch.float32: 8 * torch.finfo(torch.float32).eps, torch.float64: 1e-11}
-DEVICES = {Backend.REFERENCE: "cpu", Backend.CPU: "cpu", Backend.TRITON: "cuda", Backend.CUDA: "cuda"}
+# Without a GPU, Triton's interpreter and the emulated CUDA library (tests/gpu) run on the CPU's tensors.
+GPU = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICES = {Backend.REFERENCE: "cpu", Backend.CPU: "cpu", Backend.TRITON: GPU, Backend.CUDA: GPU}
 
 
 def _runs(case: Case, backend: Backend, dtype: torch.dtype) -> bool:
