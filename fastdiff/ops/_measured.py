@@ -86,10 +86,14 @@ def library_attention(q: Tensor, k: Tensor, v: Tensor) -> str | None:
     return _library(op, attention_class(q, k.shape[2]), q.dtype in LIBRARY_DTYPES, q.device.index or 0)
 
 
-@torch._dynamo.assume_constant_result  # pyright: ignore[reportPrivateImportUsage]
 def _library(op: str, kind: str, library_dtype: bool, index: int) -> str | None:
     found = entry(index)
     if found is None or kind not in found["ops"].get(op, {}):
         return "eager" if library_dtype and _capability(index) >= LIBRARY_SINCE else None
     best = found["ops"][op][kind]
     return best if best.startswith("eager") else None
+
+
+# What torch.compiler.assume_constant_result sets: the compiler calls it while tracing, file and driver included, and
+# keeps the answer. The decorator itself would import the compiler, a second's work, with fastdiff.
+_library._dynamo_marked_constant = True  # type: ignore[attr-defined]
