@@ -58,11 +58,11 @@ class CapturedLoop:
         self._plan = plan  # kept: loops are found by its address
         self._static = StaticStep(step, plan, x)
         self._graphs: dict[History, torch.cuda.CUDAGraph] = {}
-        with _side_stream(x):
+        with _side_stream(x) as pool:
             for history in dict.fromkeys(plan.history):
-                self._capture(history)
+                self._graphs[history] = self._captured(history, pool)
 
-    def _capture(self, history: History) -> None:
+    def _captured(self, history: History, pool: Any) -> torch.cuda.CUDAGraph:
         def step() -> None:
             self._static.index.zero_()  # a plan may have fewer rows than there are calls
             self._static(history)
@@ -70,8 +70,7 @@ class CapturedLoop:
         for _ in range(WARM_UP):
             step()
         self._static.index.zero_()
-        pool = next(iter(self._graphs.values())).pool() if self._graphs else None
-        self._graphs[history] = _record(lambda: self._static(history), pool)
+        return _record(lambda: self._static(history), pool)
 
     def run(self, step: Step, x: Tensor, on_step: Callable[[], object] | None) -> tuple[Tensor, Tensor]:
         """The final state and the flags [S, N], which the next run overwrites."""
@@ -91,42 +90,54 @@ class CapturedLoop:
 
 
 @contextlib.contextmanager
-def _side_stream(x: Tensor) -> Iterator[None]:
-    """A stream of its own on x's device, in order with the current one: the default stream cannot be recorded."""
+def _side_stream(x: Tensor) -> Iterator[Any]:
+    """A stream of its own on x's device, in order with the current one, for the default stream cannot be recorded;
+    and the memory pool that its recordings share.
+    """
     with torch.cuda.device_of(x):
         stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
         stream.wait_stream(current)
         try:
             with torch.cuda.stream(stream):
-                yield
+                yield torch.cuda.graph_pool_handle()
         finally:
             current.wait_stream(stream)
 
 
 def _record(call: Callable[[], None], pool: Any) -> torch.cuda.CUDAGraph:
-    """What ``call`` launches on the current stream, as a graph in the memory ``pool`` of another one, or None."""
+    """What ``call`` launches on the current stream, as a graph whose memory is in ``pool``."""
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     # Other threads may go on allocating and copying, as data loaders do.
-    graph.capture_begin(*([] if pool is None else [pool]), capture_error_mode="thread_local")
+    graph.capture_begin(pool, capture_error_mode="thread_local")
     try:
         call()
     except BaseException:
-        with contextlib.suppress(RuntimeError):  # "previous error during capture": the first one tells more
+        try:
             graph.capture_end()
+        except RuntimeError:  # "a previous error during capture": the first one, raised below, tells more
+            _give_back(pool)
         raise
     graph.capture_end()
     return graph
+
+
+def _give_back(pool: Any) -> None:
+    """What a recording that could not be ended leaves undone in the allocator; whichever of the two it is."""
+    device = torch.cuda.current_device()
+    for undo in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        with contextlib.suppress(RuntimeError, AttributeError):
+            getattr(torch._C, undo)(device, pool)
 
 
 class Captures:
     """The captured loops of one sampler, by everything that a recording depends on; the oldest makes room."""
 
     def __init__(self) -> None:
-        self._loops: dict[Hashable, CapturedLoop] = {}
+        self._loops: dict[Hashable, CapturedLoop | None] = {}  # None: it was tried, and CUDA refused
 
     def __len__(self) -> int:
-        return len(self._loops)
+        return sum(loop is not None for loop in self._loops.values())
 
     def find(self, step: Step, plan: Plan, model: Any, x: Tensor) -> CapturedLoop | None:
         """The loop for batches like x, recorded if there is none; None, with one line in the log, if it cannot be.
@@ -142,19 +153,23 @@ class Captures:
         key = _key(step, plan, model, x)
         if key not in self._loops:
             while len(self._loops) >= KEPT:
-                self._loops.pop(next(iter(self._loops))).release()
+                self._free(next(iter(self._loops)))
             try:
                 self._loops[key] = CapturedLoop(step, plan, x)
             except RuntimeError as error:  # also out of memory: a step that is called may still fit
+                self._loops[key] = None
                 log_once(str(error).partition("\n")[0])
-                return None
         return self._loops[key]
 
     def release(self) -> None:
         """Free everything."""
-        for loop in self._loops.values():
+        for key in list(self._loops):
+            self._free(key)
+
+    def _free(self, key: Hashable) -> None:
+        loop = self._loops.pop(key)
+        if loop is not None:
             loop.release()
-        self._loops.clear()
 
 
 def _key(step: Step, plan: Plan, model: nn.Module, x: Tensor) -> Hashable:

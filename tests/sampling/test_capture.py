@@ -131,9 +131,6 @@ class _Called:
     def __init__(self, call, pool) -> None:
         self.replay = call
 
-    def pool(self) -> int:
-        return 1
-
     def reset(self) -> None:
         self.replay = None
 
@@ -165,6 +162,24 @@ def test_sampler_captures(without_gpu, sampler: str, precision: str | None) -> N
     assert len(captured._captures) == 0
     assert torch.equal(Sampler(model, **options, capture=False)(5, **arguments), images)
     assert torch.equal(captured(5, **arguments), images), "usable after it was closed"
+
+
+def test_a_refused_recording_is_told_once_and_not_tried_again(without_gpu, caplog, monkeypatch) -> None:
+    tried = []
+
+    def refuse(call, pool):
+        tried.append(call)
+        raise RuntimeError("operation not permitted when stream is capturing\nSearch for ...")
+
+    monkeypatch.setattr(capture, "_record", refuse)
+    monkeypatch.setattr(capture, "_logged", set())
+    sampler = Sampler(Model().to(DEVICE), steps=3)
+    with caplog.at_level(logging.WARNING, logger="fastdiff"):
+        images = [sampler(2, classes=1, progress=False) for _ in range(2)]
+    assert len(tried) == 1 and len(sampler._captures) == 0
+    (line,) = [r.getMessage() for r in caplog.records]
+    assert line == "sampling: not captured as a CUDA graph: operation not permitted when stream is capturing"
+    assert torch.equal(*images)
 
 
 def test_a_captured_model_follows_its_weights(without_gpu) -> None:
