@@ -77,7 +77,8 @@ def calls(
 
     timed: dict[str, Call] = {}
     wrong: dict[str, str] = {}
-    truth = F.scaled_dot_product_attention(*(x.detach().float() for x in inputs))
+    q, k, v = (x.detach().float() for x in inputs)
+    truth = F.scaled_dot_product_attention(q, k, v)
     for name, function in sides.items():
         try:
             out = function(*inputs)
