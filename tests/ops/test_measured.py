@@ -26,7 +26,8 @@ def measured(monkeypatch):
     def use(ops: dict[str, dict[str, str]] | None, capability: tuple[int, int] = (8, 0)) -> None:
         found = None if ops is None else {"capability": "8.0", "date": "2026-01-02", "torch": "2", "ops": ops}
         monkeypatch.setattr(_measured, "DEVICE_TYPE", "cpu")
-        monkeypatch.setattr(_measured, "entry", lambda index: found)
+        # A file is read, as the first time: which no compiler can trace.
+        monkeypatch.setattr(_measured, "entry", lambda index: found if _measured.PATH.read_text() else None)
         monkeypatch.setattr(_measured, "_capability", lambda index: capability)
 
     return use
