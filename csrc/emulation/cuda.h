@@ -67,3 +67,8 @@ inline float __uint_as_float(unsigned bits) {
   std::memcpy(&x, &bits, 4);
   return x;
 }
+// sin and cos of pi x.
+inline void sincospif(float x, float* sine, float* cosine) {
+  *sine = static_cast<float>(std::sin(M_PI * static_cast<double>(x)));
+  *cosine = static_cast<float>(std::cos(M_PI * static_cast<double>(x)));
+}
