@@ -65,7 +65,18 @@ FASTDIFF_HOST_DEVICE void philox(const NoiseSource& source, W block, W (&words)[
   for (const auto& key : source.keys) philox_round(words, key[0], key[1]);
 }
 
-// The same with a key of its own for each lane: key0 and key1 (low halves) are the words of its seed.
+// The ten rounds on a counter whose keys are made on the way: key0 and key1 (low halves) are the words of the seed,
+// each lane's own.
+template <class W>
+FASTDIFF_HOST_DEVICE void philox_rounds(W key0, W key1, W (&words)[4]) {
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    philox_round(words, key0, key1);
+    key0 = key0 + kWeyl0;
+    key1 = key1 + kWeyl1;
+  }
+}
+
+// words[j] (low halves) = word j of the given block, below 2^32, of step 0, with a seed for each lane.
 template <class W>
 FASTDIFF_HOST_DEVICE void philox_lanes(W key0, W key1, W block, uint32_t stream, W (&words)[4]) {
   const W zero = block ^ block;
@@ -73,11 +84,7 @@ FASTDIFF_HOST_DEVICE void philox_lanes(W key0, W key1, W block, uint32_t stream,
   words[1] = zero;
   words[2] = zero ^ stream;
   words[3] = zero;
-  for (int round = 0; round < kPhiloxRounds; ++round) {
-    philox_round(words, key0, key1);
-    key0 = key0 + kWeyl0;
-    key1 = key1 + kWeyl1;
-  }
+  philox_rounds(key0, key1, words);
 }
 
 }  // namespace fastdiff

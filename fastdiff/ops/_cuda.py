@@ -93,7 +93,10 @@ def function(name: str, argument: type[ctypes.Structure]) -> Callable[[ctypes.St
         return lambda args, device: checked(args, 0)
 
     def on_device(args: ctypes.Structure, device: torch.device) -> None:
-        with torch.cuda.device(device):  # the device guard: kernels go where their tensors are
-            checked(args, torch.cuda.current_stream(device).cuda_stream)
+        if device.index == torch.cuda.current_device():
+            checked(args, torch._C._cuda_getCurrentRawStream(device.index))
+        else:
+            with torch.cuda.device(device):  # the device guard: kernels go where their tensors are
+                checked(args, torch._C._cuda_getCurrentRawStream(device.index))
 
     return on_device

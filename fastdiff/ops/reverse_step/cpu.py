@@ -11,12 +11,11 @@ from torch import Tensor
 
 from fastdiff.ops import _native
 from fastdiff.ops._op import Kernel
-from fastdiff.ops.reverse_step import VARIANCES
+from fastdiff.ops.reverse_step import VARIANCES, planar
 from fastdiff.ops.reverse_step.reference import check_index
 
 _CODES = _native.DTYPE_CODES
 _VARIANCES = {name: code for code, name in enumerate(VARIANCES)}
-_OPERANDS = ("x", "model", "uncond", "h1", "h2", "noise", "x_next", "x0")
 _PLANAR = ("image_stride", "channel_stride", "pixel_stride", "channels", "dtype")
 
 
@@ -26,7 +25,7 @@ class _Args(ctypes.Structure):
     _fields_ = [
         *(
             (f"{operand}_{name}", ctypes.c_void_p if name == "data" else ctypes.c_int64)
-            for operand in _OPERANDS
+            for operand in planar.OPERANDS
             for name in ("data", *_PLANAR)
         ),
         *((name, ctypes.c_void_p) for name in ("row", "seeds", "nonfinite")),
@@ -43,35 +42,13 @@ def _function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
 
 
 @functools.lru_cache(maxsize=256)
-def _strides(sizes: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, int, int, int] | None:
-    """The strides of images, channels and pixels, and the channels. None if pixels, taken as one, have no stride."""
-    pixel, step = 1, None
-    for size, stride in zip(reversed(sizes[2:]), reversed(strides[2:]), strict=True):
-        if size == 1:
-            continue
-        if step is None:
-            pixel = step = stride
-        elif stride != step:
-            return None
-        step *= size
-    return strides[0], strides[1], pixel, sizes[1]
-
-
-_Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
-
-
-def _layout(t: Tensor | None) -> _Layout | None:
-    return None if t is None else (t.shape, t.stride(), t.dtype)
-
-
-@functools.lru_cache(maxsize=256)
-def _template(*layouts: _Layout | None) -> _Args:
+def _template(*layouts: planar.Layout | None) -> _Args:
     """Arguments that hold everything about these operands but their addresses: a sampling run needs it once."""
     args = _Args()
-    for operand, layout in zip(_OPERANDS, layouts, strict=True):
+    for operand, layout in zip(planar.OPERANDS, layouts, strict=True):
         if layout is not None:
             sizes, strides, dtype = layout
-            values = _strides(sizes, strides)
+            values = planar.strides(sizes, strides)
             assert values is not None
             for name, value in zip(_PLANAR, (*values, _CODES[dtype]), strict=True):
                 setattr(args, f"{operand}_{name}", value)
@@ -84,18 +61,7 @@ def _template(*layouts: _Layout | None) -> _Args:
 def _supports(
     x, model_output, table, index, uncond, h1, h2, noise, seeds, stream, clip, variance
 ) -> str | None:
-    named = {"x": x, "model_output": model_output, "uncond": uncond, "h1": h1, "h2": h2, "noise": noise}
-    for name, t in named.items():
-        if t is None:
-            continue
-        if t.dtype not in _CODES:
-            return f"{name} is {t.dtype}, not float32, bfloat16 or float16"
-        if _strides(t.shape, t.stride()) is None:
-            return (
-                f"{name} with shape {list(t.shape)} and strides {list(t.stride())} is neither contiguous"
-                " nor channels_last"
-            )
-    return None
+    return planar.why_not(x, model_output, uncond, h1, h2, noise)
 
 
 def _run(
@@ -116,9 +82,16 @@ def _run(
     row = table[step].contiguous()
     x_next, x0 = torch.empty_like(x), torch.empty_like(x)
     nonfinite = torch.empty(x.shape[0], dtype=torch.int32)
-    state, out = _layout(x), _layout(x_next)
+    state, out = planar.layout(x), planar.layout(x_next)
     template = _template(
-        state, _layout(model_output), _layout(uncond), _layout(h1), _layout(h2), _layout(noise), out, out
+        state,
+        planar.layout(model_output),
+        planar.layout(uncond),
+        planar.layout(h1),
+        planar.layout(h2),
+        planar.layout(noise),
+        out,
+        out,
     )
     args = _Args.from_buffer_copy(template)
     args.x_data, args.model_data, args.x_next_data, args.x0_data = (

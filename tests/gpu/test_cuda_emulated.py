@@ -1,0 +1,126 @@
+"""The CUDA kernels on the CPU, a GPU's threads as fibers: values, gradients, noise, and the order of threads.
+
+The generic cases run in processes of their own, because which library is loaded is decided once.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import toolchain
+import torch
+
+from fastdiff.backend import use_backend
+from fastdiff.ops import first_passage, normal, random_bits
+from fastdiff.ops.decision import PARAMETERS
+from fastdiff.ops.reverse_step import reverse_step
+from fastdiff.ops.reverse_step.cases import CASES
+
+CASE_TESTS = Path(__file__).parents[1] / "ops" / "test_cases.py"
+SMALL = "cuda and not x256x and not 4x128x and not 16x3x64 and not 64x1x32"  # without the benchmarks' sizes
+
+
+def _run_cases(chosen: str, library: Path, **environment: str) -> str:
+    command = [sys.executable, "-m", "pytest", "-x", "-k", chosen, str(CASE_TESTS)]
+    environment = {**os.environ, "FASTDIFF_CUDA_LIBRARY": str(library), "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("order", ["forward", "shuffle"])
+def test_cases(emulated_library: Path, order: str) -> None:
+    """Another order of threads finds barriers that are missing."""
+    assert " passed" in _run_cases(SMALL, emulated_library, FASTDIFF_EMULATION_ORDER=order)
+
+
+def test_cases_touch_no_memory_of_others(emulated_library: Path) -> None:
+    """AddressSanitizer and UBSan, once."""
+    found = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    runtime = found.stdout.strip()
+    if not Path(runtime).is_absolute():
+        pytest.skip("g++ has no libasan")
+    library = toolchain.build_emulated(*toolchain.SANITIZE)
+    chosen = f"{SMALL} and (bf16 or f32) and (odd or 3_a_group or one or guidance or D96 or everything)"
+    options = "detect_leaks=0:detect_stack_use_after_return=0"
+    assert " passed" in _run_cases(chosen, library, LD_PRELOAD=runtime, ASAN_OPTIONS=options)
+
+
+@pytest.mark.parametrize(("count", "step", "stream", "first_block"), [(1, 0, 0, 0), (1027, 7, 3, 2**33 - 5)])
+def test_random_bits_are_the_cpus(emulated_cuda: None, count, step, stream, first_block) -> None:
+    seeds = torch.tensor([0, -1, -(2**63), 2**63 - 1])
+    results = []
+    for backend in ("cuda", "cpu"):
+        with use_backend(backend):
+            results.append(random_bits(seeds, count, step=step, stream=stream, first_block=first_block))
+    assert torch.equal(*results)
+
+
+def test_normals_are_the_cpus_to_rounding(emulated_cuda: None) -> None:
+    seeds = torch.arange(5)
+    results = []
+    for backend in ("cuda", "cpu"):
+        with use_backend(backend):
+            results.append(normal(seeds, (3, 33, 31), step=4))
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
+
+
+def test_a_step_is_the_same_whatever_the_layout(emulated_cuda: None) -> None:
+    case = next(c for c in CASES if c.name == "learned_range-odd")
+    kwargs = case.inputs(torch.float32, "cpu")
+    with use_backend("cuda"):
+        one = reverse_step(**kwargs)
+        last = {
+            k: v.contiguous(memory_format=torch.channels_last)
+            for k, v in kwargs.items()
+            if isinstance(v, torch.Tensor) and v.dim() == 4
+        }
+        two = reverse_step(**kwargs | last)
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_an_index_that_is_no_row_gives_nan(emulated_cuda: None) -> None:
+    kwargs = next(c for c in CASES if c.name == "plain").inputs(torch.float32, "cpu")
+    with use_backend("cuda"):
+        assert reverse_step(**kwargs | {"index": torch.tensor(3)})[0].isnan().all()
+
+
+@pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("method", ["exact", "bridge", "euler"])
+def test_walks_are_the_cpus_to_rounding(emulated_cuda: None, method, every_step: bool) -> None:
+    n = 1003
+    rows = {"v": (-3, 3), "a": (0.5, 3), "z": (0.2, 1.2), "t0": (0.1, 0.3), "s": (1, 1)}
+    rows |= {"sv": (0, 1), "sz": (0, 0.1), "st0": (0, 0.2)}
+    parameters = {name: torch.linspace(*rows[name], n) for name in PARAMETERS}
+    parameters["z"][5] = 100.0  # outside the boundaries
+    results = []
+    for backend in ("cuda", "cpu"):
+        with use_backend(backend):
+            how = {"method": method, "dt": 0.01, "t_max": 1.5, "every_step": every_step}
+            results.append(first_passage(torch.arange(n), **parameters, **how))
+    cuda, cpu = results
+    same = cuda.choice == cpu.choice
+    assert float(same.float().mean()) > 0.998  # rounding may tip a decision, rarely
+    assert cuda.rt[5].isnan() and cuda.choice[5] == -1
+    torch.testing.assert_close(cuda.rt[same], cpu.rt[same], rtol=1e-4, atol=1e-4, equal_nan=True)
+    torch.testing.assert_close(cuda.position[same], cpu.position[same], rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+def test_emulation_tells_of_threads_that_wait_for_ever(tmp_path: Path) -> None:
+    """A barrier that only half of the threads reach."""
+    source = tmp_path / "stuck.cu"
+    source.write_text(
+        '#include "cuda/launch.cuh"\n'
+        "__global__ void kernel(int*) { if (threadIdx.x < 16) __syncthreads(); else fastdiff::cluster_sync(); }\n"
+        "int main() { int* none = nullptr;"
+        " return fastdiff::launch(kernel, fastdiff::Launch{dim3{1}, 32}, nullptr, none); }\n"
+    )
+    program = tmp_path / "stuck"
+    include = f"-I{toolchain.ROOT / 'csrc'}"
+    subprocess.run(["g++", "-std=c++17", include, "-x", "c++", str(source), "-o", str(program)], check=True)
+    done = subprocess.run([str(program)], capture_output=True, text=True)
+    assert done.returncode != 0 and "32 threads wait at barriers" in done.stderr

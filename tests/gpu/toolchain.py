@@ -1,0 +1,175 @@
+"""The compilers that see the GPU's code where there is no GPU, and what they say about it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CUDA_SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+KERNEL_SOURCES = [path for path in CUDA_SOURCES if path.stem != "library"]  # which has no kernel
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one kernel asks of one architecture."""
+
+    kernel: str
+    arch: str  # "sm_90"
+    registers: int
+    stack: int  # bytes of local memory a thread
+    spills: int  # bytes written to local memory for want of registers
+
+
+def build_emulated(*extra: str) -> Path:
+    """csrc/cuda compiled for the CPU (csrc/emulation); rebuilt where a source is newer."""
+    inputs = [*CUDA_SOURCES, *ROOT.glob("csrc/c[uo]*/*.*h"), *ROOT.glob("csrc/emulation/*.h")]
+    target = ROOT / "build" / f"cuda_emulated{'_sanitized' if extra else ''}.so"
+    if target.exists() and all(target.stat().st_mtime > path.stat().st_mtime for path in inputs):
+        return target
+    target.parent.mkdir(exist_ok=True)
+    flags = [
+        "-std=c++17",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unknown-pragmas",
+        "-Wno-psabi",
+        "-fPIC",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        objects = {source: f"{folder}/{source.stem}.o" for source in CUDA_SOURCES}
+        compilers = [
+            subprocess.Popen(
+                ["g++", *flags, *extra, f"-I{ROOT / 'csrc'}", "-x", "c++", "-c", str(source), "-o", out],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for source, out in objects.items()
+        ]
+        for compiler in compilers:
+            _, errors = compiler.communicate()
+            assert compiler.returncode == 0, errors
+        link = ["g++", "-shared", *extra, *objects.values(), "-o", str(target)]
+        subprocess.run(link, check=True)
+    return target
+
+
+def find_nvcc() -> str | None:
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    return shutil.which("nvcc") or shutil.which(f"{home}/bin/nvcc")
+
+
+def nvcc_usage(source: Path, architectures: Sequence[int], folder: Path) -> list[Usage]:
+    """Compiles one file for all architectures as setup.py would, and reads what ptxas says of each kernel."""
+    nvcc = find_nvcc()
+    assert nvcc
+    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures]
+    command = [nvcc, "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", *targets, "--threads", "2", "-Xptxas", "-v"]
+    done = subprocess.run(
+        [*command, "-c", str(source), "-o", str(folder / (source.stem + ".o"))],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return _parse_ptxas(done.stderr)
+
+
+def _parse_ptxas(text: str) -> list[Usage]:
+    found = re.findall(
+        r"Compiling entry function '(\w+)' for '(sm_\d+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores"
+        r".*?Used (\d+) registers",
+        text,
+        flags=re.DOTALL,
+    )
+    return [
+        Usage(kernel, arch, int(registers), int(stack), int(spills))
+        for kernel, arch, stack, spills, registers in found
+    ]
+
+
+def find_nvrtc() -> Path | None:
+    """NVRTC of CUDA 12, which still knows sm_70, from its wheel."""
+    spec = importlib.util.find_spec("nvidia.cuda_nvrtc") if importlib.util.find_spec("nvidia") else None
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    found = [path for folder in folders for path in Path(folder).glob("lib/libnvrtc.so.12")]
+    return found[0] if found else None
+
+
+_CSTDINT = """
+typedef signed char int8_t; typedef unsigned char uint8_t; typedef short int16_t; typedef unsigned short uint16_t;
+typedef int int32_t; typedef unsigned int uint32_t; typedef long int64_t; typedef unsigned long uint64_t;
+typedef unsigned long uintptr_t;
+"""
+
+
+def nvrtc_cubin(header: str, kernels: Sequence[str], arch: int) -> bytes:
+    """Device code of csrc/<header>, the named kernels instantiated, for an architecture that nvcc has dropped."""
+    path = find_nvrtc()
+    assert path
+    nvrtc = ctypes.CDLL(str(path))
+    program = ctypes.c_void_p()
+    one = ctypes.c_char_p * 1
+    nvrtc.nvrtcCreateProgram(
+        ctypes.byref(program), f'#include "{header}"\n'.encode(), b"kernels.cu", 1,
+        one(_CSTDINT.encode()), one(b"cstdint"),
+    )  # fmt: skip
+    for kernel in kernels:
+        nvrtc.nvrtcAddNameExpression(program, f"&{kernel}".encode())
+    flags = [f"--gpu-architecture=sm_{arch}", "--std=c++17", f"--include-path={ROOT / 'csrc'}"]
+    options = (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
+    failed = nvrtc.nvrtcCompileProgram(program, len(flags), options)
+    size = ctypes.c_size_t()
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    assert not failed, log.value.decode()
+    nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
+    cubin = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetCUBIN(program, cubin)
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return cubin.raw
+
+
+def find_cuobjdump() -> str | None:
+    """CUDA's, or the one that comes with Triton."""
+    triton = importlib.util.find_spec("triton")
+    beside = (
+        Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump" if triton and triton.origin else None
+    )
+    return shutil.which("cuobjdump") or (str(beside) if beside and beside.exists() else None)
+
+
+def cubin_usage(cubin: bytes, arch: int, folder: Path) -> list[Usage]:
+    """Registers and local memory of each kernel of a cubin."""
+    tool = find_cuobjdump()
+    assert tool
+    file = folder / "kernels.cubin"
+    file.write_bytes(cubin)
+    text = subprocess.run(
+        [tool, "--dump-resource-usage", str(file)], capture_output=True, text=True, check=True
+    )
+    found = re.findall(r"Function (\w+):\s+REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)", text.stdout)
+    return [
+        Usage(kernel, f"sm_{arch}", int(registers), int(stack) + int(local), 0)
+        for kernel, registers, stack, local in found
+    ]
+
+
+def table(rows: Sequence[Usage]) -> str:
+    """One line a kernel: its registers on each architecture."""
+    kernels = sorted({row.kernel for row in rows})
+    return "\n".join(
+        f"{kernel[:90]:<90} " + " ".join(f"{r.arch}: {r.registers:>3}" for r in rows if r.kernel == kernel)
+        for kernel in kernels
+    )
