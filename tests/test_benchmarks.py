@@ -89,6 +89,13 @@ def test_gpu_runs_dry_and_goes_on_where_it_was(tmp_path: Path) -> None:
     assert json.loads(file.read_text())["rows"] == content["rows"]
 
 
+@pytest.mark.parametrize("file", sorted((BENCHMARKS / "results").glob("gpu-*.json")), ids=lambda f: f.stem)
+def test_gpu_results_are_of_a_gpu(file: Path) -> None:
+    content = json.loads(file.read_text())
+    assert content["about"]["capability"] and not content["about"]["dry"]
+    assert {"device", "torch", "cuda", "triton", "sources", "date"} <= content["about"].keys()
+
+
 @pytest.mark.parametrize("file", sorted((BENCHMARKS / "results").glob("*torch*.json")), ids=lambda f: f.stem)
 def test_results_say_where_they_come_from(file: Path) -> None:
     content = json.loads(file.read_text())
