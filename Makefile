@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help sample test bench build lint clean
+.PHONY: help sample test bench gpu build lint clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,9 @@ test: build $(VENV)/test-ready  ## set up, then lint, types and the whole test s
 
 bench: build $(VENV)/test-ready  ## set up, then time every op and the samplers against eager PyTorch
 	$(BIN)/python -m pytest benchmarks --benchmark-group-by=group --benchmark-max-time=0.1 --benchmark-min-rounds=3
+
+gpu:  ## on a machine with a GPU: build, test and measure; installs nothing (ARGS="--part ops --minutes 9")
+	$(PYTHON) benchmarks/gpu.py $(ARGS)
 
 lint: build $(VENV)/test-ready  ## format and fix what can be fixed automatically
 	$(BIN)/ruff format .

@@ -31,8 +31,8 @@ def test_forward_backward(benchmark: Any, preset: str, side: str) -> None:
 def test_sampling(benchmark: Any, preset: str, side: str) -> None:
     benchmark.group = f"sampling {preset}"
     s = setting(preset, side, DEVICE)
-    options = {"sampler": "dpmpp", "steps": 4, "progress": False, "memory_format": s.memory_format}
-    with s.context():
-        benchmark(fastdiff.sample, s.model, BATCH[preset], classes=s.y, **options)
+    sampler = fastdiff.Sampler(s.model, sampler="dpmpp", steps=4, memory_format=s.memory_format)
+    with s.context(), sampler:
+        benchmark(sampler, BATCH[preset], classes=s.y, progress=False)
     if benchmark.stats:  # none with --benchmark-disable
         benchmark.extra_info["images/s"] = round(BATCH[preset] / benchmark.stats["median"], 3)

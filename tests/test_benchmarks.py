@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
+needs_tyro = pytest.mark.skipif(importlib.util.find_spec("tyro") is None, reason="tyro is not installed")
 
 
 def _run(*command: str) -> str:
@@ -25,12 +27,14 @@ def test_suite_runs_once() -> None:
     assert " passed" in _run("-m", "pytest", str(BENCHMARKS), "--benchmark-disable", "-k", small)
 
 
+@needs_tyro
 def test_ratios_prints_a_table_for_one_op() -> None:
     printed = _run(str(BENCHMARKS / "ratios.py"), "--only", "reverse_step", "--rounds", "1")
     assert "times as fast as eager" in printed
     assert "| reverse_step | forward |" in printed
 
 
+@needs_tyro
 def test_engine_prints_a_table() -> None:
     printed = _run(
         str(BENCHMARKS / "engine.py"), "--settings", "fashion-mnist:1", "--rounds", "1", "--seconds", "0.01"
@@ -49,9 +53,47 @@ def test_engine_results_fit_together(file: Path) -> None:
             assert sum(shares.values()) == pytest.approx(1)
 
 
+@needs_tyro
 def test_decision_prints_both_tables() -> None:
     printed = _run(str(BENCHMARKS / "decision.py"), "--small", "--rounds", "1")
     assert "| exact |" in printed and "| fastdiff |" in printed
+
+
+def test_gpu_runs_dry_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    """The script of ``make gpu`` on tiny sizes: every part leaves rows, which a second run does not measure again."""
+    command = [str(BENCHMARKS / "gpu.py"), "--dry-run", "--device", "cpu", "--results", str(tmp_path)]
+    table = tmp_path / "table.json"
+    printed = _run(*command, "--table", str(table))
+    (file,) = tmp_path.glob("gpu-*-dry-run.json")
+    content = json.loads(file.read_text())
+    parts = {key.partition("/")[0] for key in content["rows"]}
+    assert parts >= {
+        "tests",
+        "ceilings",
+        "ops",
+        "ops-compile",
+        "attention",
+        "models",
+        "models-compile",
+        "training",
+    }
+    assert set(content["skipped"]) == {"sanitizer/all"}
+    for row in content["rows"].values():
+        for seconds in row["seconds"].values() if isinstance(row.get("seconds"), dict) else ():
+            assert 0 < seconds["low"] <= seconds["median"] <= seconds["high"]
+    assert "| group_norm_silu | forward | bfloat16 | 2 |" in printed and "sampling, ms a step" in printed
+    (device,) = json.loads(table.read_text())["devices"].values()
+    assert device["ops"]["reverse_step"].keys() == {"float32"}, "the state's dtype"
+    assert set(device["ops"]["attention_training"].values()) <= {"cpu", "eager", "eager:flash"}
+    assert _run(*command, "--part", "ops", "attention", "models", "training")
+    assert json.loads(file.read_text())["rows"] == content["rows"]
+
+
+@pytest.mark.parametrize("file", sorted((BENCHMARKS / "results").glob("gpu-*.json")), ids=lambda f: f.stem)
+def test_gpu_results_are_of_a_gpu(file: Path) -> None:
+    content = json.loads(file.read_text())
+    assert content["about"]["capability"] and not content["about"]["dry"]
+    assert {"device", "torch", "cuda", "triton", "sources", "date"} <= content["about"].keys()
 
 
 @pytest.mark.parametrize("file", sorted((BENCHMARKS / "results").glob("*torch*.json")), ids=lambda f: f.stem)

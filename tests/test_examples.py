@@ -14,6 +14,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 @pytest.fixture(scope="module")
 def barrier_option():
+    pytest.importorskip("tyro", reason="tyro is not installed")
     sys.path.insert(0, str(EXAMPLES))
     try:
         import barrier_option  # pyright: ignore[reportMissingImports]

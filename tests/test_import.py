@@ -46,6 +46,36 @@ def test_unknown_name_is_an_attribute_error() -> None:
         _ = fastdiff.smaple
 
 
+BENCHMARKS = Path(fastdiff.__file__).parent.parent / "benchmarks"
+OPTIONAL = (
+    "tyro",
+    "matplotlib",
+    "scipy",
+    "diffusers",
+    "pyright",
+    "ruff",
+)  # a machine with a GPU may have none of them
+
+
+def test_optional_packages_are_optional() -> None:
+    """Whatever the library is made of, and the benchmarks for GPUs, can be imported without them."""
+    code = f"""
+import importlib, pkgutil, runpy, sys
+sys.modules |= dict.fromkeys({OPTIONAL})
+import fastdiff
+names = [m.name for m in pkgutil.walk_packages(fastdiff.__path__, "fastdiff.") if ".lib." not in m.name]
+skipped = ("fastdiff.cli.decision", "fastdiff.cli.parse", "fastdiff.__main__")
+for name in names:
+    if name not in skipped and not name.endswith((".triton", ".cuda")) and ".triton_" not in name:
+        importlib.import_module(name)
+sys.argv = ["gpu.py", "--help"]
+sys.path.insert(0, {str(BENCHMARKS)!r})
+import gpu
+print(len(names))
+"""
+    assert _in_new_process(code) > 50
+
+
 _WITHOUT_LIBRARY = """
 import json, logging, sys
 from pathlib import Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import statistics
 import time
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import fastdiff
 from fastdiff.backend import use_backend
 from fastdiff.engine import Optimized, for_inference
+from fastdiff.sampling import Sampler
 
 STEPS = 2  # of the sampler, per turn: a first one, and one with history
 MIN_TURNS, MAX_TURNS, SECONDS = 2, 7, 5.0  # after a warm-up turn, until the time is spent
@@ -32,16 +33,21 @@ def ratio_to_eager(model: Any, n: int, classes: Tensor | None, options: dict[str
 def _ratio(
     model: Any, handle: Optimized | None, n: int, classes: Tensor | None, options: dict[str, Any]
 ) -> str:
-    options = {**options, "steps": min(STEPS, model.diffusion.steps), "progress": False}
+    options = {**options, "steps": min(STEPS, model.diffusion.steps)}
     sides = {"fastdiff": ("channels_last", None)} | {layout: (layout, "eager") for layout in _LAYOUTS}
     times: dict[str, list[float]] = {side: [] for side in sides}
+    models = _by_layout(model)
+    samplers = {
+        side: Sampler(models[layout], memory_format=_LAYOUTS[layout], **options)
+        for side, (layout, _) in sides.items()
+    }
     turn, end = 0, float("inf")
     while turn <= MIN_TURNS or (turn <= MAX_TURNS and time.perf_counter() < end):
         for side, (layout, backend) in sides.items():
-            model.to(memory_format=_LAYOUTS[layout])
+            models[layout].to(memory_format=_LAYOUTS[layout])
             if handle is not None and backend is None:
                 handle.refresh()  # another layout is another weight, packed once a run and not once a turn
-            seconds = _timed(model, n, classes, _LAYOUTS[layout], backend, options)
+            seconds = _timed(samplers[side], n, classes, backend)
             if turn:
                 times[side].append(seconds)
         if not turn:
@@ -56,16 +62,19 @@ def _ratio(
     )
 
 
-def _timed(
-    model: Any,
-    n: int,
-    classes: Tensor | None,
-    layout: torch.memory_format,
-    backend: str | None,
-    options: dict[str, Any],
-) -> float:
+def _by_layout(model: Any) -> dict[str, Any]:
+    """The model for each layout: the one there is, to be converted at each turn.
+
+    On a GPU copies that stay, for captured steps know the addresses of parameters.
+    """
+    if next(model.parameters()).device.type == "cpu":
+        return dict.fromkeys(_LAYOUTS, model)
+    return {layout: copy.deepcopy(model) for layout in _LAYOUTS}
+
+
+def _timed(sampler: Sampler, n: int, classes: Tensor | None, backend: str | None) -> float:
     with use_backend(backend) if backend else contextlib.nullcontext():
         start = time.perf_counter()
         # .cpu() waits for a GPU
-        fastdiff.sample(model, n, classes=classes, memory_format=layout, **options).cpu()
+        sampler(n, classes=classes, progress=False).cpu()
         return time.perf_counter() - start

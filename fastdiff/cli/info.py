@@ -11,7 +11,7 @@ import torch
 import fastdiff
 import fastdiff.ops  # fills OPS
 from fastdiff.backend import Backend, candidates, unavailable
-from fastdiff.ops import _native
+from fastdiff.ops import _measured, _native
 from fastdiff.ops._op import OPS, FusedOp
 
 PACKAGES = ("torch", "numpy", "safetensors", "pillow", "triton")
@@ -88,13 +88,33 @@ def _instruction_sets() -> list[str]:
 
 
 def _ops() -> list[str]:
-    """Each op's choice, and what keeps it from a faster one."""
+    """Each op's choice, what keeps it from a faster one, and on a GPU whether a measurement decides."""
     lines = []
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
         lines.append(f"ops on {device}")
+        if device == _measured.DEVICE_TYPE:
+            lines += [f"  {line}" for line in measurements(torch.cuda.current_device())]
         for op in OPS.values():
             chosen = _chosen(op, device)
-            lines.append(f"  {op.name:<26} {chosen.value}")
+            by = "" if device == "cpu" else "  by default order"
+            lines.append(f"  {op.name:<26} {chosen.value}{by}")
             faster = candidates(device)[: candidates(device).index(chosen)]
             lines += [f"    not {b.value}: {op.why_not(b)}" for b in faster]
+    return lines
+
+
+def measurements(index: int) -> list[str]:
+    """What the dispatch table says of a GPU, which comes before the default order; and what holds without it."""
+    found = _measured.entry(index)
+    if found is None:
+        lines = [f"nothing is measured on {torch.cuda.get_device_name(index)} (make gpu measures)"]
+        if torch.cuda.get_device_capability(index) >= _measured.LIBRARY_SINCE:
+            lines.append("attention in bfloat16 and float16 is PyTorch's own there, see docs/gpu.md")
+        return lines
+    lines = [
+        f"measured on {torch.cuda.get_device_name(index)}, {found['date']}"
+        f" (torch {found['torch']}, triton {found['triton']}):"
+    ]
+    for op, classes in found["ops"].items():
+        lines += [f"  {op}, {kind}: {backend}" for kind, backend in classes.items()]
     return lines

@@ -135,7 +135,7 @@ def _fused_class(model: Any) -> tuple[Callable[[Any, torch.dtype], FusedTrunk], 
 
 
 @contextlib.contextmanager
-def for_inference(model: Any) -> Iterator[Optimized | None]:
+def for_inference(model: Any, dtype: torch.dtype | None = None) -> Iterator[Optimized | None]:
     """``optimize`` for as long as the block lasts, if this model is one that it is for; else nothing, and None."""
     possible = (
         isinstance(model, UNet)
@@ -145,7 +145,7 @@ def for_inference(model: Any) -> Iterator[Optimized | None]:
         and model.dtype in DTYPES
         and next(model.parameters()).device.type == "cpu"
     )
-    handle = optimize(model) if possible else None
+    handle = optimize(model, dtype) if possible else None
     try:
         yield handle
     finally:

@@ -15,6 +15,7 @@ import torch
 
 from fastdiff.backend import Backend, candidates, forced, log_once, unavailable
 from fastdiff.errors import FastdiffError
+from fastdiff.ops import _measured
 
 _LIBRARY = torch.library.Library("fastdiff", "DEF")
 
@@ -117,7 +118,11 @@ class FusedOp:
         wanted = forced()
         if wanted is not None and wanted is not Backend.EAGER:  # an op without an eager form runs as usual
             return self._run_on(wanted, *args)
-        for backend in candidates(args[0].device.type):  # every op's first argument is a tensor
+        device = args[0].device.type  # every op's first argument is a tensor
+        fastest_first = (
+            candidates(device) if device != _measured.DEVICE_TYPE else _measured.order(self.name, args)
+        )
+        for backend in fastest_first:
             if backend is Backend.REFERENCE:
                 break
             reason = self.why_not(backend, *args)

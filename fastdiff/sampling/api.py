@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,9 +16,11 @@ from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.diffusion.gaussian import GaussianDiffusion, Model
 from fastdiff.engine import for_inference
 from fastdiff.errors import FastdiffError
+from fastdiff.sampling.capture import Captures
 from fastdiff.sampling.levels import Spacing
 from fastdiff.sampling.loop import run
 from fastdiff.sampling.plan import Plan
+from fastdiff.sampling.precision import CASTS, Cast, Precision, check_precision
 from fastdiff.sampling.request import Classes, Request, make_request
 from fastdiff.sampling.samplers import encoding_plan, sampling_plan
 
@@ -27,8 +29,11 @@ from fastdiff.sampling.samplers import encoding_plan, sampling_plan
 class Sampler:
     """A model and how to sample it, checked and planned once, for repeated use.
 
-        sampler = Sampler(model, sampler="dpmpp", steps=20)
-        images = sampler(16, classes=3, seed=7)      # [16,C,H,W] float32 in [-1, 1]
+        with Sampler(model, sampler="dpmpp", steps=20) as sampler:
+            images = sampler(16, classes=3, seed=7)      # [16,C,H,W] float32 in [-1, 1]
+
+    On a GPU it keeps the buffers and CUDA graphs of the batch shapes that it has seen, and with ``precision`` a copy
+    of the model; :meth:`close`, or the end of the ``with`` block, frees them.
 
     Raises:
         FastdiffError: any option that is unknown or does not fit the model.
@@ -47,6 +52,9 @@ class Sampler:
     device: torch.device | str | None = None  # None = the model's; the CPU for a plain callable
     memory_format: torch.memory_format = torch.channels_last  # of the model's input, if 4-D
     optimize: bool = True  # on the CPU, run a fastdiff U-Net as fastdiff.optimize makes it, while sampling
+    precision: Precision | None = None  # "adm-fp16" (ADM's own policy), "bfloat16"; None = as the model is
+    capture: bool = True  # on a GPU, record each step as a CUDA graph and replay it, where that is possible
+    _captures: Captures = field(default_factory=Captures, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.guidance_scale is not None and not abs(self.guidance_scale) < float("inf"):
@@ -58,6 +66,8 @@ class Sampler:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise FastdiffError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.precision is not None:
+            check_precision(self.model, self.precision)
         _ = self._sample_shape, self._plan  # so that a mistake is told now
 
     def __call__(
@@ -113,7 +123,6 @@ class Sampler:
         """
         if self.sampler != "ddim" or self.eta or self.spacing not in (None, "uniform"):
             raise FastdiffError("encoding reverses sampler 'ddim' with eta 0 and uniform spacing only")
-        plan = encoding_plan(self._process, steps=self.steps, guidance_scale=self.guidance_scale)
         asked = make_request(
             self.model,
             len(images),
@@ -123,23 +132,34 @@ class Sampler:
             cond=cond,
             guided=self.guidance_scale is not None,
         )
-        return torch.cat(list(self._run(plan, asked, progress)))
+        return torch.cat(list(self._run(self._encoding_plan, asked, progress)))
+
+    def close(self) -> None:
+        """Free what is kept between calls. The sampler stays usable, and makes it again when it is needed."""
+        self._captures.release()
+        self.__dict__.pop("_cast", None)
+
+    def __enter__(self) -> Sampler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _run(self, plan: Plan, asked: Request, progress: bool) -> Iterator[Tensor]:
         size = self.batch_size or len(asked)
         starts = range(0, len(asked), size)
         null_class = None if self.guidance_scale is None else getattr(self.model, "null_class", None)
-        fast = for_inference(self.model) if self.optimize else contextlib.nullcontext()
-        with fast, tqdm(total=plan.calls * len(starts), disable=not progress, unit="step") as bar:
+        bar = tqdm(total=plan.calls * len(starts), disable=not progress, unit="step")
+        with self._prepared() as model, bar:
             for start in starts:
                 batch = asked.batch(start, start + size).to(self._device)
                 x = batch.initial_state(self._sample_shape)
                 if x.ndim == 4:
                     x = x.contiguous(memory_format=self.memory_format)
-                with _evaluating(self.model):
+                with _evaluating(model):
                     x = run(
                         plan,
-                        self.model,
+                        model,
                         x,
                         cond=batch.cond,
                         null_class=null_class,
@@ -147,8 +167,23 @@ class Sampler:
                         clip=self.clip,
                         first_sample=start,
                         on_step=bar.update,
+                        captures=self._captures if self.capture else None,
                     )
                 yield x.contiguous()
+
+    @contextlib.contextmanager
+    def _prepared(self) -> Iterator[Model]:
+        """The model as it is to run: optimized or a copy in ``precision``, where one or the other applies."""
+        # optimize computes in one dtype throughout, which is not ADM's policy.
+        optimizes = self.optimize and self.precision != "adm-fp16"
+        fast = for_inference(self.model, CASTS.get(self.precision)) if optimizes else contextlib.nullcontext()
+        with fast as handle:
+            yield self.model if self.precision is None or handle is not None else self._cast.module()
+
+    @cached_property
+    def _cast(self) -> Cast:
+        assert isinstance(self.model, nn.Module) and self.precision is not None
+        return Cast(self.model, self.precision, self.memory_format)
 
     @cached_property
     def _process(self) -> GaussianDiffusion:
@@ -171,6 +206,10 @@ class Sampler:
             eta=self.eta,
             guidance_scale=self.guidance_scale,
         )
+
+    @cached_property
+    def _encoding_plan(self) -> Plan:
+        return encoding_plan(self._process, steps=self.steps, guidance_scale=self.guidance_scale)
 
     @cached_property
     def _sample_shape(self) -> tuple[int, ...]:
@@ -211,11 +250,10 @@ def sample(
 
     The named arguments are those of :meth:`Sampler.__call__`; ``options`` are the fields of
     :class:`Sampler`: shape, sampler, steps, spacing, eta, guidance_scale, clip, batch_size, diffusion,
-    device, memory_format, optimize. Raises FastdiffError for whatever does not fit.
+    device, memory_format, optimize, precision, capture. Raises FastdiffError for whatever does not fit.
     """
-    return Sampler(model, **options)(
-        n, classes=classes, seed=seed, seeds=seeds, noise=noise, cond=cond, progress=progress
-    )
+    with Sampler(model, **options) as sampler:
+        return sampler(n, classes=classes, seed=seed, seeds=seeds, noise=noise, cond=cond, progress=progress)
 
 
 def sample_batches(model: Model, n: int, *, progress: bool = True, **arguments: Any) -> Iterator[Tensor]:
@@ -225,7 +263,8 @@ def sample_batches(model: Model, n: int, *, progress: bool = True, **arguments: 
     """
     names = ("classes", "seed", "seeds", "noise", "cond")
     request = {name: arguments.pop(name) for name in names if name in arguments}
-    return Sampler(model, **arguments).batches(n, progress=progress, **request)
+    sampler = Sampler(model, **arguments)
+    return _then_close(sampler, sampler.batches(n, progress=progress, **request))
 
 
 def encode(
@@ -241,7 +280,8 @@ def encode(
 
     See :meth:`Sampler.encode`; ``options`` are the fields of :class:`Sampler`.
     """
-    return Sampler(model, **options).encode(images, classes=classes, cond=cond, progress=progress)
+    with Sampler(model, **options) as sampler:
+        return sampler.encode(images, classes=classes, cond=cond, progress=progress)
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -250,6 +290,11 @@ def to_uint8(x: Tensor) -> Tensor:
     (x + 1) 127.5, clamped and truncated, not rounded: what ADM's scripts write, to the bit.
     """
     return ((x + 1) * 127.5).clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous()
+
+
+def _then_close(sampler: Sampler, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    with sampler:
+        yield from batches
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +16,16 @@ from fastdiff.sampling.plan import Plan
 # More embedding rows (steps x classes) than this are not worth their memory; they are then made step by step.
 MAX_EMBEDDINGS = 1 << 14
 
+# Names that no argument of a model can have.
+_TIMES, _EMBEDDINGS, _CLASS_INDEX = "the times", "the embeddings", "the class index"
+
 
 class Denoiser:
     """``denoiser(step, x)`` calls the model as step ``step`` of a plan asks.
 
     Conditioning and times go to the device here, before the loop. A model that has ``embed(times, y)`` and
-    ``denoise(x, embedding)`` has its embeddings of all steps and classes computed at once.
+    ``denoise(x, embedding)`` has its embeddings of all steps and classes computed at once. Everything that a call
+    reads besides x and the step is in ``tensors``, so that a CUDA graph of the call can be fed another batch.
 
     With guidance (``null_class`` given) the model runs once on a doubled batch, the second half with every
     class replaced by the null class.
@@ -43,35 +48,55 @@ class Denoiser:
         if null_class is not None:
             cond = {name: torch.cat([value, value]) for name, value in cond.items()}
             cond["y"][len(x) :] = null_class
-        self._cond = cond
         self._batch = 2 * len(x) if self._guided else len(x)
         whole = bool((plan.times == plan.times.round()).all())
-        self._times = plan.times.to(x.device, torch.int64 if whole else x.dtype)
-        self._embeddings = self._class_index = None
+        times = plan.times.to(x.device, torch.int64 if whole else x.dtype)
+        self.tensors: dict[str, Tensor] = {}
         if _can_embed(model) and set(cond) <= {"y"}:
-            self._embed(cond.get("y"))
+            self._embed(times, cond.get("y"))
+        if not self.tensors:
+            self.tensors = {_TIMES: times, **cond}
 
-    def _embed(self, y: Tensor | None) -> None:
-        """Embeddings [S,K,E] of every step with each of the K classes present (K = 1 without classes)."""
+    def _embed(self, times: Tensor, y: Tensor | None) -> None:
+        """Embeddings [S,K,E] of every step with each of K classes, and which of them [N] a sample has.
+
+        K is a power of two or the batch size, the last class standing in for those that are too few: batches with
+        other classes then mostly have tensors of the same shapes. K = 1 without classes.
+        """
         if y is None:
-            self._class_index = torch.zeros(self._batch, dtype=torch.int64, device=self._times.device)
-            self._embeddings = self._model.embed(self._times)[:, None]
+            index = torch.zeros(self._batch, dtype=torch.int64, device=times.device)
+            self.tensors = {_EMBEDDINGS: self._model.embed(times)[:, None], _CLASS_INDEX: index}
             return
-        classes, self._class_index = y.unique(return_inverse=True)
-        steps = len(self._times)
-        if steps * len(classes) <= MAX_EMBEDDINGS:
-            times = self._times.repeat_interleave(len(classes))
-            self._embeddings = self._model.embed(times, classes.repeat(steps)).unflatten(0, (steps, -1))
+        classes, index = y.unique(return_inverse=True)
+        steps, known = len(times), len(classes)
+        if known and steps * known <= MAX_EMBEDDINGS:
+            size = min(1 << (known - 1).bit_length(), self._batch)
+            classes = torch.cat([classes, classes[-1:].expand(size - known)])
+            made = self._model.embed(times.repeat_interleave(size), classes.repeat(steps))
+            self.tensors = {_EMBEDDINGS: made.unflatten(0, (steps, -1)), _CLASS_INDEX: index}
 
-    def __call__(self, step: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(conditional output, unconditional output or None) of the model, views of one tensor."""
+    def clone(self) -> Denoiser:
+        """The same on tensors of its own."""
+        twin = copy.copy(self)
+        twin.tensors = {name: value.clone() for name, value in self.tensors.items()}
+        return twin
+
+    def __call__(self, step: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(conditional output, unconditional output or None) of the model, views of one tensor.
+
+        ``step`` is an int64 scalar on x's device: which step it is, nobody asks on the host.
+        """
         x_in = torch.cat([x, x]) if self._guided else x
         if self._dtype is not None:
             x_in = x_in.to(self._dtype)
-        if self._embeddings is None:
-            output = self._model(x_in, self._times[step].expand(self._batch), **self._cond)
+        here = step.reshape(1)
+        if _EMBEDDINGS in self.tensors:
+            of_classes = self.tensors[_EMBEDDINGS].index_select(0, here)[0]
+            output = self._model.denoise(x_in, of_classes.index_select(0, self.tensors[_CLASS_INDEX]))
         else:
-            output = self._model.denoise(x_in, self._embeddings[step][self._class_index])
+            cond = {name: value for name, value in self.tensors.items() if name != _TIMES}
+            t = self.tensors[_TIMES].index_select(0, here)
+            output = self._model(x_in, t.expand(self._batch), **cond)
         _check_output(output, x_in)
         return (output[: len(x)], output[len(x) :]) if self._guided else (output, None)
 

@@ -1,4 +1,4 @@
-"""The one sampling loop."""
+"""The one sampling loop: called step by step, or on a GPU replayed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
-from fastdiff.ops.reverse_step import reverse_step
-from fastdiff.sampling.denoiser import Denoiser
+from fastdiff.sampling.capture import Captures
 from fastdiff.sampling.plan import History, Plan
+from fastdiff.sampling.step import Step, make_step
 
 
 def run(
@@ -26,6 +26,7 @@ def run(
     clip: bool = True,
     first_sample: int = 0,
     on_step: Callable[[], object] | None = None,
+    captures: Captures | None = None,
 ) -> Tensor:
     """Walk a plan: S times one model call and one ``reverse_step``.
 
@@ -41,6 +42,8 @@ def run(
         clip: clamp each estimate of x_0 to [-1, 1].
         first_sample: number of the first sample in the whole run, for error messages.
         on_step: called after each step.
+        captures: where this loop's CUDA graphs are kept; the step is then recorded and replayed where that is
+            possible. None = every step is called, and the model sees a new x each time.
 
     Returns:
         The final state, like x.
@@ -49,40 +52,49 @@ def run(
         FastdiffError: the model returned a wrong shape, or NaN or Inf (with step, timestep and samples).
     """
     with torch.inference_mode():
-        denoiser = Denoiser(model, plan, x, cond or {}, null_class)
-        table = plan.table.to(x.device, torch.float64 if x.dtype == torch.float64 else torch.float32)
-        index = torch.arange(plan.calls, device=x.device)
-        previous: dict[History, Tensor | None] = dict.fromkeys(History)
-        flags: list[Tensor] = []
-        for step, history in enumerate(plan.history):
-            output, uncond = denoiser(step, x)
-            x_next, x0, nonfinite = reverse_step(
-                x,
-                output,
-                table,
-                index[step],
-                uncond=uncond,
-                h1=previous[history],
-                noise=step_noise(step, x) if step_noise else None,
-                seeds=seeds if plan.is_stochastic and not step_noise else None,
-                clip=clip,
-                variance=plan.variance,
-            )
-            flags.append(nonfinite)
-            if x.device.type == "cpu":
-                _raise_if_any(flags[-1:], step, plan, first_sample)
-            previous[History.PREVIOUS_X0], previous[History.PREVIOUS_X] = x0, x
-            x = x_next
-            if on_step:
-                on_step()
-        if x.device.type != "cpu":
-            _raise_if_any(flags, 0, plan, first_sample)
+        drawn = None if step_noise else seeds
+        step = make_step(plan, model, x, cond or {}, null_class=null_class, seeds=drawn, clip=clip)
+        replay = None
+        if captures is not None and step_noise is None:
+            replay = captures.find(step, plan, model, x)
+        if replay is not None:
+            x, flags = replay.run(step, x, on_step)
+            raise_if_any(flags, 0, plan, first_sample)
+        else:
+            x = _walk(step, plan, x, step_noise, first_sample, on_step)
     return x.clone()  # outside inference mode: a tensor that autograd accepts
 
 
-def _raise_if_any(flags: list[Tensor], first_step: int, plan: Plan, first_sample: int) -> None:
-    """Name the first step with a non-finite output; ``flags`` holds one [N] for each step from first_step."""
-    bad = torch.stack(flags).cpu()
+def _walk(
+    step: Step,
+    plan: Plan,
+    x: Tensor,
+    step_noise: Callable[[int, Tensor], Tensor] | None,
+    first_sample: int,
+    on_step: Callable[[], object] | None,
+) -> Tensor:
+    """Every step called, each with a new state."""
+    index = torch.arange(plan.calls, device=x.device)
+    previous: dict[History, Tensor | None] = dict.fromkeys(History)
+    flags: list[Tensor] = []
+    for number, history in enumerate(plan.history):
+        noise = step_noise(number, x) if step_noise else None
+        x_next, x0, nonfinite = step(index[number], x, previous[history], noise)
+        flags.append(nonfinite)
+        if x.device.type == "cpu":
+            raise_if_any(nonfinite[None], number, plan, first_sample)
+        previous[History.PREVIOUS_X0], previous[History.PREVIOUS_X] = x0, x
+        x = x_next
+        if on_step:
+            on_step()
+    if x.device.type != "cpu":
+        raise_if_any(torch.stack(flags), 0, plan, first_sample)
+    return x
+
+
+def raise_if_any(flags: Tensor, first_step: int, plan: Plan, first_sample: int) -> None:
+    """Name the first step with a non-finite output; ``flags`` [S', N] has one row for each step from first_step."""
+    bad = flags.cpu()
     if not bad.any():
         return
     row = int(bad.any(1).int().argmax())

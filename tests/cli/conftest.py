@@ -44,6 +44,7 @@ def write_checkpoint(path: Path, config: ModelConfig, names: tuple[str, ...] = (
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Files by what is special about them."""
+    pytest.importorskip("tyro", reason="tyro is not installed")
     folder = tmp_path_factory.mktemp("checkpoints")
     configs: dict[str, ModelConfig] = {
         "tiny": TINY,
@@ -91,6 +92,7 @@ class Ended(NamedTuple):
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
     """``command("sample", "--n", "3")``: what the command line returned and printed."""
+    pytest.importorskip("tyro", reason="tyro is not installed")
 
     def run(*argv: object) -> Ended:
         capsys.readouterr()

@@ -13,6 +13,7 @@ from PIL import Image
 
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory: pytest.TempPathFactory):
+    pytest.importorskip("tyro", reason="tyro is not installed")
     from fastdiff.cli import main
 
     path = tmp_path_factory.mktemp("decision") / "new" / "trials.csv"
@@ -36,6 +37,7 @@ def test_simulate(command, trials, tmp_path) -> None:
 
 
 def test_fit(command, trials, tmp_path) -> None:
+    pytest.importorskip("scipy.optimize", reason="scipy is not installed")
     out = tmp_path / "fit.json"
     ended = command("decision", "fit", trials, "--out", out)
     assert ended.code == 0 and "optimiser       converged" in ended.out
@@ -46,6 +48,7 @@ def test_fit(command, trials, tmp_path) -> None:
 
 
 def test_plot(command, trials, tmp_path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     ended = command("decision", "plot", trials, "--walks", 3, "--out", tmp_path / "pictures")
     assert ended.code == 0
     for name in ("decision_paths.png", "quantile_probability.png"):

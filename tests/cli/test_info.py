@@ -35,6 +35,24 @@ def test_info_says_why_there_are_no_kernels(command, monkeypatch, tmp_path) -> N
     assert set(choices) == {"reference"}
 
 
+def test_info_says_what_was_measured_on_a_gpu(monkeypatch) -> None:
+    from fastdiff.cli.info import measurements
+    from fastdiff.ops import _measured
+
+    ops = {"attention": {"bfloat16 D64 T1024": "eager:cudnn"}}
+    found = {"date": "2026-01-02", "torch": "2.11.0", "triton": "3.6.0", "ops": ops}
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "NVIDIA Made-up")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda index: (9, 0))
+    monkeypatch.setattr(_measured, "entry", lambda index: found)
+    assert measurements(0) == [
+        "measured on NVIDIA Made-up, 2026-01-02 (torch 2.11.0, triton 3.6.0):",
+        "  attention, bfloat16 D64 T1024: eager:cudnn",
+    ]
+    monkeypatch.setattr(_measured, "entry", lambda index: None)
+    nothing, default = measurements(0)
+    assert nothing.startswith("nothing is measured on NVIDIA Made-up") and "PyTorch's own" in default
+
+
 def test_presets_are_listed_with_what_is_bundled(command, monkeypatch) -> None:
     monkeypatch.setattr("fastdiff.cli.presets.bundled", lambda: ["adm-64"])
     lines = command("presets").out.splitlines()

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import quad
 
 from fastdiff.decision import cdf, log_likelihood, log_pdf, pdf
+
+integrate = pytest.importorskip("scipy.integrate", reason="scipy is not installed")
 
 MODELS = {
     "plain": {"v": 1.0, "a": 2.0},
@@ -33,7 +34,9 @@ def test_known_values() -> None:
 def test_cdf_is_the_integral_of_pdf(model: dict[str, float], choice: int) -> None:
     begin = model.get("t0", 0.0)
     for end in (begin + 0.1, begin + 0.4, begin + 2.5):
-        area = quad(lambda t: float(pdf(t, choice, **model)), begin, end, epsabs=1e-10, limit=200)[0]
+        area = integrate.quad(lambda t: float(pdf(t, choice, **model)), begin, end, epsabs=1e-10, limit=200)[
+            0
+        ]
         assert float(cdf(end, choice, **model)) == pytest.approx(area, abs=3e-6 if "st0" in model else 1e-9)
 
 

@@ -11,6 +11,8 @@ import pytest
 from fastdiff.decision import fit, log_likelihood, simulate
 from fastdiff.errors import FastdiffError
 
+pytest.importorskip("scipy.optimize", reason="scipy is not installed")
+
 
 def test_recovers_parameters_within_their_standard_errors() -> None:
     v = np.repeat([0.3, 1.0, 2.0], 3000)

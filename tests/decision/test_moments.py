@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy.integrate import quad
 
 from fastdiff.decision import ez, moments, pdf
+
+integrate = pytest.importorskip("scipy.integrate", reason="scipy is not installed")
 
 # v, a, z (a length), s, more -> P(upper), mean, variance
 TABLE = [
@@ -33,7 +34,7 @@ def test_each_side_is_what_the_density_says(v: float) -> None:
     sides = ((1, found.mean_upper, found.variance_upper), (0, found.mean_lower, found.variance_lower))
     for side, mean, variance in sides:
         m0, m1, m2 = (
-            quad(
+            integrate.quad(
                 lambda t, k=k, side=side: t**k * float(pdf(t, side, **model)), 0.2, 15, points=[0.3, 0.6, 1.5]
             )[0]
             for k in range(3)

@@ -6,6 +6,7 @@ most twice that of eager PyTorch in the kernel's own dtype, plus a floor of a fe
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.backend import Backend, unavailable, use_backend
+from fastdiff.ops import _cuda
 from fastdiff.ops._case import Case
 from fastdiff.ops._op import OPS
 from fastdiff.ops.cases import CASES
@@ -20,9 +22,14 @@ from fastdiff.ops.cases import CASES
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "f64": torch.float64}
 # Relative to the result's size. In float64 the truth is no better than what it judges: sums in another order.
 FLOORS = {torch.float32: 8 * torch.finfo(torch.float32).eps, torch.float64: 1e-11}
-# Without a GPU, Triton's interpreter and the emulated CUDA library (tests/gpu) run on the CPU's tensors.
-GPU = "cuda" if torch.cuda.is_available() else "cpu"
-DEVICES = {Backend.REFERENCE: "cpu", Backend.CPU: "cpu", Backend.TRITON: GPU, Backend.CUDA: GPU}
+# Triton's interpreter and the emulated CUDA library (tests/gpu) run on the CPU's tensors, also beside a GPU.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICES = {
+    Backend.REFERENCE: "cpu",
+    Backend.CPU: "cpu",
+    Backend.TRITON: "cpu" if INTERPRETED else "cuda",
+    Backend.CUDA: _cuda.device_type(),
+}
 
 
 def _runs(case: Case, backend: Backend, dtype: torch.dtype) -> bool:

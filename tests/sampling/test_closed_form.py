@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from closed_form import MixtureModel, gaussian_model
-from scipy.optimize import brentq
-from scipy.stats import norm
 
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.diffusion.gaussian import GaussianDiffusion
@@ -107,15 +105,17 @@ SIGMA_MAX, SIGMA_MIN = 80.0, 0.02
 
 def mixture_quantiles(sigma: float, probabilities: np.ndarray) -> np.ndarray:
     """Quantiles of the mixture at a noise level: the exact ODE conserves them."""
+    optimize = pytest.importorskip("scipy.optimize", reason="scipy is not installed")
+    stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
     alpha_bar = 1 / (1 + sigma**2)
     means = math.sqrt(alpha_bar) * np.array(MIXTURE["means"])
     stds = np.sqrt(alpha_bar * np.array(MIXTURE["stds"]) ** 2 + 1 - alpha_bar)
     weights = np.array(MIXTURE["weights"])
 
     def excess(x: float, p: float) -> float:
-        return float(weights @ norm.cdf(x, means, stds)) - p
+        return float(weights @ stats.norm.cdf(x, means, stds)) - p
 
-    return np.array([brentq(excess, -10, 10, args=(p,), xtol=1e-14) for p in probabilities])
+    return np.array([optimize.brentq(excess, -10, 10, args=(p,), xtol=1e-14) for p in probabilities])
 
 
 @pytest.fixture(scope="module")

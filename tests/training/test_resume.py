@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -38,6 +39,7 @@ def start(toy: dict[str, Any], out: Path) -> subprocess.Popen[bytes]:
 
 
 def test_killed_run_resumes_bit_for_bit(toy: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("tyro", reason="tyro is not installed")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(toy, whole).wait() == 0
 

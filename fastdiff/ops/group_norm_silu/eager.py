@@ -17,8 +17,9 @@ def group_norm_silu(
     eps: float = 1e-5,
     silu: bool = True,
 ) -> Tensor:
-    """Same arguments as the public function."""
-    h = F.group_norm(x, num_groups, weight, bias, eps)
+    """Same arguments as the public function. Parameters of another dtype: in theirs, as guided-diffusion's norms."""
+    dtype = x.dtype if weight is None else weight.dtype
+    h = F.group_norm(x.to(dtype), num_groups, weight, bias, eps).to(x.dtype)
     if scale is not None:
         h = h * (1 + _per_pixel(scale, x))
     if shift is not None:

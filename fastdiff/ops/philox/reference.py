@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio, sqrt(3) - 1: added to the key 
 _ROUNDS = 10
 
 
-def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
+def _multiply(a: Any, b: int) -> tuple[Any, Any]:
     """High and low 32-bit words of a product of 32-bit words. The wrapped int64 product holds all 64 bits."""
     product = a * b
     return (product >> 32) & _WORD, product & _WORD
@@ -25,8 +26,8 @@ def random_bits(
 ) -> Tensor:
     """-> [N, count] int64 in [0, 2^32). Key and counter are laid out as ``ops.normal`` describes."""
     blocks = torch.arange(-(-count // 4), device=seeds.device) + first_block
-    c = [blocks & _WORD, torch.as_tensor(step, device=seeds.device) & _WORD]
-    c += [torch.as_tensor(stream, device=seeds.device), (blocks >> 32) & _WORD]
+    # Numbers stay numbers: a tensor made of one would be a copy to the device, which no CUDA graph can hold.
+    c: list[Any] = [blocks & _WORD, step & _WORD, stream, (blocks >> 32) & _WORD]
     keys = [(seeds & _WORD)[:, None], ((seeds >> 32) & _WORD)[:, None]]  # [N, 1]
     for _ in range(_ROUNDS):
         high0, low0 = _multiply(c[0], _MULTIPLIERS[0])

@@ -1,0 +1,99 @@
+"""Which backend was measured to be the fastest: a table made by ``make gpu``, looked up for CUDA devices only.
+
+``fastdiff/assets/dispatch.json`` holds, by the name that the driver gives a GPU,
+
+    {"capability": "9.0", "date": "...", "torch": "...", "ops": {op: {class of arguments: backend}}}
+
+An op is an operator's name, so that forward and backward are two; ``attention_training`` is attention's forward and
+backward together. A class is a dtype, for attention with the head size and the number of tokens: ``"bfloat16"``,
+``"bfloat16 D64 T256"``. What is not in the table takes the default order.
+
+For attention the table may also name PyTorch's own call, ``"eager"``, or one of its kernels, ``"eager:cudnn"``.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdiff.backend import Backend, candidates
+
+PATH = Path(__file__).resolve().parent.parent / "assets" / "dispatch.json"
+DEVICE_TYPE = "cuda"
+TOKENS = (64, 256, 1024, 4096)  # upper ends of the classes of T; ADM's resolutions
+# Where nothing was measured: PyTorch's own attention, from this capability on and in these dtypes. See docs/gpu.md.
+LIBRARY_SINCE, LIBRARY_DTYPES = (9, 0), (torch.bfloat16, torch.float16)
+LIBRARY_KERNELS = ("cudnn", "flash", "efficient")
+
+
+@functools.cache
+def table() -> Mapping[str, Any]:
+    """Device name -> what was measured on it."""
+    return json.loads(PATH.read_text())["devices"] if PATH.exists() else {}
+
+
+@functools.cache
+def entry(index: int) -> Mapping[str, Any] | None:
+    """What was measured on the GPU of this number, or None."""
+    return table().get(torch.cuda.get_device_name(index))
+
+
+@functools.cache
+def _capability(index: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
+
+
+def case_class(x: Tensor) -> str:
+    """The class of a call of an op other than attention."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def attention_class(q: Tensor, tokens: int) -> str:
+    """The class of a call of attention with ``tokens`` keys."""
+    size = next((f"T{end}" for end in TOKENS if tokens <= end), "T>")
+    return f"{case_class(q)} D{q.shape[3]} {size}"
+
+
+def order(op: str, args: tuple[Any, ...]) -> tuple[Backend, ...]:
+    """The backends to try for a call on a GPU, fastest first: a measured one, then the default order."""
+    usual = candidates(DEVICE_TYPE)
+    found = entry(args[0].device.index or 0)
+    if found is None or op not in found["ops"]:
+        return usual
+    # attention(q, k, v, ...), attention_backward(grad, q, k, v, ...)
+    kind = attention_class(args[1], args[2].shape[2]) if op.startswith("attention") else case_class(args[0])
+    best = found["ops"][op].get(kind)
+    if best is None or best.startswith("eager"):
+        return usual
+    return (Backend(best), *(b for b in usual if b.value != best))
+
+
+def library_attention(q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    """Whether this call of attention is PyTorch's own: "eager", "eager:<kernel>", or None if it is ours.
+
+    The compiler evaluates it while tracing: everything it looks at is fixed by shapes and dtypes.
+    """
+    if q.device.type != DEVICE_TYPE:
+        return None
+    training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    op = "attention_training" if training else "attention"
+    return _library(op, attention_class(q, k.shape[2]), q.dtype in LIBRARY_DTYPES, q.device.index or 0)
+
+
+def _library(op: str, kind: str, library_dtype: bool, index: int) -> str | None:
+    found = entry(index)
+    if found is None or kind not in found["ops"].get(op, {}):
+        return "eager" if library_dtype and _capability(index) >= LIBRARY_SINCE else None
+    best = found["ops"][op][kind]
+    return best if best.startswith("eager") else None
+
+
+# What torch.compiler.assume_constant_result sets: the compiler calls it while tracing, file and driver included, and
+# keeps the answer. The decorator itself would import the compiler, a second's work, with fastdiff.
+_library._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -1,0 +1,69 @@
+"""The precision that a model samples in, other than the one it is in: a copy that follows its original."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fastdiff.errors import FastdiffError
+
+# adm-fp16: what guided-diffusion ships. Convolutions of the trunk in float16; norms' statistics, linear layers,
+#           embeddings, the output layer and the softmax of attention in float32.
+# bfloat16: everything in bfloat16, statistics and softmax (inside the kernels) in float32.
+# In both the state, and all of reverse_step's arithmetic, stays float32.
+Precision = Literal["adm-fp16", "bfloat16"]
+CASTS: dict[Any, torch.dtype] = {"adm-fp16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def check_precision(model: Any, precision: str) -> None:
+    """Raise FastdiffError unless this model can be had in ``precision``."""
+    if precision not in CASTS:
+        raise FastdiffError(f"unknown precision {precision!r}; known: {', '.join(CASTS)}")
+    if not isinstance(model, nn.Module):
+        raise FastdiffError(f"precision casts a module's parameters, and a {type(model).__name__} has none")
+    if precision == "adm-fp16" and not callable(getattr(model, "half_trunk", None)):
+        raise FastdiffError(
+            f"precision 'adm-fp16' is for fastdiff's U-Nets, got {type(model).__name__}; 'bfloat16' is for any module"
+        )
+    if "denoise" in model.__dict__:
+        raise FastdiffError(
+            "this model is optimized in a dtype of its own; restore() it, or leave out precision"
+        )
+
+
+class Cast:
+    """A copy of a module in a precision and memory format, in eval mode.
+
+    When the original's parameters change, they are copied over at the next call of :meth:`module`, in place, so
+    that CUDA graphs which know the copy's addresses stay right. (Changes that PyTorch does not count, those through
+    ``.data`` above all, are not seen.)
+    """
+
+    def __init__(self, model: nn.Module, precision: Precision, memory_format: torch.memory_format) -> None:
+        self._original = model
+        twin: Any = copy.deepcopy(model)
+        twin = twin.half_trunk() if precision == "adm-fp16" else twin.to(CASTS[precision])
+        self._copy: nn.Module = twin.to(memory_format=memory_format).eval().requires_grad_(False)
+        self._seen = _state(model)
+
+    def module(self) -> nn.Module:
+        """The copy, up to date."""
+        now = _state(self._original)
+        if now != self._seen:
+            with torch.no_grad():
+                for mine, theirs in zip(_tensors(self._copy), _tensors(self._original), strict=True):
+                    mine.copy_(theirs)
+            self._seen = now
+        return self._copy
+
+
+def _tensors(model: nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _state(model: nn.Module) -> list[tuple[int, int]]:
+    """Address and version of every tensor; those of inference mode have no version, and cannot be changed outside."""
+    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in _tensors(model)]

@@ -1,0 +1,120 @@
+"""One step of a plan: the model and the update. As a function of the state, and in place on buffers that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fastdiff.diffusion.gaussian import Model
+from fastdiff.ops.reverse_step import reverse_step
+from fastdiff.sampling.denoiser import Denoiser
+from fastdiff.sampling.plan import History, Plan
+
+
+@dataclass(frozen=True)
+class Step:
+    """(number, state) -> (next state, x_0, nonfinite): see :func:`fastdiff.ops.reverse_step`.
+
+    Which step it is, only a tensor on the device says.
+    """
+
+    denoiser: Denoiser
+    table: Tensor  # [S, 12]
+    seeds: Tensor | None  # [N] int64; None = no noise of its own
+    variance: str
+    clip: bool
+
+    def __call__(
+        self, index: Tensor, x: Tensor, h1: Tensor | None = None, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        output, uncond = self.denoiser(index, x)
+        return reverse_step(
+            x,
+            output,
+            self.table,
+            index,
+            uncond=uncond,
+            h1=h1,
+            noise=noise,
+            seeds=self.seeds,
+            clip=self.clip,
+            variance=self.variance,
+        )
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything a call reads besides the state and the model, by name."""
+        seeds = {} if self.seeds is None else {"the seeds": self.seeds}
+        return {"the table": self.table, **seeds, **self.denoiser.tensors}
+
+    def clone(self) -> Step:
+        """The same step on tensors of its own."""
+        seeds = None if self.seeds is None else self.seeds.clone()
+        return replace(self, denoiser=self.denoiser.clone(), table=self.table.clone(), seeds=seeds)
+
+
+def make_step(
+    plan: Plan,
+    model: Model,
+    x: Tensor,
+    cond: Mapping[str, Tensor],
+    *,
+    null_class: int | None = None,
+    seeds: Tensor | None = None,
+    clip: bool = True,
+) -> Step:
+    """The step of ``plan`` for a batch like x; the arguments are those of :func:`fastdiff.sampling.loop.run`."""
+    table = plan.table.to(x.device, torch.float64 if x.dtype == torch.float64 else torch.float32)
+    drawn = seeds if plan.is_stochastic else None
+    return Step(Denoiser(model, plan, x, cond, null_class), table, drawn, plan.variance, clip)
+
+
+class StaticStep:
+    """A step on buffers of its own, whose addresses never change and which no host value enters.
+
+    x, the history and the step's number are updated in place; ``flags`` [S, N] gets a row of nonfinite. What such a
+    step launches depends on the row's history and on nothing else, so that it can be recorded once for each kind
+    of history in the plan and replayed. (That is two at most: none, and the sampler's own. Histories that are always
+    read and weighed with a coefficient of 0 would need but one recording, and would cost a read of memory at each
+    step, a NaN where a history is not finite, and the sign of zeros.)
+
+    Args:
+        step, x: a batch like those to come; :meth:`load` copies one in.
+    """
+
+    def __init__(self, step: Step, plan: Plan, x: Tensor) -> None:
+        self._step = step.clone()
+        self._inputs = self._step.tensors
+        self.index = torch.zeros((), dtype=torch.int64, device=x.device)
+        self.x = x.clone()
+        self.flags = torch.zeros(plan.calls, len(x), dtype=torch.int32, device=x.device)
+        self._rows = torch.arange(plan.calls, device=x.device)[:, None]
+        looks_back = set(plan.history) - {History.NONE}
+        self.previous = {kind: torch.zeros_like(x) for kind in History if kind in looks_back}
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Every tensor that the step reads or writes, by name."""
+        own = {"x": self.x, "index": self.index, "flags": self.flags, "rows": self._rows}
+        return {**own, **{kind.name: t for kind, t in self.previous.items()}, **self._inputs}
+
+    def load(self, step: Step, x: Tensor) -> None:
+        """Begin at step 0 with another batch of the same shapes."""
+        for name, value in step.tensors.items():
+            self._inputs[name].copy_(value)
+        self.x.copy_(x)
+        self.index.zero_()
+        self.flags.zero_()
+
+    def __call__(self, history: History) -> None:
+        """One step. ``history`` is the row's: it decides what is launched."""
+        x_next, x0, nonfinite = self._step(self.index, self.x, self.previous.get(history))
+        torch.where(self._rows == self.index, nonfinite, self.flags, out=self.flags)
+        if History.PREVIOUS_X0 in self.previous:
+            self.previous[History.PREVIOUS_X0].copy_(x0)
+        if History.PREVIOUS_X in self.previous:
+            self.previous[History.PREVIOUS_X].copy_(self.x)
+        self.x.copy_(x_next)
+        self.index.add_(1)
