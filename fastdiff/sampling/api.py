@@ -16,6 +16,8 @@ from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.diffusion.gaussian import GaussianDiffusion, Model
 from fastdiff.engine import for_inference
 from fastdiff.errors import FastdiffError
+from fastdiff.sampling.condition import Condition
+from fastdiff.sampling.conditioner import check
 from fastdiff.sampling.levels import Spacing
 from fastdiff.sampling.loop import run
 from fastdiff.sampling.plan import Plan
@@ -58,7 +60,7 @@ class Sampler:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise FastdiffError(f"batch_size must be at least 1, got {self.batch_size}")
-        _ = self._sample_shape, self._plan  # so that a mistake is told now
+        _ = self.sample_shape, self._plan  # so that a mistake is told now
 
     def __call__(
         self,
@@ -69,6 +71,7 @@ class Sampler:
         seeds: Sequence[int] | Tensor | None = None,
         noise: Tensor | None = None,
         cond: Mapping[str, Tensor] | None = None,
+        condition: Condition | None = None,
         progress: bool = True,
     ) -> Tensor:
         """n samples, [n,C,*] float32, in [-1, 1] if ``clip``.
@@ -81,21 +84,31 @@ class Sampler:
             seeds: n int64 keys instead.
             noise: x_T [n,C,*] instead of the seeds' own; float64 makes the whole run float64.
             cond: further arguments of the model, one row per sample.
+            condition: what else is known of the samples: a ``Guide``, ``Denoise`` or ``Inpaint``.
             progress: show a bar over the steps of all batches.
 
         Raises:
             FastdiffError: arguments that do not fit, or NaN or Inf from the model.
         """
         finished = self.batches(
-            n, classes=classes, seed=seed, seeds=seeds, noise=noise, cond=cond, progress=progress
+            n,
+            classes=classes,
+            seed=seed,
+            seeds=seeds,
+            noise=noise,
+            cond=cond,
+            condition=condition,
+            progress=progress,
         )
         return torch.cat(list(finished))
 
     def batches(self, n: int, *, progress: bool = True, **request: Any) -> Iterator[Tensor]:
         """The samples of :meth:`__call__`, batch by batch as they are finished."""
         asked = make_request(
-            self.model, n, self._sample_shape, guided=self.guidance_scale is not None, **request
+            self.model, n, self.sample_shape, guided=self.guidance_scale is not None, **request
         )
+        if asked.condition is not None:
+            check(asked.condition, self._plan)
         return self._run(self._plan, asked, progress)
 
     def encode(
@@ -117,7 +130,7 @@ class Sampler:
         asked = make_request(
             self.model,
             len(images),
-            self._sample_shape,
+            self.sample_shape,
             classes=classes,
             noise=images,
             cond=cond,
@@ -133,7 +146,7 @@ class Sampler:
         with fast, tqdm(total=plan.calls * len(starts), disable=not progress, unit="step") as bar:
             for start in starts:
                 batch = asked.batch(start, start + size).to(self._device)
-                x = batch.initial_state(self._sample_shape)
+                x = batch.initial_state(self.sample_shape)
                 if x.ndim == 4:
                     x = x.contiguous(memory_format=self.memory_format)
                 with _evaluating(self.model):
@@ -144,6 +157,7 @@ class Sampler:
                         cond=batch.cond,
                         null_class=null_class,
                         seeds=batch.seeds,
+                        condition=batch.condition,
                         clip=self.clip,
                         first_sample=start,
                         on_step=bar.update,
@@ -173,7 +187,8 @@ class Sampler:
         )
 
     @cached_property
-    def _sample_shape(self) -> tuple[int, ...]:
+    def sample_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of one sample."""
         config: Any = getattr(self.model, "config", None)
         if self.shape is not None:
             shape = tuple(self.shape)
@@ -202,6 +217,7 @@ def sample(
     seeds: Sequence[int] | Tensor | None = None,
     noise: Tensor | None = None,
     cond: Mapping[str, Tensor] | None = None,
+    condition: Condition | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Tensor:
@@ -214,7 +230,14 @@ def sample(
     device, memory_format, optimize. Raises FastdiffError for whatever does not fit.
     """
     return Sampler(model, **options)(
-        n, classes=classes, seed=seed, seeds=seeds, noise=noise, cond=cond, progress=progress
+        n,
+        classes=classes,
+        seed=seed,
+        seeds=seeds,
+        noise=noise,
+        cond=cond,
+        condition=condition,
+        progress=progress,
     )
 
 
@@ -223,7 +246,7 @@ def sample_batches(model: Model, n: int, *, progress: bool = True, **arguments: 
 
     Wrong arguments raise FastdiffError at once, before the first batch is asked for.
     """
-    names = ("classes", "seed", "seeds", "noise", "cond")
+    names = ("classes", "seed", "seeds", "noise", "cond", "condition")
     request = {name: arguments.pop(name) for name in names if name in arguments}
     return Sampler(model, **arguments).batches(n, progress=progress, **request)
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.reverse_step import reverse_step
+from fastdiff.sampling.condition import Condition
+from fastdiff.sampling.conditioner import Conditioner
 from fastdiff.sampling.denoiser import Denoiser
 from fastdiff.sampling.plan import History, Plan
 
@@ -23,6 +25,7 @@ def run(
     null_class: int | None = None,
     seeds: Tensor | None = None,
     step_noise: Callable[[int, Tensor], Tensor] | None = None,
+    condition: Condition | None = None,
     clip: bool = True,
     first_sample: int = 0,
     on_step: Callable[[], object] | None = None,
@@ -37,7 +40,8 @@ def run(
         cond: further model arguments, one row per sample; class labels under ``y``.
         null_class: turns on classifier-free guidance, with the scale of the plan.
         seeds: [N] int64, each sample's Philox key for the noise of stochastic steps.
-        step_noise: step_noise(s, x) gives the noise of step s instead.
+        step_noise: step_noise(s, x) gives the noise of step s instead; not together with a condition.
+        condition: what else is known of the samples, a row for each; needs seeds.
         clip: clamp each estimate of x_0 to [-1, 1].
         first_sample: number of the first sample in the whole run, for error messages.
         on_step: called after each step.
@@ -54,8 +58,16 @@ def run(
         index = torch.arange(plan.calls, device=x.device)
         previous: dict[History, Tensor | None] = dict.fromkeys(History)
         flags: list[Tensor] = []
+        conditioner = None
+        if condition is not None:
+            assert seeds is not None and step_noise is None
+            conditioner = Conditioner(condition, plan, table, seeds)
+            x = conditioner.initial(x)
+        draws = plan.is_stochastic and not step_noise and not (conditioner and conditioner.draws_noise)
         for step, history in enumerate(plan.history):
             output, uncond = denoiser(step, x)
+            if conditioner:
+                output, uncond = conditioner.output(step, x, output, uncond)
             x_next, x0, nonfinite = reverse_step(
                 x,
                 output,
@@ -64,7 +76,7 @@ def run(
                 uncond=uncond,
                 h1=previous[history],
                 noise=step_noise(step, x) if step_noise else None,
-                seeds=seeds if plan.is_stochastic and not step_noise else None,
+                seeds=seeds if draws else None,
                 clip=clip,
                 variance=plan.variance,
             )
@@ -72,7 +84,7 @@ def run(
             if x.device.type == "cpu":
                 _raise_if_any(flags[-1:], step, plan, first_sample)
             previous[History.PREVIOUS_X0], previous[History.PREVIOUS_X] = x0, x
-            x = x_next
+            x = conditioner.state(step, x_next, output) if conditioner else x_next
             if on_step:
                 on_step()
         if x.device.type != "cpu":

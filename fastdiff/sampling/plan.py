@@ -60,6 +60,12 @@ class Plan:
     table: Tensor
     history: tuple[History, ...]
     variance: Literal["none", "learned", "learned_range"]  # how ``reverse_step`` finds the std
+    alphas_bar: (
+        Tensor  # [S], level of the state that each call is given; after the last call the image is clean
+    )
+    is_reverse_chain: bool = (
+        False  # a step draws from p(x_{t-1} | x_t), whose mean and variance can be conditioned
+    )
 
     @property
     def calls(self) -> int:
@@ -96,6 +102,7 @@ def make_plan(
         table=torch.from_numpy(table),
         history=tuple(row.history for row in rows),
         variance=variance if learned else "none",  # pyright: ignore[reportArgumentType]
+        alphas_bar=torch.tensor([row.alpha_bar for row in rows], dtype=torch.float64),
     )
 
 
