@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from closed_form import PairModel, gaussian_model
+from closed_form import PairModel
 from torch import Tensor
 
 from fastdiff.diffusion.config import DiffusionConfig
@@ -17,9 +17,21 @@ from fastdiff.sampling import Denoise, Guide, Inpaint, Sampler
 DIFFUSION = GaussianDiffusion(DiffusionConfig(schedule="cosine", prediction="x0"))
 MEAN, STD = 0.2, 0.5  # of the data
 OBSERVED, NOISE_STD = 0.8, 0.3
-N, PIXELS = 50, 800  # 40 000 independent pixels
+N, PIXELS = 20, 1000  # 20 000 independent pixels
+LOG_SIGMAS = 0.5 * np.log(1 / DIFFUSION.alphas_bar.numpy() - 1)
 POSTERIOR_VARIANCE = 1 / (1 / STD**2 + 1 / NOISE_STD**2)
 POSTERIOR_MEAN = POSTERIOR_VARIANCE * (MEAN / STD**2 + OBSERVED / NOISE_STD**2)
+
+
+def level(t: Tensor) -> float:
+    """abar at the (perhaps fractional) time that all samples share."""
+    return float(1 / (1 + np.exp(2 * np.interp(float(t[0]), np.arange(len(LOG_SIGMAS)), LOG_SIGMAS))))
+
+
+def model(x: Tensor, t: Tensor) -> Tensor:
+    """E[x_0 | x_t], as ``gaussian_model`` gives it, but quickly."""
+    a = level(t)
+    return MEAN + math.sqrt(a) * STD**2 / (a * STD**2 + 1 - a) * (x - math.sqrt(a) * MEAN)
 
 
 def chain(steps: int):
@@ -46,9 +58,8 @@ def denoising_recursion(steps: int, schedule: str) -> tuple[float, float]:
     return m, v
 
 
-def draw(condition, model=None, **options) -> Tensor:
+def draw(condition, **options) -> Tensor:
     options = {"sampler": "ancestral", "steps": 20, "diffusion": DIFFUSION, "clip": False} | options
-    model = model or gaussian_model(DIFFUSION, MEAN, STD)
     return Sampler(model, (PIXELS,), **options)(N, seed=3, condition=condition, progress=False).double()
 
 
@@ -77,19 +88,18 @@ def test_bias_of_denoising() -> None:
 
 def log_h(x: Tensor, t: Tensor) -> Tensor:
     """log E[r(x_0) | x_t], the r_t that makes conditioning exact: log N(y; E[x_0|x_t], Var[x_0|x_t] + sigma_n^2)."""
-    a = DIFFUSION.alphas_bar[t.long()][:, None].to(x.dtype)
-    v = a * STD**2 + 1 - a
-    estimate = MEAN + a.sqrt() * STD**2 / v * (x - a.sqrt() * MEAN)
-    return -((OBSERVED - estimate) ** 2 / (2 * (STD**2 * (1 - a) / v + NOISE_STD**2))).sum(1)
+    a = level(t)
+    variance = STD**2 * (1 - a) / (a * STD**2 + 1 - a) + NOISE_STD**2
+    return -((OBSERVED - model(x, t)) ** 2).sum(1) / (2 * variance)
 
 
 @pytest.mark.parametrize(
     ("sampler", "off"),
     [
-        ({"sampler": "ancestral", "steps": 200}, 0.05),
-        ({"sampler": "ddim", "eta": 1.0, "steps": 200}, 0.05),
-        ({"sampler": "ddim", "eta": 0.5, "steps": 200}, 0.05),
-        ({"sampler": "ddim", "steps": 200}, 0.05),
+        ({"sampler": "ancestral", "steps": 100}, 0.05),
+        ({"sampler": "ddim", "eta": 1.0, "steps": 100}, 0.05),
+        ({"sampler": "ddim", "eta": 0.5, "steps": 100}, 0.05),
+        ({"sampler": "ddim", "steps": 100}, 0.05),
         ({"sampler": "heun", "steps": 25, "spacing": "logsnr"}, 0.05),
         ({"sampler": "dpmpp", "steps": 40, "spacing": "logsnr"}, 0.05),
     ],
@@ -146,7 +156,7 @@ def test_inpainting_follows_its_recursion(rho) -> None:
 
 
 def test_bias_of_inpainting() -> None:
-    """One pixel of a pair: the other gets the right sign, but only 60 to 75 percent of the conditional mean."""
+    """One pixel of a pair: the other gets the right sign, but only 53 to 76 percent of the conditional mean."""
     for rho, share in ((0.5, 0.53), (0.8, 0.62), (0.95, 0.76)):
         mean, variance = inpainting_recursion(250, rho, 1.0)
         assert mean / rho == pytest.approx(share, abs=0.01)
