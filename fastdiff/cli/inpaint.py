@@ -131,7 +131,7 @@ def read_images(path: Path, size: int, channels: int) -> np.ndarray:
         images = images[..., None] if images.ndim == 3 else images
     else:
         picture = open_image(path).convert({1: "L", 3: "RGB"}[channels])
-        images = np.asarray(picture).reshape(1, picture.height, picture.width, channels)
+        images = np.array(picture).reshape(1, picture.height, picture.width, channels)
     if images.shape[1:] != (size, size, channels):
         height, width, found = images.shape[1:]
         raise FastdiffError(
