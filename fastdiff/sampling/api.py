@@ -17,7 +17,7 @@ from fastdiff.diffusion.gaussian import GaussianDiffusion, Model
 from fastdiff.engine import for_inference
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.condition import Condition
-from fastdiff.sampling.conditioner import check
+from fastdiff.sampling.conditioner import conditioned
 from fastdiff.sampling.levels import Spacing
 from fastdiff.sampling.loop import run
 from fastdiff.sampling.plan import Plan
@@ -107,9 +107,8 @@ class Sampler:
         asked = make_request(
             self.model, n, self.sample_shape, guided=self.guidance_scale is not None, **request
         )
-        if asked.condition is not None:
-            check(asked.condition, self._plan)
-        return self._run(self._plan, asked, progress)
+        plan = self._plan if asked.condition is None else conditioned(self._plan, asked.condition)
+        return self._run(plan, asked, progress)
 
     def encode(
         self,
@@ -163,6 +162,11 @@ class Sampler:
                         on_step=bar.update,
                     )
                 yield x.contiguous()
+
+    @property
+    def is_reverse_chain(self) -> bool:
+        """Whether each step draws from p(x_{t-1} | x_t), as "ancestral" does, and "ddim" with eta 1."""
+        return self._plan.is_reverse_chain
 
     @cached_property
     def _process(self) -> GaussianDiffusion:

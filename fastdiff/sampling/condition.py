@@ -18,7 +18,9 @@ from torch import Tensor
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import normal
 
-KNOWN_STREAM = 2  # the Philox stream of the noise on known pixels; 0 is the steps', 1 is x_T's
+# Philox streams: 0 is the steps' noise, 1 is x_T.
+KNOWN_STREAM = 2  # on known pixels
+BACK_STREAM = 3  # from a step's end back to its beginning
 ANNEALING = Literal["constant", "annealed"]
 
 
@@ -43,6 +45,11 @@ class Condition:
     def needs_reverse_chain(self) -> bool:
         """Whether there is no other way than :meth:`moments`."""
         return False
+
+    @property
+    def step_count(self) -> int:
+        """How often each step is made, the state being noised back to the step's beginning in between."""
+        return 1
 
     def moments(self, mean: Tensor, variance: Tensor, t: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         """Of the Gaussian that is proportional to N(x; mean, variance) r(x).
@@ -197,16 +204,33 @@ class Inpaint(Condition):
         image: y, [C,*], [1,C,*] or [n,C,*] floating point; anything, also NaN, where m is 1.
         mask: m, 1 where the pixel is unknown and to be filled, 0 where it is known; bool or numbers, [*] or [C,*], or
             one for each sample, [n,1,*] or [n,C,*].
+        repeats: how often each step is made, the state being noised back in between: x_t = sqrt(abar_t / abar_s) x_s +
+            sqrt(1 - abar_t / abar_s) z. The unknown pixels so learn what the known ones are before the level is left;
+            above 1, for "ancestral", or "ddim" with eta 1.
 
     Raises:
         FastdiffError: shapes that do not fit, NaN or infinity in known pixels, a mask with other values than 0 and 1 or
-            with nothing to fill.
+            with nothing to fill, repeats below 1.
 
-    Source: Sohl-Dickstein et al. 2015, section 2.5; noised known pixels: Song et al. 2021, appendix I.2.
+    Source: Sohl-Dickstein et al. 2015, section 2.5; noised known pixels: Song et al. 2021, appendix I.2; repeats:
+    Lugmayr et al. 2022, algorithm 1, with jumps of one step.
     """
 
     image: Tensor
     mask: Tensor
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
+            raise FastdiffError(f"repeats must be a whole number of at least 1, got {self.repeats!r}")
+
+    @property
+    def step_count(self) -> int:
+        return self.repeats
+
+    @property
+    def needs_reverse_chain(self) -> bool:
+        return self.repeats > 1
 
     def fitted(self, n: int, shape: Sequence[int]) -> Inpaint:
         image, mask = _image_rows("image", self.image, n, shape), _mask_rows(self.mask, n, shape)

@@ -12,11 +12,15 @@ from fastdiff.sampling.api import Sampler
 from fastdiff.sampling.condition import ANNEALING, Denoise, Inpaint
 
 _CALL = ("classes", "seed", "seeds", "noise", "cond", "progress")
-# Noise in the steps lets the unknown pixels catch up with the known ones; see docs/conditional_sampling.md.
-_DEFAULTS: dict[str, Any] = {"sampler": "ancestral", "steps": 100}
+# Noise in the steps, and steps that are repeated, let the unknown pixels catch up with the known ones: see
+# docs/conditional_sampling.md.
+_DEFAULTS: dict[str, Any] = {"sampler": "ancestral"}
+REPEATS = 5
 
 
-def inpaint(model: Model, image: Tensor, mask: Tensor, n: int = 1, **options: Any) -> Tensor:
+def inpaint(
+    model: Model, image: Tensor, mask: Tensor, n: int = 1, *, repeats: int | None = None, **options: Any
+) -> Tensor:
     """n completions of an image, [n,C,H,W] float32 in [-1, 1], whose known pixels are the image's to the bit.
 
         filled = fastdiff.inpaint(model, image, mask, 4, classes=9)     # mask: 1 = unknown, 0 = known
@@ -27,8 +31,10 @@ def inpaint(model: Model, image: Tensor, mask: Tensor, n: int = 1, **options: An
         mask: 1 where the image is to be filled, 0 where it is known: [H,W], [C,H,W] or, one for each image,
             [M,1 or C,H,W]; bool or numbers.
         n: completions of each image.
+        repeats: how often each step is made, see :class:`~.condition.Inpaint`: as many times the model calls, and
+            less bias. None = 5 where the sampler can repeat steps, else 1.
         options: the named arguments of ``fastdiff.sample`` (classes, seed, seeds, noise, cond, progress) and the fields
-            of ``Sampler``; sampler "ancestral" with 100 steps if not given.
+            of ``Sampler``; the sampler is "ancestral" if not given.
 
     Raises:
         FastdiffError: an image or mask of another size, with NaN, or out of range; a mask with other values than
@@ -45,7 +51,9 @@ def inpaint(model: Model, image: Tensor, mask: Tensor, n: int = 1, **options: An
         mask = mask.repeat_interleave(max(n, 1), 0)
     if n < 1 or count < 1:
         raise FastdiffError(f"there must be at least one image and one completion, got {count} and n = {n}")
-    condition = Inpaint(image, mask).fitted(count * n, shape)
+    if repeats is None:
+        repeats = REPEATS if sampler.is_reverse_chain else 1
+    condition = Inpaint(image, mask, repeats).fitted(count * n, shape)
     if sampler.clip:
         _check_range(condition.image[~condition.mask])
     return sampler(count * n, condition=condition, **call)

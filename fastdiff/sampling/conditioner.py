@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import normal
-from fastdiff.sampling.condition import Condition
+from fastdiff.sampling.condition import BACK_STREAM, Condition
 from fastdiff.sampling.plan import COLUMNS, Plan
 
 _OUT_M, _STD, _LOG_MIN, _LOG_MAX, _NOISE_ON = (
@@ -24,20 +24,17 @@ class Conditioner:
 
     Args:
         condition: with a row for each sample of the batch, on its device.
-        plan: of the run; ``table`` is its table on the device.
+        plan: of the run, as :func:`conditioned` made it; ``table`` is its table on the device.
         seeds: [N] int64.
-
-    Raises:
-        FastdiffError: a condition that this plan's sampler cannot meet.
     """
 
     def __init__(self, condition: Condition, plan: Plan, table: Tensor, seeds: Tensor) -> None:
-        check(condition, plan)
         self._condition, self._plan, self._table, self._seeds = condition, plan, table, seeds
         self.draws_noise = condition.changes_moments and plan.is_reverse_chain
         whole = bool((plan.times == plan.times.round()).all())
         self._times = plan.times.to(table.device, torch.int64 if whole else table.dtype)
-        self._levels = [*plan.alphas_bar.tolist(), 1.0]
+        self._after: list[float] = plan.alphas_bar_after.tolist()
+        self._levels: list[float] = [*plan.alphas_bar.tolist(), self._after[-1]]
 
     def initial(self, x: Tensor) -> Tensor:
         """x_T, with what is known put in."""
@@ -59,6 +56,10 @@ class Conditioner:
         """The state after the step, from what ``reverse_step`` made of it: the mean, if ``draws_noise``."""
         if self.draws_noise and bool(self._plan.table[step, [_STD, _NOISE_ON]].any()):
             x = self._drawn(step, x, output)  # a step without noise has no variance, and r no say in it
+        before, after = self._levels[step], self._after[step]
+        if self._levels[step + 1] < after:  # the step is made once more
+            noise = normal(self._seeds, x.shape[1:], step=step, stream=BACK_STREAM, dtype=x.dtype)
+            x = (before / after) ** 0.5 * x + (1 - before / after) ** 0.5 * noise
         return self._with_known(x, step + 1)
 
     def _drawn(self, step: int, mean: Tensor, output: Tensor) -> Tensor:
@@ -85,13 +86,18 @@ class Conditioner:
         return self._condition.state(x, self._levels[counter], self._seeds, counter if stochastic else 0)
 
 
-def check(condition: Condition, plan: Plan) -> None:
-    """Raise if the plan's sampler cannot meet the condition."""
+def conditioned(plan: Plan, condition: Condition) -> Plan:
+    """The plan as the condition asks for it.
+
+    Raises:
+        FastdiffError: the plan's sampler cannot meet the condition.
+    """
     if condition.needs_reverse_chain and not plan.is_reverse_chain:
         raise FastdiffError(
-            f"{type(condition).__name__} changes the variance of each step:"
-            " use sampler 'ancestral', or 'ddim' with eta 1"
+            f"{type(condition).__name__} needs the steps of the reverse chain"
+            f"{' to repeat them' * (condition.step_count > 1)}: use sampler 'ancestral', or 'ddim' with eta 1"
         )
+    return plan.repeated(condition.step_count) if condition.step_count > 1 else plan
 
 
 def _shifted(output: Tensor, shift: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def test_shows_progress(command, checkpoints, files, tmp_path) -> None:
         "inpaint", files["image"], files["mask"], "--checkpoint", checkpoints["tiny"], "--out", tmp_path, "--n", 3,
         "--steps", 4, "--batch-size", 2,
     )  # fmt: skip
-    assert ended.code == 0 and "8/8" in ended.err  # two batches of four steps
+    assert ended.code == 0 and "40/40" in ended.err  # two batches of four steps, each made five times
 
 
 MISTAKES = {
@@ -118,6 +118,8 @@ MISTAKES = {
         "leave out --class",
     ),
     "n": (["@image", "@mask", "--n", "0"], "n must be at least 1, got 0"),
+    "repeats": (["@image", "@mask", "--repeats", "0"], "repeats must be a whole number of at least 1, got 0"),
+    "repeats-of-dpmpp": (["@image", "@mask", "--repeats", "2", "--sampler", "dpmpp"], "to repeat them: use"),
     "steps": (["@image", "@mask", "--steps", "101"], "cannot take 101 of 100 timesteps"),
     "seed": (["@image", "@mask", "--seed", "-1"], "from 0 to 4294967295, got -1"),
     "batch": (["@image", "@mask", "--batch-size", "0"], "batch_size must be at least 1, got 0"),

@@ -10,6 +10,7 @@ from test_api import EmbeddingModel, SmallModel
 from torch import Tensor
 
 import fastdiff
+from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling import Condition, Denoise, Guide, Inpaint, denoise, inpaint, sample
 from fastdiff.sampling.samplers import SAMPLERS
@@ -17,6 +18,8 @@ from fastdiff.sampling.samplers import SAMPLERS
 IMAGE = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
 MASK = torch.zeros(8, 8)
 MASK[2:6, 3:] = 1
+# Not the small model's own learned variance: it grows with x without bounds, and repeated steps make it explode.
+FIXED = {"diffusion": DiffusionConfig(), "steps": 4, "progress": False}
 
 
 def draw(model, n: int = 6, **options) -> Tensor:
@@ -97,17 +100,35 @@ def test_works_inside_inference_mode_and_no_grad() -> None:
 def test_inpaint_completes_each_image_n_times() -> None:
     images = torch.stack([IMAGE, -IMAGE])
     masks = torch.stack([MASK, 1 - MASK])[:, None]
-    out = inpaint(SmallModel(), images, masks, 3, classes=1, steps=4, progress=False)
+    out = inpaint(SmallModel(), images, masks, 3, classes=1, **FIXED)
     assert out.shape == (6, 3, 8, 8)
     for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
         assert torch.equal(out[3 * i : 3 * i + 3, :, mask[0] == 0], image[:, mask[0] == 0].expand(3, -1, -1))
-    one = inpaint(SmallModel(), IMAGE, MASK.bool(), 3, classes=1, steps=4, progress=False)
+    one = inpaint(SmallModel(), IMAGE, MASK.bool(), 3, classes=1, **FIXED)
     torch.testing.assert_close(one, out[:3], rtol=1e-4, atol=1e-5)
+
+
+def test_repeated_steps() -> None:
+    """Independent of the batch, another result than single steps, and as many times the calls."""
+    options = {"classes": 1, "seed": 3, "optimize": False, **FIXED}
+    whole = inpaint(SmallModel(), IMAGE, MASK, 6, repeats=3, **options)
+    for batch_size in (1, 4):
+        again = inpaint(SmallModel(), IMAGE, MASK, 6, repeats=3, batch_size=batch_size, **options)
+        torch.testing.assert_close(again, whole, rtol=1e-4, atol=1e-5)
+    once = inpaint(SmallModel(), IMAGE, MASK, 6, repeats=1, **options)
+    assert (once - whole).abs().max() > 0.01
+    counted = SmallModel()
+    inpaint(counted, IMAGE, MASK, repeats=3, **options)
+    assert len(counted.seen) == 3 * 4
+    default, deterministic = SmallModel(), SmallModel()
+    inpaint(default, IMAGE, MASK, **options)
+    inpaint(deterministic, IMAGE, MASK, sampler="ddim", **options)
+    assert (len(default.seen), len(deterministic.seen)) == (5 * 4, 4)
 
 
 def test_unknown_pixels_may_hold_anything() -> None:
     hidden = torch.where(MASK == 1, math.nan, IMAGE)
-    options = {"classes": 1, "steps": 4, "progress": False}
+    options = {"classes": 1, **FIXED}
     assert torch.equal(
         inpaint(SmallModel(), hidden, MASK, **options), inpaint(SmallModel(), IMAGE, MASK, **options)
     )
@@ -159,6 +180,11 @@ MISTAKES = {
     "image-bytes": (lambda: _inpaint(image=IMAGE.byte()), "image must be floating point"),
     "image-0-to-255": (lambda: _inpaint(image=IMAGE + 100), r"image must lie in \[-1, 1\], but its known"),
     "image-nan": (lambda: _inpaint(image=IMAGE + math.nan), "image must be finite where it is known"),
+    "repeats": (lambda: _inpaint(repeats=0), "repeats must be a whole number of at least 1, got 0"),
+    "repeats-without-noise": (
+        lambda: _inpaint(repeats=2, sampler="heun"),
+        "Inpaint needs the steps of the reverse chain to repeat them: use sampler 'ancestral'",
+    ),
     "no-completion": (lambda: _inpaint(n=0), "at least one image and one completion, got 1 and n = 0"),
     "no-image": (lambda: _inpaint(image=IMAGE[None, :][:0]), "at least one image"),
     "denoise-std": (lambda: Denoise(IMAGE, 0.0), "noise_std must be a positive number, got 0"),
@@ -173,7 +199,7 @@ MISTAKES = {
     ),
     "denoise-without-noise": (
         lambda: draw(SmallModel(), condition=Denoise(IMAGE, 1.0), sampler="dpmpp"),
-        "Denoise changes the variance of each step: use sampler 'ancestral'",
+        "Denoise needs the steps of the reverse chain: use sampler 'ancestral'",
     ),
     "guide-scale": (lambda: Guide(class_gradient, math.inf), "must be a finite number, got inf"),
     "guide-shape": (lambda: _guide(lambda x, t: x.sum()), r"one number per sample, \[2\], got \[\]"),
