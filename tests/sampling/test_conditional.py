@@ -168,7 +168,7 @@ def test_bias_of_inpainting() -> None:
 
 
 def test_repeats_take_most_of_the_bias_away() -> None:
-    """Of the mean. The variance settles at what the steps' own is right for: fixed_small has too little for few steps."""
+    """Of the mean. The variance settles where the steps' own takes it: fixed_small has too little, with few steps."""
     for steps, repeats, mean, variance in (
         (50, 5, 0.728, 0.315),
         (50, 20, 0.782, 0.256),
