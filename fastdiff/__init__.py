@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastdiff.engine import optimize as optimize
     from fastdiff.errors import FastdiffError as FastdiffError
     from fastdiff.ops import attention as attention
+    from fastdiff.ops import bernoulli_step as bernoulli_step
     from fastdiff.ops import conv2d as conv2d
     from fastdiff.ops import group_norm_silu as group_norm_silu
     from fastdiff.ops import reverse_step as reverse_step
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
     from fastdiff.sampling.api import sample as sample
     from fastdiff.sampling.api import sample_batches as sample_batches
     from fastdiff.sampling.api import to_uint8 as to_uint8
+    from fastdiff.sampling.condition import Denoise as Denoise
+    from fastdiff.sampling.condition import Guide as Guide
+    from fastdiff.sampling.condition import Inpaint as Inpaint
+    from fastdiff.sampling.conditional import denoise as denoise
+    from fastdiff.sampling.conditional import inpaint as inpaint
     from fastdiff.zoo import PRESETS as PRESETS
 
 # Imported on first use, so that `import fastdiff` costs next to nothing beyond torch.
@@ -45,6 +51,7 @@ _HOME = {
     "optimize": "engine",
     "FastdiffError": "errors",
     "attention": "ops",
+    "bernoulli_step": "ops",
     "conv2d": "ops",
     "group_norm_silu": "ops",
     "reverse_step": "ops",
@@ -53,6 +60,11 @@ _HOME = {
     "sample": "sampling.api",
     "sample_batches": "sampling.api",
     "to_uint8": "sampling.api",
+    "Denoise": "sampling.condition",
+    "Guide": "sampling.condition",
+    "Inpaint": "sampling.condition",
+    "denoise": "sampling.conditional",
+    "inpaint": "sampling.conditional",
     "PRESETS": "zoo",
 }
 

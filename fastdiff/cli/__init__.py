@@ -34,6 +34,7 @@ def _run(argv: Sequence[str]) -> int:
 
         from fastdiff.cli.decision import Decision
         from fastdiff.cli.info import Info
+        from fastdiff.cli.inpaint import Inpaint
         from fastdiff.cli.parse import parse
         from fastdiff.cli.presets import Presets
         from fastdiff.cli.sample import Sample
@@ -42,6 +43,7 @@ def _run(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="fastdiff: %(message)s")
     commands = Union[  # noqa: UP007 (tyro reads the annotations at run time)
         Annotated[Sample, subcommand("sample")],
+        Annotated[Inpaint, subcommand("inpaint")],
         Annotated[Train, subcommand("train")],
         Annotated[Decision, subcommand("decision")],
         Annotated[Presets, subcommand("presets")],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,11 +18,10 @@ import fastdiff
 from fastdiff.cli import INTERRUPTED
 from fastdiff.cli.compare import ratio_to_eager
 from fastdiff.cli.info import backends_in_words, device_name
+from fastdiff.cli.shared import check_folder, class_number, load_denoiser
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
 from fastdiff.images import grid
-from fastdiff.models import ClassifierConfig
-from fastdiff.training.setup import usable_device
 
 FILES = ("samples.png", "samples.npz")
 
@@ -67,7 +65,7 @@ class Sample:
     """Show a progress bar."""
 
     def run(self) -> int:
-        model = self._model()
+        model = load_denoiser(self.checkpoint, self.preset, self.device, self.dtype)
         names = list(model.class_names)
         labels = self._labels(model.config.num_classes, names)
         options: dict[str, Any] = {
@@ -85,7 +83,7 @@ class Sample:
             progress=self.progress,
             **options,
         )  # checks every option, and samples nothing yet
-        self._check_folder()
+        check_folder(self.out, FILES)
         start = time.perf_counter()
         images = self._finished(batches)
         seconds = time.perf_counter() - start
@@ -106,27 +104,6 @@ class Sample:
             print(f"speed      {ratio}")
         return 0
 
-    def _model(self) -> Any:
-        device = usable_device(self.device)
-        model: Any = fastdiff.load(
-            self.checkpoint, preset=self.preset, device=device, dtype=getattr(torch, self.dtype)
-        )
-        if isinstance(model.config, ClassifierConfig):
-            raise FastdiffError(
-                f"{self.checkpoint} is a classifier, which has no images to give; give a denoiser's checkpoint"
-            )
-        if model.config.low_res is not None:
-            raise FastdiffError(
-                f"{self.checkpoint} enlarges small images, which this command does not read; "
-                "in Python: fastdiff.sample(model, n, cond={'low_res': images}, classes=...)"
-            )
-        if model.diffusion is None:
-            raise FastdiffError(
-                f"{self.checkpoint} does not say which diffusion it was trained with; give --preset, "
-                f"one of {', '.join(fastdiff.PRESETS)}"
-            )
-        return model.to(memory_format=torch.channels_last)
-
     def _labels(self, num_classes: int | None, names: list[str]) -> Tensor | None:
         """[N] int64: the chosen classes in turn."""
         if self.n < 1:
@@ -135,23 +112,8 @@ class Sample:
             if self.classes:
                 raise FastdiffError(f"{self.checkpoint} is not class-conditional; leave out --classes")
             return None
-        chosen = [_class_number(c, num_classes, names) for c in self.classes] or list(range(num_classes))
+        chosen = [class_number(c, num_classes, names) for c in self.classes] or list(range(num_classes))
         return torch.from_numpy(np.resize(np.array(chosen, dtype=np.int64), self.n))
-
-    def _check_folder(self) -> None:
-        """Tell before the work, not after, if the results cannot be written."""
-        taken = next((self.out / name for name in FILES if (self.out / name).is_dir()), None)
-        if taken:
-            raise FastdiffError(f"cannot write {taken}: it is a folder")
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.out):
-                pass
-        except OSError as error:
-            reason = "it is a file" if self.out.is_file() else error.strerror
-            raise FastdiffError(
-                f"cannot write to {self.out}: {reason}; give --out a folder to write to"
-            ) from None
 
     def _finished(self, batches: Iterator[Tensor]) -> np.ndarray:
         """[M,H,W,C] uint8, M <= N: what there is at the end, or when Ctrl-C comes."""
@@ -175,14 +137,3 @@ class Sample:
             np.savez(file, *([images] if labels is None else [images, labels]))
         with atomic_path(self.out / "samples.png") as path:
             grid(images, captions, columns=columns).save(path, format="PNG")
-
-
-def _class_number(given: str, num_classes: int, names: list[str]) -> int:
-    folded = [name.casefold() for name in names]
-    if given.casefold() in folded:
-        return folded.index(given.casefold())
-    if given.isdecimal() and int(given) < num_classes:
-        return int(given)
-    numbers = f"0 to {num_classes - 1}"
-    known = f"{', '.join(names)}, or {numbers}" if names else numbers
-    raise FastdiffError(f"unknown class {given!r}; known: {known}")

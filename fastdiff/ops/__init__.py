@@ -1,6 +1,7 @@
 """The fused ops: public functions. Each lives in a folder with its reference, kernels and cases."""
 
 from fastdiff.ops.attention import attention as attention
+from fastdiff.ops.bernoulli_step import bernoulli_step as bernoulli_step
 from fastdiff.ops.channel_moments import channel_moments as channel_moments
 from fastdiff.ops.conv2d import conv2d as conv2d
 from fastdiff.ops.conv2d import pack_conv2d as pack_conv2d

@@ -2,6 +2,7 @@
 
 from fastdiff.ops._case import Case
 from fastdiff.ops.attention.cases import CASES as _attention
+from fastdiff.ops.bernoulli_step.cases import CASES as _bernoulli_step
 from fastdiff.ops.channel_moments.cases import CASES as _channel_moments
 from fastdiff.ops.conv2d.cases import CASES as _conv2d
 from fastdiff.ops.group_norm_silu.cases import CASES as _group_norm_silu
@@ -17,4 +18,5 @@ CASES: tuple[Case, ...] = (
     *_attention,
     *_philox,
     *_reverse_step,
+    *_bernoulli_step,
 )

@@ -17,6 +17,8 @@ from fastdiff.diffusion.gaussian import GaussianDiffusion, Model
 from fastdiff.engine import for_inference
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.capture import Captures
+from fastdiff.sampling.condition import Condition
+from fastdiff.sampling.conditioner import conditioned
 from fastdiff.sampling.levels import Spacing
 from fastdiff.sampling.loop import run
 from fastdiff.sampling.plan import Plan
@@ -68,7 +70,7 @@ class Sampler:
             raise FastdiffError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.precision is not None:
             check_precision(self.model, self.precision)
-        _ = self._sample_shape, self._plan  # so that a mistake is told now
+        _ = self.sample_shape, self._plan  # so that a mistake is told now
 
     def __call__(
         self,
@@ -79,6 +81,7 @@ class Sampler:
         seeds: Sequence[int] | Tensor | None = None,
         noise: Tensor | None = None,
         cond: Mapping[str, Tensor] | None = None,
+        condition: Condition | None = None,
         progress: bool = True,
     ) -> Tensor:
         """n samples, [n,C,*] float32, in [-1, 1] if ``clip``.
@@ -91,22 +94,31 @@ class Sampler:
             seeds: n int64 keys instead.
             noise: x_T [n,C,*] instead of the seeds' own; float64 makes the whole run float64.
             cond: further arguments of the model, one row per sample.
+            condition: what else is known of the samples: a ``Guide``, ``Denoise`` or ``Inpaint``.
             progress: show a bar over the steps of all batches.
 
         Raises:
             FastdiffError: arguments that do not fit, or NaN or Inf from the model.
         """
         finished = self.batches(
-            n, classes=classes, seed=seed, seeds=seeds, noise=noise, cond=cond, progress=progress
+            n,
+            classes=classes,
+            seed=seed,
+            seeds=seeds,
+            noise=noise,
+            cond=cond,
+            condition=condition,
+            progress=progress,
         )
         return torch.cat(list(finished))
 
     def batches(self, n: int, *, progress: bool = True, **request: Any) -> Iterator[Tensor]:
         """The samples of :meth:`__call__`, batch by batch as they are finished."""
         asked = make_request(
-            self.model, n, self._sample_shape, guided=self.guidance_scale is not None, **request
+            self.model, n, self.sample_shape, guided=self.guidance_scale is not None, **request
         )
-        return self._run(self._plan, asked, progress)
+        plan = self._plan if asked.condition is None else conditioned(self._plan, asked.condition)
+        return self._run(plan, asked, progress)
 
     def encode(
         self,
@@ -126,7 +138,7 @@ class Sampler:
         asked = make_request(
             self.model,
             len(images),
-            self._sample_shape,
+            self.sample_shape,
             classes=classes,
             noise=images,
             cond=cond,
@@ -153,7 +165,7 @@ class Sampler:
         with self._prepared() as model, bar:
             for start in starts:
                 batch = asked.batch(start, start + size).to(self._device)
-                x = batch.initial_state(self._sample_shape)
+                x = batch.initial_state(self.sample_shape)
                 if x.ndim == 4:
                     x = x.contiguous(memory_format=self.memory_format)
                 with _evaluating(model):
@@ -164,6 +176,7 @@ class Sampler:
                         cond=batch.cond,
                         null_class=null_class,
                         seeds=batch.seeds,
+                        condition=batch.condition,
                         clip=self.clip,
                         first_sample=start,
                         on_step=bar.update,
@@ -184,6 +197,11 @@ class Sampler:
     def _cast(self) -> Cast:
         assert isinstance(self.model, nn.Module) and self.precision is not None
         return Cast(self.model, self.precision, self.memory_format)
+
+    @property
+    def is_reverse_chain(self) -> bool:
+        """Whether each step draws from p(x_{t-1} | x_t), as "ancestral" does, and "ddim" with eta 1."""
+        return self._plan.is_reverse_chain
 
     @cached_property
     def _process(self) -> GaussianDiffusion:
@@ -212,7 +230,8 @@ class Sampler:
         return encoding_plan(self._process, steps=self.steps, guidance_scale=self.guidance_scale)
 
     @cached_property
-    def _sample_shape(self) -> tuple[int, ...]:
+    def sample_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of one sample."""
         config: Any = getattr(self.model, "config", None)
         if self.shape is not None:
             shape = tuple(self.shape)
@@ -241,6 +260,7 @@ def sample(
     seeds: Sequence[int] | Tensor | None = None,
     noise: Tensor | None = None,
     cond: Mapping[str, Tensor] | None = None,
+    condition: Condition | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Tensor:
@@ -253,7 +273,16 @@ def sample(
     device, memory_format, optimize, precision, capture. Raises FastdiffError for whatever does not fit.
     """
     with Sampler(model, **options) as sampler:
-        return sampler(n, classes=classes, seed=seed, seeds=seeds, noise=noise, cond=cond, progress=progress)
+        return sampler(
+            n,
+            classes=classes,
+            seed=seed,
+            seeds=seeds,
+            noise=noise,
+            cond=cond,
+            condition=condition,
+            progress=progress,
+        )
 
 
 def sample_batches(model: Model, n: int, *, progress: bool = True, **arguments: Any) -> Iterator[Tensor]:
@@ -261,7 +290,7 @@ def sample_batches(model: Model, n: int, *, progress: bool = True, **arguments: 
 
     Wrong arguments raise FastdiffError at once, before the first batch is asked for.
     """
-    names = ("classes", "seed", "seeds", "noise", "cond")
+    names = ("classes", "seed", "seeds", "noise", "cond", "condition")
     request = {name: arguments.pop(name) for name in names if name in arguments}
     sampler = Sampler(model, **arguments)
     return _then_close(sampler, sampler.batches(n, progress=progress, **request))

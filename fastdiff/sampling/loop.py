@@ -10,6 +10,8 @@ from torch import Tensor
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.capture import Captures
+from fastdiff.sampling.condition import Condition
+from fastdiff.sampling.conditioner import Conditioner
 from fastdiff.sampling.plan import History, Plan
 from fastdiff.sampling.step import Step, make_step
 
@@ -23,6 +25,7 @@ def run(
     null_class: int | None = None,
     seeds: Tensor | None = None,
     step_noise: Callable[[int, Tensor], Tensor] | None = None,
+    condition: Condition | None = None,
     clip: bool = True,
     first_sample: int = 0,
     on_step: Callable[[], object] | None = None,
@@ -38,7 +41,8 @@ def run(
         cond: further model arguments, one row per sample; class labels under ``y``.
         null_class: turns on classifier-free guidance, with the scale of the plan.
         seeds: [N] int64, each sample's Philox key for the noise of stochastic steps.
-        step_noise: step_noise(s, x) gives the noise of step s instead.
+        step_noise: step_noise(s, x) gives the noise of step s instead; not together with a condition.
+        condition: what else is known of the samples, a row for each; needs seeds.
         clip: clamp each estimate of x_0 to [-1, 1].
         first_sample: number of the first sample in the whole run, for error messages.
         on_step: called after each step.
@@ -52,16 +56,21 @@ def run(
         FastdiffError: the model returned a wrong shape, or NaN or Inf (with step, timestep and samples).
     """
     with torch.inference_mode():
-        drawn = None if step_noise else seeds
+        conditioner = None
+        if condition is not None:
+            assert seeds is not None and step_noise is None
+            conditioner = Conditioner(condition, plan, x, seeds)
+            x = conditioner.initial(x)
+        drawn = None if step_noise or (conditioner and conditioner.draws_noise) else seeds
         step = make_step(plan, model, x, cond or {}, null_class=null_class, seeds=drawn, clip=clip)
         replay = None
-        if captures is not None and step_noise is None:
+        if captures is not None and step_noise is None and conditioner is None:
             replay = captures.find(step, plan, model, x)
         if replay is not None:
             x, flags = replay.run(step, x, on_step)
             raise_if_any(flags, 0, plan, first_sample)
         else:
-            x = _walk(step, plan, x, step_noise, first_sample, on_step)
+            x = _walk(step, plan, x, step_noise, conditioner, first_sample, on_step)
     return x.clone()  # outside inference mode: a tensor that autograd accepts
 
 
@@ -70,6 +79,7 @@ def _walk(
     plan: Plan,
     x: Tensor,
     step_noise: Callable[[int, Tensor], Tensor] | None,
+    conditioner: Conditioner | None,
     first_sample: int,
     on_step: Callable[[], object] | None,
 ) -> Tensor:
@@ -79,12 +89,15 @@ def _walk(
     flags: list[Tensor] = []
     for number, history in enumerate(plan.history):
         noise = step_noise(number, x) if step_noise else None
-        x_next, x0, nonfinite = step(index[number], x, previous[history], noise)
+        output, uncond = step.denoiser(index[number], x)
+        if conditioner:
+            output, uncond = conditioner.output(number, x, output, uncond)
+        x_next, x0, nonfinite = step.update(index[number], x, output, uncond, previous[history], noise)
         flags.append(nonfinite)
         if x.device.type == "cpu":
             raise_if_any(nonfinite[None], number, plan, first_sample)
         previous[History.PREVIOUS_X0], previous[History.PREVIOUS_X] = x0, x
-        x = x_next
+        x = conditioner.state(number, x_next, output) if conditioner else x_next
         if on_step:
             on_step()
     if x.device.type != "cpu":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -60,11 +60,33 @@ class Plan:
     table: Tensor
     history: tuple[History, ...]
     variance: Literal["none", "learned", "learned_range"]  # how ``reverse_step`` finds the std
+    alphas_bar: Tensor  # [S], level of the state that each call is given
+    alphas_bar_after: Tensor  # [S], level that it leads to; the last one is taken to be the clean image
+    is_reverse_chain: bool = False  # steps draw from p(x_{t-1} | x_t), whose moments can be conditioned
 
     @property
     def calls(self) -> int:
         """Number of model calls, S."""
         return len(self.history)
+
+    def repeated(self, count: int) -> Plan:
+        """Each step ``count`` times. In between, whoever walks it noises the state back to the level of the step.
+
+        For steps that look at nothing but their own state.
+        """
+        assert set(self.history) == {History.NONE}
+        return replace(
+            self,
+            times=self.times.repeat_interleave(count),
+            table=self.table.repeat_interleave(count, 0),
+            history=self.history * count,
+            alphas_bar=self.alphas_bar.repeat_interleave(count),
+            alphas_bar_after=self.alphas_bar_after.repeat_interleave(count),
+        )
+
+    def table_like(self, x: Tensor) -> Tensor:
+        """The table where x is, in the precision of a run that starts from x."""
+        return self.table.to(x.device, torch.float64 if x.dtype == torch.float64 else torch.float32)
 
     @property
     def is_stochastic(self) -> bool:
@@ -90,12 +112,15 @@ def make_plan(
         line[2:5] = row.x, row.x0, row.h1
         line[6:10] = row.noise, *row.log_range, row.learned_noise
         line[10] = 1.0 if guidance_scale is None else guidance_scale
+    levels = torch.tensor([*(row.alpha_bar for row in rows), 1.0], dtype=torch.float64)
     learned = any(row.learned_noise for row in rows) and variance in ("learned", "learned_range")
     return Plan(
         times=torch.tensor([row.time for row in rows], dtype=torch.float64),
         table=torch.from_numpy(table),
         history=tuple(row.history for row in rows),
         variance=variance if learned else "none",  # pyright: ignore[reportArgumentType]
+        alphas_bar=levels[:-1],
+        alphas_bar_after=levels[1:],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import normal
+from fastdiff.sampling.condition import Condition
 
 INITIAL_STREAM = 1  # the Philox stream that x_T is drawn from; ``reverse_step`` draws from stream 0
 MAX_SEED = 1 << 32
@@ -25,17 +26,24 @@ class Request:
     seeds: Tensor  # [n] int64, Philox keys
     noise: Tensor | None = None  # x_T [n,C,*]; drawn from the seeds if None
     cond: Mapping[str, Tensor] = field(default_factory=dict)
+    condition: Condition | None = None
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def batch(self, start: int, stop: int) -> Request:
-        noise = None if self.noise is None else self.noise[start:stop]
-        return Request(self.seeds[start:stop], noise, {k: v[start:stop] for k, v in self.cond.items()})
+        return self._map(lambda t: t[start:stop])
 
     def to(self, device: torch.device) -> Request:
-        noise = None if self.noise is None else self.noise.to(device)
-        return Request(self.seeds.to(device), noise, {k: v.to(device) for k, v in self.cond.items()})
+        return self._map(lambda t: t.to(device))
+
+    def _map(self, f: Callable[[Tensor], Tensor]) -> Request:
+        return Request(
+            f(self.seeds),
+            None if self.noise is None else f(self.noise),
+            {name: f(value) for name, value in self.cond.items()},
+            None if self.condition is None else self.condition.map(f),
+        )
 
     def initial_state(self, shape: Sequence[int]) -> Tensor:
         """x_T [n,C,*]: float64 if the given noise is, else float32."""
@@ -66,6 +74,7 @@ def make_request(
     seeds: Sequence[int] | Tensor | None = None,
     noise: Tensor | None = None,
     cond: Mapping[str, Tensor] | None = None,
+    condition: Condition | None = None,
     guided: bool = False,
 ) -> Request:
     """Check what was asked of ``model`` and complete it: see :meth:`fastdiff.sampling.api.Sampler.__call__`.
@@ -86,7 +95,8 @@ def make_request(
     labels = _labels(model, n, classes, guided)
     if labels is not None:
         rows["y"] = labels
-    return Request(_seeds(n, seed, seeds), noise, rows)
+    fitted = None if condition is None else condition.fitted(n, shape)
+    return Request(_seeds(n, seed, seeds), noise, rows, fitted)
 
 
 def _seeds(n: int, seed: int | None, seeds: Sequence[int] | Tensor | None) -> Tensor:

@@ -27,10 +27,19 @@ class Step:
     variance: str
     clip: bool
 
-    def __call__(
-        self, index: Tensor, x: Tensor, h1: Tensor | None = None, noise: Tensor | None = None
+    def __call__(self, index: Tensor, x: Tensor, h1: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        return self.update(index, x, *self.denoiser(index, x), h1)
+
+    def update(
+        self,
+        index: Tensor,
+        x: Tensor,
+        output: Tensor,
+        uncond: Tensor | None,
+        h1: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        output, uncond = self.denoiser(index, x)
+        """What follows from the model's output at x."""
         return reverse_step(
             x,
             output,
@@ -67,9 +76,8 @@ def make_step(
     clip: bool = True,
 ) -> Step:
     """The step of ``plan`` for a batch like x; the arguments are those of :func:`fastdiff.sampling.loop.run`."""
-    table = plan.table.to(x.device, torch.float64 if x.dtype == torch.float64 else torch.float32)
     drawn = seeds if plan.is_stochastic else None
-    return Step(Denoiser(model, plan, x, cond, null_class), table, drawn, plan.variance, clip)
+    return Step(Denoiser(model, plan, x, cond, null_class), plan.table_like(x), drawn, plan.variance, clip)
 
 
 class StaticStep:

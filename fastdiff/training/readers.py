@@ -128,12 +128,20 @@ def _read_folder(path: Path) -> RawData:
 
 
 def _opened(files: Sequence[Path]) -> Iterable[Image.Image]:
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                image.load()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise FastdiffError(f"cannot read the image {file}: {error}") from None
-        if image.mode.startswith(("I", "F")):
-            raise FastdiffError(f"{file} has more than 8 bits a channel; convert it to 8 bits")
-        yield image
+    return (open_image(file) for file in files)
+
+
+def open_image(file: Path) -> Image.Image:
+    """A picture with 8 bits a channel, in memory.
+
+    Raises:
+        FastdiffError: a file that cannot be read, or has more bits.
+    """
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise FastdiffError(f"cannot read the image {file}: {error}") from None
+    if image.mode.startswith(("I", "F")):
+        raise FastdiffError(f"{file} has more than 8 bits a channel; convert it to 8 bits")
+    return image

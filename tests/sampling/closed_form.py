@@ -42,3 +42,22 @@ class MixtureModel:
 def gaussian_model(diffusion: GaussianDiffusion, mean: float = 0.0, std: float = 1.0) -> MixtureModel:
     """The exact x_0-predicting denoiser of N(mean, std^2)."""
     return MixtureModel(diffusion, [1.0], [mean], [std])
+
+
+class PairModel:
+    """The exact x_0-predicting denoiser of N(0, [[1, rho], [rho, 1]]): the two channels of x [N,2,K]."""
+
+    def __init__(self, diffusion: GaussianDiffusion, rho: float) -> None:
+        self.alphas_bar = diffusion.alphas_bar
+        self.covariance = torch.tensor([[1.0, rho], [rho, 1.0]], dtype=torch.float64)
+
+    def gain(self, alpha_bar: float) -> Tensor:
+        """[2,2]: E[x_0 | x_t] = gain x_t."""
+        return (
+            alpha_bar**0.5
+            * self.covariance
+            @ torch.linalg.inv(alpha_bar * self.covariance + (1 - alpha_bar) * torch.eye(2))
+        )
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return torch.einsum("ij,njk->nik", self.gain(float(self.alphas_bar[int(t[0])])).to(x.dtype), x)

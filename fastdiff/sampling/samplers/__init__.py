@@ -6,7 +6,7 @@ To add one: write ``<name>.py`` with ``rows(levels, ...) -> list[Row]``, and lis
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastdiff.diffusion.config import Variance
 from fastdiff.diffusion.gaussian import GaussianDiffusion
@@ -59,7 +59,8 @@ def sampling_plan(
         raise FastdiffError(f"eta must be between 0 (deterministic) and 1 (ancestral), got {eta}")
     levels = make_levels(diffusion, steps, spacing or method.spacing)
     rows = method.rows(levels, diffusion.config.variance, eta)
-    return make_plan(rows, diffusion.config.prediction, diffusion.config.variance, guidance_scale)
+    plan = make_plan(rows, diffusion.config.prediction, diffusion.config.variance, guidance_scale)
+    return replace(plan, is_reverse_chain=sampler == "ancestral" or eta == 1)
 
 
 def encoding_plan(

@@ -1,0 +1,74 @@
+"""What commands that sample have in common: the model, the classes' names, the folder for results."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fastdiff
+from fastdiff.errors import FastdiffError
+from fastdiff.models import ClassifierConfig
+from fastdiff.training.setup import usable_device
+
+
+def load_denoiser(checkpoint: str, preset: str | None, device: str, dtype: str = "float32") -> Any:
+    """A model that makes images from noise, channels_last.
+
+    Raises:
+        FastdiffError: no such checkpoint or device, another kind of model, or one that does not know its diffusion.
+    """
+    usable = usable_device(device)
+    model: Any = fastdiff.load(checkpoint, preset=preset, device=usable, dtype=getattr(torch, dtype))
+    if isinstance(model.config, ClassifierConfig):
+        raise FastdiffError(
+            f"{checkpoint} is a classifier, which has no images to give; give a denoiser's checkpoint"
+        )
+    if model.config.low_res is not None:
+        raise FastdiffError(
+            f"{checkpoint} enlarges small images, which this command does not read; "
+            "in Python: fastdiff.sample(model, n, cond={'low_res': images}, classes=...)"
+        )
+    if model.diffusion is None:
+        raise FastdiffError(
+            f"{checkpoint} does not say which diffusion it was trained with; give --preset, "
+            f"one of {', '.join(fastdiff.PRESETS)}"
+        )
+    return model.to(memory_format=torch.channels_last)
+
+
+def check_folder(out: Path, files: Sequence[str]) -> None:
+    """Make the folder, and tell before the work, not after, if the results cannot be written.
+
+    Raises:
+        FastdiffError: it cannot be made or written to, or a folder has the name of one of the files.
+    """
+    taken = next((out / name for name in files if (out / name).is_dir()), None)
+    if taken:
+        raise FastdiffError(f"cannot write {taken}: it is a folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        reason = "it is a file" if out.is_file() else error.strerror
+        raise FastdiffError(f"cannot write to {out}: {reason}; give --out a folder to write to") from None
+
+
+def class_number(given: str, num_classes: int, names: Sequence[str]) -> int:
+    """The number of a class that is given by name, in upper or lower case, or by number.
+
+    Raises:
+        FastdiffError: no such class.
+    """
+    folded = [name.casefold() for name in names]
+    if given.casefold() in folded:
+        return folded.index(given.casefold())
+    if given.isdecimal() and int(given) < num_classes:
+        return int(given)
+    numbers = f"0 to {num_classes - 1}"
+    known = f"{', '.join(names)}, or {numbers}" if names else numbers
+    raise FastdiffError(f"unknown class {given!r}; known: {known}")

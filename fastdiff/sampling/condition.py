@@ -1,0 +1,284 @@
+"""Conditions: what is known of the samples besides the model, multiplied into each step of the sampling loop.
+
+A reverse chain p(x_{t-1} | x_t) is turned into samples of p(x_0) r(x_0) by multiplying each of its steps by r and
+normalising (Sohl-Dickstein et al. 2015, section 2.5). How good an approximation that is, and for which r, stands in
+docs/conditional_sampling.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fastdiff.errors import FastdiffError
+from fastdiff.ops.philox import normal
+
+# Philox streams: 0 is the steps' noise, 1 is x_T.
+KNOWN_STREAM = 2  # on known pixels
+BACK_STREAM = 3  # from a step's end back to its beginning
+ANNEALING = Literal["constant", "annealed"]
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """The base class: a condition that says nothing. Tensors that belong to samples have one row for each."""
+
+    def fitted(self, n: int, shape: Sequence[int]) -> Condition:
+        """Checked against n samples of this shape, its tensors completed to n rows."""
+        return self
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
+        """With f applied to each tensor that has a row per sample: to cut out a batch, to change the device."""
+        return self
+
+    @property
+    def changes_moments(self) -> bool:
+        """Whether :meth:`moments` does anything."""
+        return False
+
+    @property
+    def needs_reverse_chain(self) -> bool:
+        """Whether there is no other way than :meth:`moments`."""
+        return False
+
+    @property
+    def step_count(self) -> int:
+        """How often each step is made, the state being noised back to the step's beginning in between."""
+        return 1
+
+    def moments(self, mean: Tensor, variance: Tensor, t: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """Of the Gaussian that is proportional to N(x; mean, variance) r(x).
+
+        Args:
+            mean: [N,C,*], of the state that the step leads to.
+            variance: a scalar or like mean.
+            t: [N], what the model would be told of that state.
+            progress: (T - t) / T in the run's own steps: 1 for the step that ends at the image.
+        """
+        return mean, variance
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor | None:
+        """The gradient of log r at x_t, for samplers that follow the score and draw from no p(x_{t-1} | x_t)."""
+        return None
+
+    def state(self, x: Tensor, alpha_bar: float, seeds: Tensor, counter: int) -> Tensor:
+        """x at level alpha_bar, with what is known of it put in; counter numbers the noise."""
+        return x
+
+
+@dataclass(frozen=True, eq=False)
+class Guide(Condition):
+    r"""Any smooth r, by the gradient of its logarithm; with log r = log p(y | x_t) this is classifier guidance.
+
+    .. math::
+        \mu \leftarrow \mu + w\,\Sigma\,\nabla \log r_{t-1}(\mu) \quad\text{(ancestral, ddim with eta 1)}, \qquad
+        \hat x_0 \leftarrow \hat x_0 + w\,\frac{1 - \bar\alpha_t}{\sqrt{\bar\alpha_t}}\,\nabla \log r_t(x_t)
+        \quad\text{(all others)}
+
+    The second is the first for samplers without a variance: the model's score plus that of r (clamped with x_0).
+
+    Args:
+        log_r: log_r(x, t, **rows) -> [N], differentiable in x [N,C,*]; t [N] is what the model is told of x.
+        scale: w; 1 samples p r, more sharpens r.
+        rows: further arguments of log_r, one row per sample, such as the labels y of a classifier.
+
+    Raises:
+        FastdiffError: a scale that is not finite; at a step, a result that is not [N], does not depend on x, or has
+            a gradient with NaN or infinity (looked at on the CPU only).
+
+    Source: Sohl-Dickstein et al. 2015, section 2.5 and appendix C; Dhariwal & Nichol 2021, algorithms 1 and 2.
+    """
+
+    log_r: Callable[..., Tensor]
+    scale: float = 1.0
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise FastdiffError(f"the scale of a guide must be a finite number, got {self.scale}")
+
+    def fitted(self, n: int, shape: Sequence[int]) -> Condition:
+        for name, value in self.rows.items():
+            if not isinstance(value, Tensor) or value.ndim < 1 or len(value) != n:
+                raise FastdiffError(f"{name!r} of the guide must be a tensor of {n} rows, one per sample")
+        return self
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
+        return replace(self, rows={name: f(value) for name, value in self.rows.items()})
+
+    @property
+    def changes_moments(self) -> bool:
+        return True
+
+    def moments(self, mean: Tensor, variance: Tensor, t: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        return mean + variance * self.score(mean, t), variance
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        # The loop runs in inference mode, whose tensors autograd refuses: it gets copies made outside.
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = x.clone().requires_grad_()
+            value = self.log_r(leaf, t.clone(), **{name: row.clone() for name, row in self.rows.items()})
+            if value.shape != x.shape[:1]:
+                raise FastdiffError(
+                    f"log_r must return one number per sample, {[len(x)]}, got {list(value.shape)}"
+                )
+            if not value.requires_grad:
+                raise FastdiffError(
+                    "log_r must depend on x through operations that PyTorch can differentiate"
+                )
+            (gradient,) = torch.autograd.grad(value.sum(), leaf)
+        if x.device.type == "cpu" and not gradient.isfinite().all():
+            raise FastdiffError(f"the gradient of log_r has NaN or Inf at timestep {float(t[0]):g}")
+        return self.scale * gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Denoise(Condition):
+    r"""An image seen through Gaussian noise, y = x_0 + sigma_n n: r(x) = N(x; y, sigma_n^2), multiplied exactly.
+
+    .. math::
+        \Sigma' = (\Sigma^{-1} + \lambda_t \sigma_n^{-2})^{-1}, \qquad
+        \mu' = \Sigma' (\Sigma^{-1} \mu + \lambda_t \sigma_n^{-2} y)
+
+    Args:
+        observed: y, [C,*], [1,C,*] or [n,C,*], in the units of the images.
+        noise_std: sigma_n > 0, in the same units.
+        schedule: "constant": r_t = r_0, lambda = 1; "annealed": r_t = r_0^((T - t) / T), lambda = (T - t) / T.
+
+    Raises:
+        FastdiffError: a noise_std that is not positive, another schedule, an observation of another shape or with NaN.
+
+    Source: Sohl-Dickstein et al. 2015, section 2.5 and figure 3.
+    """
+
+    observed: Tensor
+    noise_std: float
+    schedule: ANNEALING = "constant"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.noise_std < math.inf:
+            raise FastdiffError(f"noise_std must be a positive number, got {self.noise_std}")
+        if self.schedule not in get_args(ANNEALING):
+            raise FastdiffError(f"schedule must be 'constant' or 'annealed', got {self.schedule!r}")
+
+    def fitted(self, n: int, shape: Sequence[int]) -> Condition:
+        observed = _image_rows("observed", self.observed, n, shape)
+        if not observed.isfinite().all():
+            raise FastdiffError("observed must be finite, but has NaN or infinity")
+        return replace(self, observed=observed)
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
+        return replace(self, observed=f(self.observed))
+
+    @property
+    def changes_moments(self) -> bool:
+        return True
+
+    @property
+    def needs_reverse_chain(self) -> bool:
+        return True
+
+    def moments(self, mean: Tensor, variance: Tensor, t: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        weight = 1.0 if self.schedule == "constant" else progress
+        gain = variance * (weight / self.noise_std**2)  # Sigma / (sigma_n^2 / lambda), so that Sigma may be 0
+        return (mean + gain * self.observed.to(mean.dtype)) / (1 + gain), variance / (1 + gain)
+
+
+@dataclass(frozen=True, eq=False)
+class Inpaint(Condition):
+    r"""Pixels that are known, put in at each step as the forward process would have them.
+
+    .. math::
+        x_t \leftarrow m\,x_t + (1 - m) (\sqrt{\bar\alpha_t}\,y + \sqrt{1 - \bar\alpha_t}\,z)
+
+    z is drawn from stream ``KNOWN_STREAM`` of each sample's seed: anew at each step of a sampler with noise, once for a
+    deterministic one, whose known pixels then follow a path of that sampler. In the result the known pixels are y's to
+    the bit.
+
+    Args:
+        image: y, [C,*], [1,C,*] or [n,C,*] floating point; anything, also NaN, where m is 1.
+        mask: m, 1 where the pixel is unknown and to be filled, 0 where it is known; bool or numbers, [*] or [C,*], or
+            one for each sample, [n,1,*] or [n,C,*].
+        repeats: how often each step is made, the state being noised back in between: x_t = sqrt(abar_t / abar_s) x_s +
+            sqrt(1 - abar_t / abar_s) z. The unknown pixels so learn what the known ones are before the level is left;
+            above 1, for "ancestral", or "ddim" with eta 1.
+
+    Raises:
+        FastdiffError: shapes that do not fit, NaN or infinity in known pixels, a mask with other values than 0 and 1 or
+            with nothing to fill, repeats below 1.
+
+    Source: Sohl-Dickstein et al. 2015, section 2.5; noised known pixels: Song et al. 2021, appendix I.2; repeats:
+    Lugmayr et al. 2022, algorithm 1, with jumps of one step.
+    """
+
+    image: Tensor
+    mask: Tensor
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
+            raise FastdiffError(f"repeats must be a whole number of at least 1, got {self.repeats!r}")
+
+    @property
+    def step_count(self) -> int:
+        return self.repeats
+
+    @property
+    def needs_reverse_chain(self) -> bool:
+        return self.repeats > 1
+
+    def fitted(self, n: int, shape: Sequence[int]) -> Inpaint:
+        image, mask = _image_rows("image", self.image, n, shape), _mask_rows(self.mask, n, shape)
+        if not torch.where(mask, 0.0, image).isfinite().all():
+            raise FastdiffError("image must be finite where it is known, but has NaN or infinity there")
+        return replace(self, image=image, mask=mask)
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
+        return replace(self, image=f(self.image), mask=f(self.mask))
+
+    def state(self, x: Tensor, alpha_bar: float, seeds: Tensor, counter: int) -> Tensor:
+        known = self.image.to(x.dtype)
+        if alpha_bar < 1:
+            noise = normal(seeds, x.shape[1:], step=counter, stream=KNOWN_STREAM, dtype=x.dtype)
+            known = math.sqrt(alpha_bar) * known + math.sqrt(1 - alpha_bar) * noise
+        return torch.empty_like(x).copy_(torch.where(self.mask, x, known))  # in the layout of x
+
+
+def _image_rows(name: str, image: Tensor, n: int, shape: Sequence[int]) -> Tensor:
+    """image as [n, *shape]."""
+    one = list(shape)
+    if not image.is_floating_point():
+        raise FastdiffError(f"{name} must be floating point like the model's images, got {image.dtype}")
+    if list(image.shape) not in (one, [1, *one], [n, *one]):
+        raise FastdiffError(
+            f"{name} must have shape {one}, or {[n, *one]} with one for each sample, got {list(image.shape)}"
+        )
+    return image.expand(n, *one)
+
+
+def _mask_rows(mask: Tensor, n: int, shape: Sequence[int]) -> Tensor:
+    """mask as [n, *shape] bool: True where there is something to fill."""
+    space = list(shape[1:]) or list(shape)
+    size = " x ".join(map(str, space))
+    leading = mask.ndim - len(space)
+    if leading < 0 or list(mask.shape[leading:]) != space:
+        raise FastdiffError(f"mask must have the size of the model's images, {size}, got {list(mask.shape)}")
+    try:
+        rows = mask.expand(n, *shape)
+    except RuntimeError:
+        raise FastdiffError(
+            f"mask must have shape {space}, {list(shape)} or {[n, *shape]}, got {list(mask.shape)}"
+        ) from None
+    wrong = mask[(mask != 0) & (mask != 1)]
+    if wrong.numel():
+        raise FastdiffError(
+            f"mask must hold 0 (known) and 1 (to be filled) only, got {wrong.flatten()[0].item():g} among them"
+        )
+    if not mask.any():
+        raise FastdiffError("the mask leaves nothing to fill: 1 (white) marks unknown pixels, 0 known ones")
+    return rows.bool()
