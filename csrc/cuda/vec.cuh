@@ -64,10 +64,10 @@ __device__ __forceinline__ Float16 from_float<Float16>(float x) {
   return result;
 }
 
-// 16 bytes of T: 4 floats, or 8 numbers of 16 bits.
-template <class T>
-struct alignas(16) Pack {
-  static constexpr int kCount = 16 / sizeof(T);
+// 16 bytes of T, 4 floats or 8 numbers of 16 bits; or fewer of them, where memory does not lie so.
+template <class T, int kElements = 16 / sizeof(T)>
+struct alignas(kElements * sizeof(T)) Pack {
+  static constexpr int kCount = kElements;
   T values[kCount];
 };
 
