@@ -135,6 +135,7 @@ __device__ void channel_sums(float (&v)[kValues], const Geometry& g, float* scra
     column = t % g.columns, slot = t / g.columns;
     writes = slot < g.rows;
   }
+#pragma unroll 1
   for (int offset = from; offset >= to; offset /= 2) {
 #pragma unroll
     for (int i = 0; i < kValues; ++i) v[i] += __shfl_xor_sync(kAllLanes, v[i], offset);
@@ -147,10 +148,12 @@ __device__ void channel_sums(float (&v)[kValues], const Geometry& g, float* scra
   // Then over slots: few of them are one thread's work, many a warp's.
   const bool few = g.slots <= kWarp;
   const int first = few ? t : t / kWarp, step = few ? threads : threads / kWarp;
+#pragma unroll 1
   for (int j = first; j < kValues * g.columns; j += step) {
     const int i = j / g.columns, c = j % g.columns;
     const float* part = scratch + i * g.slots * g.columns + c;
     float sum = 0;
+#pragma unroll 4
     for (int s = few ? 0 : lane; s < g.slots; s += few ? 1 : kWarp) sum += part[s * g.columns];
     if (!few) sum = warp_sum(sum);
     if (few || lane == 0) totals[i / kChannels * g.slab_channels + c * kChannels + i % kChannels] = sum;
@@ -162,6 +165,7 @@ __device__ void channel_sums(float (&v)[kValues], const Geometry& g, float* scra
 __device__ __forceinline__ float unit_sum(const float* table, const Geometry& g, int c) {
   const float* first = table + c / g.unit_channels * g.unit_channels;
   float sum = 0;
+#pragma unroll 4
   for (int i = 0; i < g.unit_channels; ++i) sum += first[i];
   return sum;
 }

@@ -79,6 +79,7 @@ __device__ void finish_whole(const BackwardArgs& a, const Tile<T, kLast, kVec>& 
   if (!alone) cluster_sync();
   for (int c = threadIdx.x; c < w; c += blockDim.x) {
     float sum = 0, dot = 0;
+#pragma unroll 1
     for (int i = 0; i < g.tiles; ++i) {
       sum += alone ? tables.totals[c] : load_from_cluster(tables.totals + c, i);
       dot += alone ? tables.totals[w + c] : load_from_cluster(tables.totals + w + c, i);
@@ -112,9 +113,8 @@ __device__ __forceinline__ float* group_coefficients(const BackwardArgs& a, cons
 
 // dx = dh slope + ((x - center) curve + offset)
 template <class T, bool kLast, int kVec>
-__device__ void apply(const BackwardArgs& a, const Tile<T, kLast, kVec>& tile,
-                      const Pack<T, kVec> (&x)[kBackwardItems], const Pack<T, kVec> (&grad)[kBackwardItems],
-                      const Geometry& g, const BackwardTables& tables) {
+__device__ void apply(const BackwardArgs& a, const Tile<T, kLast, kVec>& tile, Pack<T, kVec> (&x)[kBackwardItems],
+                      Pack<T, kVec> (&grad)[kBackwardItems], const Geometry& g, const BackwardTables& tables) {
   constexpr int kChannels = Tile<T, kLast, kVec>::kChannels;
   float center[kChannels], slope[kChannels], beta[kChannels], curve[kChannels], offset[kChannels];
   tile.read(tables.center, center);
@@ -126,6 +126,8 @@ __device__ void apply(const BackwardArgs& a, const Tile<T, kLast, kVec>& tile,
   const bool silu = a.shape.silu;
 #pragma unroll
   for (int i = 0; i < kBackwardItems; ++i) {
+    forget_unpacked(x[i]);
+    forget_unpacked(grad[i]);
     if (i >= tile.count) continue;
     Pack<T, kVec> out;
 #pragma unroll
@@ -135,7 +137,7 @@ __device__ void apply(const BackwardArgs& a, const Tile<T, kLast, kVec>& tile,
       const float dh = activation_gradient(to_float(grad[i].values[j]), d * slope[c] + beta[c], silu);
       out.values[j] = from_float<T>(dh * slope[c] + (d * curve[c] + offset[c]));
     }
-    *reinterpret_cast<Pack<T, kVec>*>(dx + i * tile.stride) = out;
+    store_whole(dx + i * tile.stride, out);
   }
 }
 

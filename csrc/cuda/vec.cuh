@@ -95,6 +95,32 @@ __device__ __forceinline__ void store_pack(T* p, const float (&values)[kPackCoun
   *reinterpret_cast<Pack<T>*>(p) = pack;
 }
 
+// p[0, kCount) = pack, in one instruction: left alone, the compiler may store its registers one by one.
+template <class T, int kCount>
+__device__ __forceinline__ void store_whole(T* p, const Pack<T, kCount>& pack) {
+#if !FASTDIFF_EMULATED
+  if constexpr (sizeof(pack) == 16) {
+    const uint4 w = *reinterpret_cast<const uint4*>(&pack);
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w) : "memory");
+    return;
+  }
+#endif
+  *reinterpret_cast<Pack<T, kCount>*>(p) = pack;
+}
+
+// From here on the elements are unpacked again: the compiler would rather keep the floats that it has made of them,
+// in twice the registers.
+template <class T, int kCount>
+__device__ __forceinline__ void forget_unpacked([[maybe_unused]] Pack<T, kCount>& pack) {
+#if !FASTDIFF_EMULATED
+  if constexpr (sizeof(pack) == 16) {
+    uint4 w = *reinterpret_cast<const uint4*>(&pack);
+    asm volatile("" : "+r"(w.x), "+r"(w.y), "+r"(w.z), "+r"(w.w));
+    *reinterpret_cast<uint4*>(&pack) = w;
+  }
+#endif
+}
+
 // An element of a tensor whose dtype is known at run time only: for small parameters and mixed operands.
 __device__ __forceinline__ float load_element(const void* p, int64_t i, int64_t dtype) {
   if (dtype == kFloat32) return static_cast<const float*>(p)[i];
