@@ -121,7 +121,6 @@ __device__ void apply(const BackwardArgs& a, const Tile<T, kLast, kVec>& tile, P
   tile.read(tables.slope, slope);
   tile.read(tables.beta, beta);
   tile.read(tables.curve, curve);
-  tile.read(tables.offset, offset);
   T* dx = static_cast<T*>(a.dx) + tile.image * g.channels * g.pixels + tile.start;
   const bool silu = a.shape.silu;
 #pragma unroll
@@ -129,6 +128,7 @@ __device__ void apply(const BackwardArgs& a, const Tile<T, kLast, kVec>& tile, P
     forget_unpacked(x[i]);
     forget_unpacked(grad[i]);
     if (i >= tile.count) continue;
+    tile.read(tables.offset, offset);  // again for each item: one coefficient more than registers hold
     Pack<T, kVec> out;
 #pragma unroll
     for (int j = 0; j < kVec; ++j) {
