@@ -121,6 +121,7 @@ __device__ void apply(const BackwardArgs& a, const Tile<T, kLast, kVec>& tile, P
   tile.read(tables.slope, slope);
   tile.read(tables.beta, beta);
   tile.read(tables.curve, curve);
+  tile.read(tables.offset, offset);
   T* dx = static_cast<T*>(a.dx) + tile.image * g.channels * g.pixels + tile.start;
   const bool silu = a.shape.silu;
 #pragma unroll
@@ -128,7 +129,6 @@ __device__ void apply(const BackwardArgs& a, const Tile<T, kLast, kVec>& tile, P
     forget_unpacked(x[i]);
     forget_unpacked(grad[i]);
     if (i >= tile.count) continue;
-    tile.read(tables.offset, offset);  // again for each item: one coefficient more than registers hold
     Pack<T, kVec> out;
 #pragma unroll
     for (int j = 0; j < kVec; ++j) {
@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
 }
 
 // A and B over all tiles of a group's channels, a block each, to dshift and dscale; then the group's curve and offset.
-inline __global__ void __launch_bounds__(kMergeThreads)
+__global__ void __launch_bounds__(kMergeThreads)
     group_norm_silu_backward_merge_kernel(BackwardArgs a, Geometry g, int64_t first_group, int groups) {
   const int64_t image = g.first_image + blockIdx.x / static_cast<unsigned>(groups);
   const int64_t group = first_group + blockIdx.x % static_cast<unsigned>(groups);
@@ -216,7 +216,7 @@ inline __global__ void __launch_bounds__(kMergeThreads)
 constexpr int kParameterRows = 8;  // images side by side, of 32 channels each
 
 // dweight, dbias and dscale, from A in dshift and B in dscale. Its block: 32 channels, kParameterRows images at a time.
-inline __global__ void __launch_bounds__(kWarp * kParameterRows)
+__global__ void __launch_bounds__(kWarp * kParameterRows)
     group_norm_silu_backward_parameters_kernel(BackwardArgs a) {
   const int lane = threadIdx.x % kWarp, row = threadIdx.x / kWarp;
   const int64_t channels = a.shape.channels, c = static_cast<int64_t>(blockIdx.x) * kWarp + lane;
