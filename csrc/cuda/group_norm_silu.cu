@@ -44,8 +44,8 @@ extern "C" size_t fastdiff_group_norm_silu_workspace(const fastdiff::group_norm:
   for (const bool aligned : {false, true}) {
     const Plan plan = plan_forward(*args, aligned);
     const Geometry& g = plan.geometry;
-    if (plan.path == kPartials)
-      bytes = std::max<size_t>(bytes, 2 * sizeof(float) * args->shape.images * (g.channels / g.unit_channels) * g.tiles);
+    const int64_t units = args->shape.images * (g.channels / g.unit_channels);
+    if (plan.path == kPartials) bytes = std::max<size_t>(bytes, 2 * sizeof(float) * units * g.tiles);
   }
   return bytes;
 }

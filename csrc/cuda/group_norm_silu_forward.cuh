@@ -1,8 +1,8 @@
 // silu(GroupNorm(x) gamma + beta) on a GPU.
 //
-// A tile is summed twice from registers: its mean first, then deviations from it. Nothing cancels, whatever the mean is.
-// Tiles merge by Chan's formula, in the order of tiles; their means are told as distances from the group's first element,
-// for the difference of two rounded large means would have lost what the merge needs.
+// A tile is summed twice from registers: its mean first, then deviations from it. Nothing cancels, whatever the mean
+// is. Tiles merge by Chan's formula, in the order of tiles; their means are told as distances from the group's first
+// element, for the difference of two rounded large means would have lost what the merge needs.
 #pragma once
 
 #include "cuda/group_norm_silu.cuh"

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <initializer_list>
 #include <numeric>
 
 #include "cuda/group_norm_silu.cuh"
@@ -39,7 +40,8 @@ inline int slab_of_rows(const Shape& s, int vec, int row_bytes) {
   if (s.channels % vec) return 0;
   if (smallest / vec > kMaxThreads / 2) return largest_divisor(d, vec, kMaxThreads / 2 * vec);
   int slab = smallest;
-  for (int w = smallest; slab * element_bytes(s) < row_bytes && w / vec <= kMaxThreads / 2 && w <= s.channels; w += smallest)
+  const int64_t widest = std::min<int64_t>(s.channels, kMaxThreads / 2 * vec);
+  for (int w = smallest; slab * element_bytes(s) < row_bytes && w <= widest; w += smallest)
     if (s.channels % w == 0) slab = w;
   return slab;
 }
@@ -172,7 +174,8 @@ int dispatch(const Shape& s, const Plan& plan, Run&& run) {
 }
 
 inline bool all_aligned(std::initializer_list<const void*> pointers) {
-  return std::all_of(pointers.begin(), pointers.end(), [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; });
+  return std::all_of(pointers.begin(), pointers.end(),
+                     [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; });
 }
 
 }  // namespace fastdiff::group_norm

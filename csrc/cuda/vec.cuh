@@ -101,7 +101,8 @@ __device__ __forceinline__ void store_whole(T* p, const Pack<T, kCount>& pack) {
 #if !FASTDIFF_EMULATED
   if constexpr (sizeof(pack) == 16) {
     const uint4 w = *reinterpret_cast<const uint4*>(&pack);
-    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w) : "memory");
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w)
+                 : "memory");
     return;
   }
 #endif
