@@ -64,10 +64,10 @@ __device__ __forceinline__ Float16 from_float<Float16>(float x) {
   return result;
 }
 
-// 16 bytes of T: 4 floats, or 8 numbers of 16 bits.
-template <class T>
-struct alignas(16) Pack {
-  static constexpr int kCount = 16 / sizeof(T);
+// 16 bytes of T, 4 floats or 8 numbers of 16 bits; or fewer of them, where memory does not lie so.
+template <class T, int kElements = 16 / sizeof(T)>
+struct alignas(kElements * sizeof(T)) Pack {
+  static constexpr int kCount = kElements;
   T values[kCount];
 };
 
@@ -93,6 +93,33 @@ __device__ __forceinline__ void store_pack(T* p, const float (&values)[kPackCoun
 #pragma unroll
   for (int i = 0; i < kPackCount<T>; ++i) pack.values[i] = from_float<T>(values[i]);
   *reinterpret_cast<Pack<T>*>(p) = pack;
+}
+
+// p[0, kCount) = pack, in one instruction: left alone, the compiler may store its registers one by one.
+template <class T, int kCount>
+__device__ __forceinline__ void store_whole(T* p, const Pack<T, kCount>& pack) {
+#if !FASTDIFF_EMULATED
+  if constexpr (sizeof(pack) == 16) {
+    const uint4 w = *reinterpret_cast<const uint4*>(&pack);
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w)
+                 : "memory");
+    return;
+  }
+#endif
+  *reinterpret_cast<Pack<T, kCount>*>(p) = pack;
+}
+
+// From here on the elements are unpacked again: the compiler would rather keep the floats that it has made of them,
+// in twice the registers.
+template <class T, int kCount>
+__device__ __forceinline__ void forget_unpacked([[maybe_unused]] Pack<T, kCount>& pack) {
+#if !FASTDIFF_EMULATED
+  if constexpr (sizeof(pack) == 16) {
+    uint4 w = *reinterpret_cast<const uint4*>(&pack);
+    asm volatile("" : "+r"(w.x), "+r"(w.y), "+r"(w.z), "+r"(w.w));
+    *reinterpret_cast<uint4*>(&pack) = w;
+  }
+#endif
 }
 
 // An element of a tensor whose dtype is known at run time only: for small parameters and mixed operands.

@@ -64,12 +64,8 @@ def why_not_tensors(x: Tensor, **others: Tensor | None) -> str | None:
     return None
 
 
-def function(name: str, argument: type[ctypes.Structure]) -> Callable[[ctypes.Structure, torch.device], None]:
-    """A launcher of ``int fastdiff_<name>(const Args*, cudaStream_t)``, after checking that both sides agree on Args.
-
-    It launches on the device's current stream, waits for nothing, and raises FastdiffError where CUDA
-    refuses the launch.
-    """
+def _checked_library(name: str, argument: type[ctypes.Structure]) -> ctypes.CDLL:
+    """The library, if there is one and both sides agree on an op's arguments."""
     library, reason = _load()
     if library is None:
         raise RuntimeError(reason)
@@ -79,6 +75,32 @@ def function(name: str, argument: type[ctypes.Structure]) -> Callable[[ctypes.St
         raise RuntimeError(
             f"{name}: the compiled CUDA library is stale; run python setup.py build_ext --inplace"
         )
+    return library
+
+
+def workspace_function(
+    name: str, argument: type[ctypes.Structure]
+) -> Callable[[ctypes.Structure, torch.device], int]:
+    """``size_t fastdiff_<name>_workspace(const Args*)``: bytes of scratch memory that a call needs on a device."""
+    size = getattr(_checked_library(name, argument), f"fastdiff_{name}_workspace")
+    size.argtypes, size.restype = [ctypes.POINTER(argument)], ctypes.c_size_t
+    if is_emulated():
+        return lambda args, device: size(args)
+
+    def on_device(args: ctypes.Structure, device: torch.device) -> int:
+        with torch.cuda.device(device):
+            return size(args)
+
+    return on_device
+
+
+def function(name: str, argument: type[ctypes.Structure]) -> Callable[[ctypes.Structure, torch.device], None]:
+    """A launcher of ``int fastdiff_<name>(const Args*, cudaStream_t)``, after checking that both sides agree on Args.
+
+    It launches on the device's current stream, waits for nothing, and raises FastdiffError where CUDA
+    refuses the launch.
+    """
+    library = _checked_library(name, argument)
     launch = getattr(library, f"fastdiff_{name}")
     launch.argtypes = [ctypes.POINTER(argument), ctypes.c_void_p]
     launch.restype = ctypes.c_int

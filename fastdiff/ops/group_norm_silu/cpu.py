@@ -77,7 +77,7 @@ def _backward_function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
 
 
 @functools.lru_cache(maxsize=256)
-def _layout(sizes: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
+def layout(sizes: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
     """How each image lies in memory, or None if it has gaps or another order. Images may be apart."""
     if 0 in sizes:
         return _CONTIGUOUS
@@ -120,7 +120,7 @@ def _template(
             setattr(args, f"{name}_dtype", _CODES[rows[1]])
     n, c = sizes[:2]
     shape = (n, c, math.prod(sizes[2:]), num_groups, strides[0] if n > 1 else 0)
-    for name, value in zip(_SHAPE, (*shape, _layout(sizes, strides), _CODES[dtype], silu), strict=False):
+    for name, value in zip(_SHAPE, (*shape, layout(sizes, strides), _CODES[dtype], silu), strict=False):
         setattr(args, name, value)
     return args
 
@@ -152,7 +152,7 @@ def _supports(x: Tensor, *parameters: Tensor | None) -> str | None:
     for p in parameters:
         if p is not None and p.dtype not in _CODES:
             return f"a parameter is {p.dtype}, not float32, bfloat16 or float16"
-    if _layout(x.shape, x.stride()) is None:
+    if layout(x.shape, x.stride()) is None:
         return f"x with shape {list(x.shape)} and strides {list(x.stride())} is neither contiguous nor channels_last"
     return None
 

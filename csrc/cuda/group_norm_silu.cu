@@ -1,0 +1,63 @@
+// Launches of the forward of group_norm_silu.
+#include "cuda/group_norm_silu_forward.cuh"
+#include "cuda/group_norm_silu_plan.cuh"
+
+namespace fastdiff::group_norm {
+namespace {
+
+Plan plan_forward(const ForwardArgs& a, bool aligned) {
+  return make_plan(a.shape, aligned, kForwardItems, 1, current_device());
+}
+
+template <class T, bool kLast, int kVec>
+int forward_part(const ForwardArgs& a, const Plan& plan, const Geometry& g, int64_t images, void* stream) {
+  constexpr int kChannels = Tile<T, kLast, kVec>::kChannels;
+  Launch tiles;
+  tiles.grid.x = static_cast<unsigned>(images * g.slabs * g.tiles);
+  tiles.threads = plan.threads;
+  tiles.shared_bytes = 4 * (table_floats(g, kForwardTables) + scratch_floats(g, 2 * kChannels));
+  const auto kernel = group_norm_silu_forward_tile_kernel<T, kLast, kVec>;
+  if (plan.path != kPartials) {
+    tiles.cluster = static_cast<unsigned>(g.tiles);
+    return launch(kernel, tiles, stream, a, g, kWhole);
+  }
+  if (const int error = launch(kernel, tiles, stream, a, g, kMeasure)) return error;
+  Launch merges;
+  merges.grid.x = static_cast<unsigned>(images * count_groups(g));
+  merges.threads = kMergeThreads;
+  merges.shared_bytes = kMergeThreads * sizeof(Moments);
+  const auto merge_kernel = group_norm_silu_forward_merge_kernel<kLast>;
+  if (const int error = launch(merge_kernel, merges, stream, a, g, first_group(g), count_groups(g), kLast ? 1 : kVec))
+    return error;
+  return launch(kernel, tiles, stream, a, g, kApply);
+}
+
+}  // namespace
+}  // namespace fastdiff::group_norm
+
+extern "C" size_t fastdiff_group_norm_silu_args_size() { return sizeof(fastdiff::group_norm::ForwardArgs); }
+
+// Bytes, wherever the tensors may lie.
+extern "C" size_t fastdiff_group_norm_silu_workspace(const fastdiff::group_norm::ForwardArgs* args) {
+  using namespace fastdiff::group_norm;
+  size_t bytes = 0;
+  for (const bool aligned : {false, true}) {
+    const Plan plan = plan_forward(*args, aligned);
+    const Geometry& g = plan.geometry;
+    const int64_t units = args->shape.images * (g.channels / g.unit_channels);
+    if (plan.path == kPartials) bytes = std::max<size_t>(bytes, 2 * sizeof(float) * units * g.tiles);
+  }
+  return bytes;
+}
+
+extern "C" int fastdiff_group_norm_silu(const fastdiff::group_norm::ForwardArgs* args, void* stream) {
+  using namespace fastdiff::group_norm;
+  const ForwardArgs& a = *args;
+  const Plan plan = plan_forward(a, all_aligned({a.x, a.y}));
+  if (plan.path == kAutomatic) return kNotPossible;
+  return dispatch(a.shape, plan, [&](auto element, auto last, auto vec) {
+    return each_part(a.shape, plan, [&](const Geometry& g, int64_t images) {
+      return forward_part<decltype(element), decltype(last)::value, decltype(vec)::value>(a, plan, g, images, stream);
+    });
+  });
+}
