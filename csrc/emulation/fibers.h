@@ -48,6 +48,14 @@ struct Block {
   std::unique_ptr<char, void (*)(void*)> shared{nullptr, std::free};
 };
 
+// A copy to shared memory that a thread has asked for and not yet waited for; groups are counted from 0.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+  unsigned group;
+};
+
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
@@ -55,6 +63,8 @@ struct Fiber {
   unsigned rank = 0;  // of the thread in its block
   Block* block = nullptr;
   bool finished = false;
+  std::vector<Copy> copies;
+  unsigned copy_groups = 0;
   void* fake_stack = nullptr;  // AddressSanitizer's
 };
 
@@ -134,6 +144,8 @@ class Scheduler {
     fiber.rank = rank;
     fiber.block = &block;
     fiber.finished = false;
+    fiber.copies.clear();
+    fiber.copy_groups = 0;
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStack;
@@ -230,16 +242,25 @@ inline Fiber& self() { return Scheduler::instance().self(); }
 inline Warp& warp() { return self().block->warps[self().rank / kWarp]; }
 inline void wait_for_warp() { Scheduler::instance().wait(warp().barrier); }
 
-// Every lane shows `value` to its warp, and gets that of lane `source(lane)`.
-template <class T>
-T exchange(T value, unsigned source) {
+// Every lane shows `value` to its warp and runs `use(of_lane)`, in which of_lane(i) is the value of lane i.
+template <class T, class Use>
+auto show(T value, const Use& use) {
   static_assert(sizeof(T) <= sizeof(Warp::slots[0]));
   Warp& w = warp();
   std::memcpy(w.slots[self().rank % kWarp], &value, sizeof(T));
   wait_for_warp();
-  std::memcpy(&value, w.slots[source % kWarp], sizeof(T));
+  const auto result = use([&](unsigned lane) {
+    T shown;
+    std::memcpy(&shown, w.slots[lane % kWarp], sizeof(T));
+    return shown;
+  });
   wait_for_warp();
-  return value;
+  return result;
+}
+
+template <class T>
+T exchange(T value, unsigned source) {
+  return show(value, [&](const auto& of_lane) { return of_lane(source); });
 }
 
 }  // namespace emulation
