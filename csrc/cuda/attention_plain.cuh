@@ -12,6 +12,9 @@ constexpr int kPlainThreads = 256, kSide = 64, kChunk = 32, kSlice = 16;
 constexpr int kAcross = kSide + 4;                     // pitch of [depth][64]: aligned, and off the banks' period
 constexpr int kOperand = kChunk * kAcross;             // floats of [32][64]; a slice of [16][256] fits into two
 constexpr int kScores = kSide * kAcross;               // floats of [64][64]
+// Blocks that shall fit a processor's registers. Said because the compiler, left alone, may aim higher and spill.
+template <int kD>
+constexpr int kPlainBlocks = kD <= 96 ? 2 : 1;
 
 template <int kN>
 struct alignas(4 * kN) Floats {
@@ -44,6 +47,7 @@ __device__ __forceinline__ void load_floats_of(float* tile, const Matrix& m, int
     }
   } else {
     const bool along_columns = m.column_stride != 1;
+#pragma unroll 1  // the registers are needed elsewhere
     for (int i = threadIdx.x; i < kRows * kColumns; i += kPlainThreads) {
       const int r = along_columns ? i % kRows : i / kColumns, c = along_columns ? i / kRows : i % kColumns;
       const bool valid = m.holds(first + r, channel + c);
@@ -77,7 +81,7 @@ __device__ __forceinline__ void add_scores(float (&c)[4][4], const Matrix& a, in
     load_floats<true, kSide, kChunk>(left, a, dtype, first_a, channel);
     load_floats<true, kSide, kChunk>(right, b, dtype, first_b, channel);
     __syncthreads();
-#pragma unroll 8
+#pragma unroll 4
     for (int k = 0; k < kChunk; ++k) {
       const auto x = *reinterpret_cast<const Floats<4>*>(left + k * kAcross + thread_row());
       const auto y = *reinterpret_cast<const Floats<4>*>(right + k * kAcross + 4 * thread_column());
@@ -139,7 +143,7 @@ __device__ __forceinline__ void store_sums(const float (&c)[4][kD / 16], const f
 
 // Blocks of 64 queries. Shared memory: two operands and the weights, kOperand * 2 + kScores floats.
 template <int kD>
-__global__ void __launch_bounds__(kPlainThreads) attention_forward_plain_kernel(ForwardArgs a) {
+__global__ void __launch_bounds__(kPlainThreads, kPlainBlocks<kD>) attention_forward_plain_kernel(ForwardArgs a) {
   const Shape& s = a.shape;
   const Place place = place_of(blockIdx.x, s.queries, kSide);
   float* const room = reinterpret_cast<float*>(shared_memory());

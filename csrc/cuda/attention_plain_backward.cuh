@@ -54,7 +54,7 @@ __device__ __forceinline__ void store_straight(float* weights, const float (&c)[
 
 // Blocks of 64 keys. Shared memory: two operands, p and ds; kOperand * 2 + kScores * 2 floats.
 template <int kD>
-__global__ void __launch_bounds__(kPlainThreads) attention_backward_dkdv_plain_kernel(BackwardArgs a) {
+__global__ void __launch_bounds__(kPlainThreads, 1) attention_backward_dkdv_plain_kernel(BackwardArgs a) {
   const Shape& s = a.shape;
   const Place place = place_of(blockIdx.x, s.keys, kSide);
   float* const room = reinterpret_cast<float*>(shared_memory());
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kPlainThreads) attention_backward_dkdv_plain_k
 
 // Blocks of 64 queries. Shared memory: two operands and ds; kOperand * 2 + kScores floats.
 template <int kD>
-__global__ void __launch_bounds__(kPlainThreads) attention_backward_dq_plain_kernel(BackwardArgs a) {
+__global__ void __launch_bounds__(kPlainThreads, kPlainBlocks<kD>) attention_backward_dq_plain_kernel(BackwardArgs a) {
   const Shape& s = a.shape;
   const Place place = place_of(blockIdx.x, s.queries, kSide);
   float* const room = reinterpret_cast<float*>(shared_memory());
