@@ -5,6 +5,7 @@
 // a kernel that misses a barrier gives other results then. Threads that wait for ever are told of.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdint>
@@ -19,6 +20,13 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
+#endif
+// From fiber to fiber by longjmp: swapcontext asks the kernel for the signal mask each time, which is most of its time.
+// Not where longjmp's target is checked.
+#if defined(__SANITIZE_ADDRESS__) || (defined(_FORTIFY_SOURCE) && _FORTIFY_SOURCE > 0)
+#define FASTDIFF_EMULATION_JUMPS 0
+#else
+#define FASTDIFF_EMULATION_JUMPS 1
 #endif
 
 namespace emulation {
@@ -62,7 +70,8 @@ struct Fiber {
   Dim3 thread;
   unsigned rank = 0;  // of the thread in its block
   Block* block = nullptr;
-  bool finished = false;
+  jmp_buf jump;
+  bool started = false, finished = false;
   std::vector<Copy> copies;
   unsigned copy_groups = 0;
   void* fake_stack = nullptr;  // AddressSanitizer's
@@ -83,6 +92,7 @@ class Scheduler {
            const std::function<void()>& body) {
     grid = grid_size, threads = block_size, cluster = cluster_size;
     body_ = &body;
+    order_ = order_wanted();
     const Dim3 clusters{grid.x / cluster.x, grid.y / cluster.y, grid.z / cluster.z};
     for (unsigned i = 0; i < clusters.count(); ++i)
       run_cluster(clusters.at(ordered(i, clusters.count())), shared_bytes);
@@ -102,10 +112,12 @@ class Scheduler {
   static constexpr size_t kStack = 128 * 1024;
   enum class Order { kForward, kReverse, kShuffle };
 
-  Scheduler() {
+  Scheduler() = default;
+
+  static Order order_wanted() {
     const char* wanted = std::getenv("FASTDIFF_EMULATION_ORDER");
     const std::string name = wanted ? wanted : "";
-    order_ = name == "reverse" ? Order::kReverse : name == "shuffle" ? Order::kShuffle : Order::kForward;
+    return name == "reverse" ? Order::kReverse : name == "shuffle" ? Order::kShuffle : Order::kForward;
   }
 
   unsigned ordered(unsigned i, unsigned count) const {
@@ -143,7 +155,7 @@ class Scheduler {
     fiber.thread = threads.at(rank);
     fiber.rank = rank;
     fiber.block = &block;
-    fiber.finished = false;
+    fiber.started = fiber.finished = false;
     fiber.copies.clear();
     fiber.copy_groups = 0;
     getcontext(&fiber.context);
@@ -203,6 +215,11 @@ class Scheduler {
     __sanitizer_start_switch_fiber(&fake, fiber.stack.get(), kStack);
     swapcontext(&main_, &fiber.context);
     __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+#elif FASTDIFF_EMULATION_JUMPS
+    if (_setjmp(main_jump_)) return;
+    if (fiber.started) _longjmp(fiber.jump, 1);
+    fiber.started = true;
+    setcontext(&fiber.context);
 #else
     swapcontext(&main_, &fiber.context);
 #endif
@@ -214,6 +231,8 @@ class Scheduler {
     __sanitizer_start_switch_fiber(fiber.finished ? nullptr : &fiber.fake_stack, main_stack_, main_stack_size_);
     swapcontext(&fiber.context, &main_);
     arrived_on_fiber(fiber.fake_stack);
+#elif FASTDIFF_EMULATION_JUMPS
+    if (!_setjmp(fiber.jump)) _longjmp(main_jump_, 1);
 #else
     swapcontext(&fiber.context, &main_);
 #endif
@@ -225,7 +244,7 @@ class Scheduler {
 #endif
   }
 
-  Order order_;
+  Order order_ = Order::kForward;
   uint64_t state_ = 0;  // of the shuffle
   std::vector<Block> blocks_;
   std::vector<Fiber> fibers_;
@@ -233,6 +252,7 @@ class Scheduler {
   Fiber* current_ = nullptr;
   const std::function<void()>* body_ = nullptr;
   ucontext_t main_;
+  jmp_buf main_jump_;
   bool progress_ = false;
   const void* main_stack_ = nullptr;
   size_t main_stack_size_ = 0;
