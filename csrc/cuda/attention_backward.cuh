@@ -118,7 +118,8 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp) attention_backward_dq_mma_ke
     lse[half] = a.lse[place.head * s.queries + query] * kLog2E;
     delta[half] = a.delta[place.head * s.queries + query];
   }
-  LeftRows<T, kD, kD <= 64> q{q_tile + first_of_warp * kPitch<kD>, {}}, grad{grad_tile + first_of_warp * kPitch<kD>, {}};
+  LeftRows<T, kD, kD <= 64> q{q_tile + first_of_warp * kPitch<kD>, {}};
+  LeftRows<T, kD, kD <= 64> grad{grad_tile + first_of_warp * kPitch<kD>, {}};
   load_tile<T, kD>(q_tile, matrix(a.q, s, place.head, s.queries), place.first, rows);
   load_tile<T, kD>(grad_tile, matrix(a.grad, s, place.head, s.queries), place.first, rows);
   const auto load = [&](int tile, int slot) {
@@ -131,7 +132,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp) attention_backward_dq_mma_ke
     if (tile == 0) q.read();
     if (tile == 0) grad.read();
     const T *const k_rows = kv_tiles + slot * 2 * kTile, *const v_rows = k_rows + kTile;
-    const int64_t valid = s.keys - static_cast<int64_t>(tile) * kKeys;
+    const int valid = rows_of_tile<kKeys>(s.keys, tile);
     float p[kKeys / 8][4] = {}, ds[kKeys / 8][4] = {};
     multiply_transposed(p, q, k_rows);
     multiply_transposed(ds, grad, v_rows);

@@ -17,14 +17,19 @@ struct Attended {
   // Scores [16][8 kN] become weights relative to the new maxima; what was summed up before is brought down to them.
   // valid: keys of the tile that exist.
   template <int kN>
-  __device__ __forceinline__ void weigh(float (&scores)[kN][4], float log2_scale, int64_t valid) {
+  __device__ __forceinline__ void weigh(float (&scores)[kN][4], float log2_scale, int valid) {
     const int column = threadIdx.x % 4 * 2;
 #pragma unroll
     for (int n = 0; n < kN; ++n) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        scores[n][j] *= log2_scale;
-        if (8 * n + column + j % 2 >= valid) scores[n][j] = -infinity();
+      for (int j = 0; j < 4; ++j) scores[n][j] *= log2_scale;
+    }
+    if (valid < 8 * kN) {
+#pragma unroll
+      for (int n = 0; n < kN; ++n) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+          if (8 * n + column + j % 2 >= valid) scores[n][j] = -infinity();
       }
     }
 #pragma unroll
@@ -88,7 +93,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp) attention_forward_mma_kernel
     const T* const keys = kv_tiles + slot * 2 * kTile;
     float scores[kKeys / 8][4] = {};
     multiply_transposed(scores, q, keys);
-    attended.weigh(scores, static_cast<float>(s.scale) * kLog2E, s.keys - static_cast<int64_t>(tile) * kKeys);
+    attended.weigh(scores, static_cast<float>(s.scale) * kLog2E, rows_of_tile<kKeys>(s.keys, tile));
     multiply<T, kD>(attended.out, scores, keys + kTile);
   };
   for_each_tile(static_cast<int>((s.keys + kKeys - 1) / kKeys), stages, load, compute);

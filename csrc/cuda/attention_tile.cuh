@@ -21,6 +21,13 @@ constexpr int kBackwardRows = kD <= 64 ? 64 : 32;
 
 #if FASTDIFF_HAS_MMA
 
+// How many of the kRows rows of a tile there are.
+template <int kRows>
+__device__ __forceinline__ int rows_of_tile(int64_t rows, int tile) {
+  const int64_t left = rows - static_cast<int64_t>(tile) * kRows;
+  return left < kRows ? static_cast<int>(left) : kRows;
+}
+
 // Rows [first, first + count) of m, zeros beyond its edges. The whole block takes part; where copies of 16 bytes along
 // the rows are possible they are asynchronous.
 template <class T, int kD>

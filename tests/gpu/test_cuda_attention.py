@@ -28,7 +28,9 @@ def _qkvg(b: int, h: int, t: int, s: int, d: int, dtype: torch.dtype = torch.flo
     return [_normal(b, h, n, d, seed=i, dtype=dtype) for i, n in enumerate((t, s, s, t))]
 
 
-def _all(q: Tensor, k: Tensor, v: Tensor, grad: Tensor, scale: float, backend: str = "cuda") -> tuple[Tensor, ...]:
+def _all(
+    q: Tensor, k: Tensor, v: Tensor, grad: Tensor, scale: float, backend: str = "cuda"
+) -> tuple[Tensor, ...]:
     """out, lse, dq, dk, dv"""
     with use_backend(backend):
         out, lse = forward_op(q, k, v, scale)
@@ -97,7 +99,7 @@ def _strided(x: Tensor, order: tuple[int, ...], gap: int = 1) -> Tensor:
 @pytest.mark.parametrize("tokens", [64, 44], ids=["packs_of_tokens", "single_tokens"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 def test_strides_change_nothing(dtype: torch.dtype, tokens: int) -> None:
-    """Channels or tokens side by side, neither, offsets that break alignment: the same bits, laid out like the input."""
+    """Channels or tokens side by side, neither, starts off alignment: the same bits, laid out like the input."""
     q, k, v, grad = _qkvg(2, 2, tokens, tokens, 40, dtype)
     views = (
         _strided(q, (0, 1, 3, 2)),

@@ -45,7 +45,9 @@ def test_mma(probe: ctypes.CDLL, dtype: torch.dtype) -> None:
         for i in range(4):
             b_lanes[lane, i] = b[2 * inside + i % 2 + (8 if i >= 2 else 0), group]
             c_lanes[lane, i] = c[group + (8 if i >= 2 else 0), 2 * inside + i % 2]
-    assert probe.probe_mma(_pointer(a_lanes), _pointer(b_lanes), _pointer(c_lanes), dtype == torch.bfloat16) == 0
+    assert (
+        probe.probe_mma(_pointer(a_lanes), _pointer(b_lanes), _pointer(c_lanes), dtype == torch.bfloat16) == 0
+    )
     expected = c + a.float() @ b.float()
     for lane in LANES:
         rows, columns = [lane // 4, lane // 4 + 8], [lane % 4 * 2, lane % 4 * 2 + 1]
