@@ -35,7 +35,7 @@ __device__ __forceinline__ void load_row_terms(float* terms, const BackwardArgs&
 // Blocks of 16 keys to a warp; kDk, kDv: which of the two to compute. Both sums do not fit into the registers of a
 // wide head. Shared memory: tiles of k and v, then `stages` times tiles of q and grad, then as many row terms.
 template <class T, int kD, bool kDk, bool kDv>
-__global__ void __launch_bounds__(kMaxWarps* kWarp) attention_backward_dkdv_mma_kernel(BackwardArgs a, int stages) {
+__global__ void __launch_bounds__(kMaxWarps* kWarp, 1) attention_backward_dkdv_mma_kernel(BackwardArgs a, int stages) {
 #if FASTDIFF_HAS_MMA
   constexpr int kQueries = kBackwardRows<kD>, kTile = kQueries * kPitch<kD>;
   const Shape& s = a.shape;
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp) attention_backward_dkdv_mma_
 
 // Blocks of 16 queries to a warp. Shared memory: tiles of q and grad, then `stages` times tiles of k and v.
 template <class T, int kD>
-__global__ void __launch_bounds__(kMaxWarps* kWarp) attention_backward_dq_mma_kernel(BackwardArgs a, int stages) {
+__global__ void __launch_bounds__(kMaxWarps* kWarp, 1) attention_backward_dq_mma_kernel(BackwardArgs a, int stages) {
 #if FASTDIFF_HAS_MMA
   constexpr int kKeys = kBackwardRows<kD>, kTile = kKeys * kPitch<kD>;
   const Shape& s = a.shape;

@@ -67,7 +67,7 @@ struct Attended {
 
 // Blocks of 16 queries to a warp. Shared memory: tiles of q, then `stages` times tiles of k and v.
 template <class T, int kD>
-__global__ void __launch_bounds__(kMaxWarps* kWarp) attention_forward_mma_kernel(ForwardArgs a, int stages) {
+__global__ void __launch_bounds__(kMaxWarps* kWarp, 1) attention_forward_mma_kernel(ForwardArgs a, int stages) {
 #if FASTDIFF_HAS_MMA
   constexpr int kKeys = kForwardRows<kD>, kTile = kKeys * kPitch<kD>;
   const Shape& s = a.shape;
