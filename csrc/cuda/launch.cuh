@@ -30,12 +30,19 @@ struct Device {
 
 #if FASTDIFF_EMULATED
 
-// A small second-level cache, so that small tensors already pass through it part by part.
-inline Device current_device() { return {90, 4, 227 * 1024, 64 * 1024}; }
+// A small Hopper, or with FASTDIFF_EMULATION_CAPABILITY=75 for example the launches of another card. Its second-level
+// cache is small, so that small tensors already pass through it part by part.
+inline Device current_device() {
+  const char* wanted = std::getenv("FASTDIFF_EMULATION_CAPABILITY");
+  const int capability = wanted ? std::atoi(wanted) : 90;
+  const int kilobytes = capability >= 120 ? 99 : capability >= 90 ? 227 : capability > 80 ? 99 : 163;
+  return {capability, 4, (capability >= 80 ? kilobytes : capability == 75 ? 64 : 96) * 1024, 64 * 1024};
+}
 
 template <class... Parameters, class... Arguments>
 int launch(void (*kernel)(Parameters...), const Launch& how, void*, Arguments... arguments) {
   if (how.grid.count() == 0) return 0;
+  if (how.shared_bytes > static_cast<size_t>(current_device().max_shared_bytes)) return 1;
   emulation::Scheduler::instance().run(how.grid, {how.threads}, {how.cluster}, how.shared_bytes,
                                        [&] { kernel(arguments...); });
   return 0;

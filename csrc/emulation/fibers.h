@@ -5,6 +5,7 @@
 // a kernel that misses a barrier gives other results then. Threads that wait for ever are told of.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cstdint>
@@ -19,6 +20,13 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
+#endif
+// From fiber to fiber by longjmp: swapcontext asks the kernel for the signal mask each time, which is most of its time.
+// Not where longjmp's target is checked.
+#if defined(__SANITIZE_ADDRESS__) || (defined(_FORTIFY_SOURCE) && _FORTIFY_SOURCE > 0)
+#define FASTDIFF_EMULATION_JUMPS 0
+#else
+#define FASTDIFF_EMULATION_JUMPS 1
 #endif
 
 namespace emulation {
@@ -48,13 +56,24 @@ struct Block {
   std::unique_ptr<char, void (*)(void*)> shared{nullptr, std::free};
 };
 
+// A copy to shared memory that a thread has asked for and not yet waited for; groups are counted from 0.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+  unsigned group;
+};
+
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   Dim3 thread;
   unsigned rank = 0;  // of the thread in its block
   Block* block = nullptr;
-  bool finished = false;
+  jmp_buf jump;
+  bool started = false, finished = false;
+  std::vector<Copy> copies;
+  unsigned copy_groups = 0;
   void* fake_stack = nullptr;  // AddressSanitizer's
 };
 
@@ -73,6 +92,7 @@ class Scheduler {
            const std::function<void()>& body) {
     grid = grid_size, threads = block_size, cluster = cluster_size;
     body_ = &body;
+    order_ = order_wanted();
     const Dim3 clusters{grid.x / cluster.x, grid.y / cluster.y, grid.z / cluster.z};
     for (unsigned i = 0; i < clusters.count(); ++i)
       run_cluster(clusters.at(ordered(i, clusters.count())), shared_bytes);
@@ -92,10 +112,12 @@ class Scheduler {
   static constexpr size_t kStack = 128 * 1024;
   enum class Order { kForward, kReverse, kShuffle };
 
-  Scheduler() {
+  Scheduler() = default;
+
+  static Order order_wanted() {
     const char* wanted = std::getenv("FASTDIFF_EMULATION_ORDER");
     const std::string name = wanted ? wanted : "";
-    order_ = name == "reverse" ? Order::kReverse : name == "shuffle" ? Order::kShuffle : Order::kForward;
+    return name == "reverse" ? Order::kReverse : name == "shuffle" ? Order::kShuffle : Order::kForward;
   }
 
   unsigned ordered(unsigned i, unsigned count) const {
@@ -133,7 +155,9 @@ class Scheduler {
     fiber.thread = threads.at(rank);
     fiber.rank = rank;
     fiber.block = &block;
-    fiber.finished = false;
+    fiber.started = fiber.finished = false;
+    fiber.copies.clear();
+    fiber.copy_groups = 0;
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStack;
@@ -191,6 +215,11 @@ class Scheduler {
     __sanitizer_start_switch_fiber(&fake, fiber.stack.get(), kStack);
     swapcontext(&main_, &fiber.context);
     __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+#elif FASTDIFF_EMULATION_JUMPS
+    if (_setjmp(main_jump_)) return;
+    if (fiber.started) _longjmp(fiber.jump, 1);
+    fiber.started = true;
+    setcontext(&fiber.context);
 #else
     swapcontext(&main_, &fiber.context);
 #endif
@@ -202,6 +231,8 @@ class Scheduler {
     __sanitizer_start_switch_fiber(fiber.finished ? nullptr : &fiber.fake_stack, main_stack_, main_stack_size_);
     swapcontext(&fiber.context, &main_);
     arrived_on_fiber(fiber.fake_stack);
+#elif FASTDIFF_EMULATION_JUMPS
+    if (!_setjmp(fiber.jump)) _longjmp(main_jump_, 1);
 #else
     swapcontext(&fiber.context, &main_);
 #endif
@@ -213,7 +244,7 @@ class Scheduler {
 #endif
   }
 
-  Order order_;
+  Order order_ = Order::kForward;
   uint64_t state_ = 0;  // of the shuffle
   std::vector<Block> blocks_;
   std::vector<Fiber> fibers_;
@@ -221,6 +252,7 @@ class Scheduler {
   Fiber* current_ = nullptr;
   const std::function<void()>* body_ = nullptr;
   ucontext_t main_;
+  jmp_buf main_jump_;
   bool progress_ = false;
   const void* main_stack_ = nullptr;
   size_t main_stack_size_ = 0;
@@ -230,16 +262,25 @@ inline Fiber& self() { return Scheduler::instance().self(); }
 inline Warp& warp() { return self().block->warps[self().rank / kWarp]; }
 inline void wait_for_warp() { Scheduler::instance().wait(warp().barrier); }
 
-// Every lane shows `value` to its warp, and gets that of lane `source(lane)`.
-template <class T>
-T exchange(T value, unsigned source) {
+// Every lane shows `value` to its warp and runs `use(of_lane)`, in which of_lane(i) is the value of lane i.
+template <class T, class Use>
+auto show(T value, const Use& use) {
   static_assert(sizeof(T) <= sizeof(Warp::slots[0]));
   Warp& w = warp();
   std::memcpy(w.slots[self().rank % kWarp], &value, sizeof(T));
   wait_for_warp();
-  std::memcpy(&value, w.slots[source % kWarp], sizeof(T));
+  const auto result = use([&](unsigned lane) {
+    T shown;
+    std::memcpy(&shown, w.slots[lane % kWarp], sizeof(T));
+    return shown;
+  });
   wait_for_warp();
-  return value;
+  return result;
+}
+
+template <class T>
+T exchange(T value, unsigned source) {
+  return show(value, [&](const auto& of_lane) { return of_lane(source); });
 }
 
 }  // namespace emulation
