@@ -17,8 +17,10 @@ from fastdiff.ops.group_norm_silu import triton_backward as backward
 from fastdiff.ops.group_norm_silu import triton_forward as forward
 from fastdiff.ops.group_norm_silu.cpu import _CHANNELS_LAST, _layout
 
-_WHOLE_FORWARD, _WHOLE_BACKWARD = 16384, 8192  # elements that a program holds: 32 a thread, twice in the backward
-_TILE = 4096  # elements of a tile where programs go through chunks: 16 a thread
+# Elements that a program holds at most: 32 a thread, of two tensors in the backward. Where programs go through chunks
+# of larger images, a tile is a quarter: accumulators need room, and several programs share a multiprocessor.
+_WHOLE_FORWARD, _WHOLE_BACKWARD = 16384, 8192
+_SMALL = 1024  # elements that a program takes at least, if they are there
 _MOST_CHANNELS = 4096  # of a group
 _MOST_CHUNKS = 128
 _PROGRAMS = 4  # for each multiprocessor
@@ -34,17 +36,28 @@ class _Plan(NamedTuple):
     warps: int
     chunks: int = 0  # 0: a program holds whole images
     tiles: int = 0  # of a chunk
-    units: int = 0  # blocks of images that one launch takes: as many as stay in the L2 cache for the second read
+    units: int = (
+        0  # blocks of images that one launch takes: as many as stay in the L2 cache for the second read
+    )
     pixel_stride: int = 1
     channel_stride: int = 1
 
 
-def _block(size: int, groups: int, least: int, most: int) -> tuple[int, int]:
-    """How many groups of `size` channels make a tile, and its width: narrow, but at least `least`, and well filled."""
-    widths = [1 << i for i in range(most.bit_length()) if size <= 1 << i <= most]
-    choices = [(min(groups, w // size), w) for w in widths]
-    filled = [(g, w) for g, w in choices if g * size >= 0.84 * w and (g * size >= least or g == groups)]
-    return filled[0] if filled else max(choices, key=lambda c: (c[0] * size / c[1], c[1]))
+def _block(size: int, groups: int, itemsize: int, last: bool, least: int, most: int) -> tuple[int, int]:
+    """How many groups of `size` channels make a tile, and the tile's width.
+
+    Well filled, and in channels_last so many channels that lanes access 16 bytes; narrow, but at least `least`.
+    """
+    choices = []
+    for width in (1 << i for i in range(most.bit_length()) if size <= 1 << i <= most):
+        for g in range(1, min(groups, width // size) + 1):
+            access = math.gcd(g * size * itemsize, 16) if last else 16
+            worth = g * size / width * {16: 1.0, 8: 0.9, 4: 0.8, 2: 0.6}[access]
+            choices.append((worth, g, width))
+    wide = [c for c in choices if c[1] * size >= least or c[1] == groups] or choices
+    best = max(wide)[0]
+    width = min(w for worth, _, w in wide if worth >= 0.9 * best)
+    return max(c for c in wide if c[2] == width)[1:]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -64,12 +77,15 @@ def _plan(
     rows = triton.next_power_of_2(pixels)
     most = whole // rows
     if triton.next_power_of_2(size) <= most:
-        groups, width = _block(size, num_groups, sector if last else 1, most)
+        least = min(most, max(sector if last else 1, _SMALL // rows))
+        most = min(most, 2 * triton.next_power_of_2(max(size, least)))  # many programs rather than wide ones
+        groups, width = _block(size, num_groups, dtype.itemsize, last, least, most)
         if not last or groups * size >= sector or groups == num_groups:
             warps = min(16, max(1, rows * width // (whole // 16)))
             return _Plan(groups, width, rows, triton.cdiv(num_groups, groups), warps, 0, 0, 0, *steps)
-    groups, width = _block(size, num_groups, line, max(128, triton.next_power_of_2(size)))
-    rows = max(1, min(rows, _TILE // width))
+    most = max(256, triton.next_power_of_2(size))
+    groups, width = _block(size, num_groups, dtype.itemsize, last, line, most)
+    rows = max(1, min(rows, whole // 4 // width))
     blocks, tiles = triton.cdiv(num_groups, groups), triton.cdiv(pixels, rows)
     gpu = _triton.device_of(device)
     fitting = gpu.l2_bytes // 3 // (pixels * groups * size * dtype.itemsize)
@@ -204,7 +220,37 @@ def _backward_supports(grad, x, mean, rstd, num_groups, weight, bias, scale, shi
     return _supports(x, num_groups, weight, bias, scale, shift)
 
 
+def _calls() -> None:
+    """The shapes of ADM, C / 32 from 2 to 64: each in one layout or both, and in the dtypes that networks have."""
+    for c, size, last, dtype in _SHAPES:
+        x = torch.empty((2, c, size, size), dtype=dtype, device="meta")
+        x = x.to(memory_format=torch.channels_last) if last else x
+        weight, rows = torch.empty(c, device="meta"), torch.empty((2, 2 * c), dtype=dtype, device="meta")
+        adaptive = rows.chunk(2, dim=1) if size <= 64 else (None, None)
+        _, mean, rstd = _forward(x, 32, weight, weight, *adaptive, 1e-5, True)
+        _backward(x, x, mean, rstd, 32, weight, weight, *adaptive, True)
+
+
+_PER_GROUP = (2, 4, 6, 8, 12, 16, 18, 24, 30, 32, 36, 40, 42, 48, 56, 64)
+_SHAPES = [(32 * d, 8 if d > 16 else 16, True, torch.bfloat16) for d in _PER_GROUP]
+_SHAPES += [
+    (32 * d, size, last, dtype)
+    for d, size, last, dtype in (
+        (8, 256, True, torch.bfloat16),
+        (8, 256, False, torch.bfloat16),
+        (6, 64, True, torch.bfloat16),
+        (6, 64, False, torch.float32),
+        (18, 32, True, torch.float16),
+        (36, 32, False, torch.bfloat16),
+        (8, 32, True, torch.float32),
+        (8, 32, False, torch.bfloat16),
+        (18, 16, False, torch.float32),
+        (36, 8, False, torch.float16),
+    )
+]
+
 KERNELS = {
     "group_norm_silu": Kernel(_forward, _forward_supports),
     "group_norm_silu_backward": Kernel(_backward, _backward_supports),
 }
+CONFIGURATIONS = _triton.Recording(_calls)
