@@ -28,8 +28,8 @@ def test_known_answers_of_philox() -> None:
 def test_normals_are_within_a_few_units_in_the_last_place() -> None:
     seeds = torch.tensor([3, -4])
     with use_backend("triton"):
-        got = normal(seeds, (50_001,), step=9).double()
-    truth = reference.normal(seeds, (50_001,), step=9, dtype=torch.float64)
+        got = normal(seeds, (20_001,), step=9).double()
+    truth = reference.normal(seeds, (20_001,), step=9, dtype=torch.float64)
     unit = torch.exp2(torch.floor(torch.log2(truth.abs())) - 23)
     assert float(((got - truth).abs() / unit).max()) < 6
 
@@ -51,13 +51,14 @@ def _trials(n: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 @pytest.mark.parametrize(
     ("method", "every_step"), [("exact", False), ("bridge", False), ("bridge", True), ("euler", False)]
 )
-def test_walks_agree_with_the_reference(method, every_step: bool) -> None:
-    seeds, p = _trials(300)
+def test_walks_agree_with_the_reference(method, every_step: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastdiff.ops.decision.triton._LANES", 128)  # fewer and longer programs to interpret
+    seeds, p = _trials(250)
     p["z"][3], p["z"][4], p["v"][5], p["a"][6], p["s"][7] = -1, 10, math.nan, math.nan, 0  # cannot begin
     ends = []
     for backend in ("triton", "reference"):
         with use_backend(backend):
-            ends.append(first_passage(seeds, **p, method=method, dt=0.02, t_max=1.0, every_step=every_step))
+            ends.append(first_passage(seeds, **p, method=method, dt=0.02, t_max=0.8, every_step=every_step))
     one, two = ends
     assert one.rt.isnan().nonzero().flatten().tolist() == [3, 4, 5, 6, 7]
     same = one.choice == two.choice
@@ -69,15 +70,19 @@ def test_walks_agree_with_the_reference(method, every_step: bool) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_trial_is_the_same_in_any_launch(method, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strided, among fewer trials, and with one program for all of them, whose lanes take up several each."""
-    seeds, p = _trials(150)
+    seeds, p = _trials(75)
     with use_backend("triton"):
-        whole = first_passage(seeds, **p, method=method, dt=0.02)
-        part = first_passage(seeds[5::7], **{k: x[5::7] for k, x in p.items()}, method=method, dt=0.02)
+        whole = first_passage(seeds, **p, method=method, dt=0.02, t_max=0.4)
+        part = first_passage(
+            seeds[5::7], **{k: x[5::7] for k, x in p.items()}, method=method, dt=0.02, t_max=0.4
+        )
         monkeypatch.setattr(_triton, "device_of", lambda device: _triton.Device(1))
         monkeypatch.setattr("fastdiff.ops.decision.triton._PROGRAMS", 1)
-        alone = first_passage(seeds, **p, method=method, dt=0.02)
+        monkeypatch.setattr("fastdiff.ops.decision.triton._LANES", 32)
+        alone = first_passage(seeds, **p, method=method, dt=0.02, t_max=0.4)
     for a, b, c in zip(whole, part, alone, strict=True):
-        assert torch.equal(a[5::7], b) and torch.equal(a, c)
+        torch.testing.assert_close(a[5::7], b, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(a, c, rtol=0, atol=0, equal_nan=True)
     with use_backend("triton"):
         assert len(first_passage(seeds[:0], **{k: x[:0] for k, x in p.items()}).rt) == 0
 
@@ -144,13 +149,16 @@ def test_large_images_in_slices_for_the_cache(last: bool, monkeypatch: pytest.Mo
     """A cache of a few KB and two multiprocessors: several launches, each with chunks of several tiles."""
     monkeypatch.setattr(_triton, "device_of", lambda device: _triton.Device(2, 3 * 2**18))
     module = importlib.import_module("fastdiff.ops.group_norm_silu.triton")
-    monkeypatch.setattr(module, "_WHOLE_FORWARD", 2048)
-    monkeypatch.setattr(module, "_WHOLE_BACKWARD", 1024)
+    monkeypatch.setattr(module, "_WHOLE", 4096)
     module._plan.cache_clear()
     g = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 48, 37, 31, generator=g) + 100
+    x = torch.randn(2, 48, 23, 31, generator=g) + 100
     x = x.to(memory_format=torch.channels_last) if last else x
-    leaves = [x, *(torch.randn(48, generator=g) for _ in range(2)), *(torch.randn(2, 48, generator=g) for _ in range(2))]
+    leaves = [
+        x,
+        *(torch.randn(48, generator=g) for _ in range(2)),
+        *(torch.randn(2, 48, generator=g) for _ in range(2)),
+    ]
     results = []
     for backend, dtype in (("triton", torch.float32), ("reference", torch.float64)):
         with use_backend(backend):
@@ -159,5 +167,5 @@ def test_large_images_in_slices_for_the_cache(last: bool, monkeypatch: pytest.Mo
             results.append([y, *torch.autograd.grad(y.square().sum(), (x, w, b, s, t))])
     module._plan.cache_clear()
     for got, truth in zip(*results, strict=True):
-        size = float(truth.abs().max())
+        size = float(truth.detach().abs().max())
         torch.testing.assert_close(got.double(), truth, rtol=0, atol=3e-5 * size)

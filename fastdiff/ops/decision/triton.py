@@ -16,9 +16,8 @@ from torch import Tensor
 from fastdiff.ops import _triton
 from fastdiff.ops._op import Kernel
 from fastdiff.ops._triton import high_word, low_word, minus_two_log, normals, philox, uniform
-from fastdiff.ops.decision import METHODS
+from fastdiff.ops.decision import METHODS, PARAMETERS
 
-_COUNT = 8  # parameters of a trial
 _LANES = 64  # of a program, which is one warp: lanes wait only for their own warp's
 _PROGRAMS = 16  # for each multiprocessor
 _EXACT, _BRIDGE = tl.constexpr(METHODS.index("exact")), tl.constexpr(METHODS.index("bridge"))
@@ -96,18 +95,35 @@ def exact(w0, w1, w2, w3, x, a, v, time, max_time):
     right_mass = _HALF_PI / rate * tl.exp(rate * -_SPLIT)
     left = uniform(w0) * (_LEFT + right_mass) < _LEFT
     e = 0.5 * minus_two_log(w1)
-    q = _SPLIT * e + 1.0
+    q = e * _SPLIT + 1.0
     t = tl.where(left, _SPLIT, e) / tl.where(left, q * q, rate) + tl.where(left, 0.0, _SPLIT)
     w = tl.exp(tl.where(left, q * q * (-4.0 / _SPLIT), t * -_PI_SQUARED))
     cubed = w * w * w
     series = 1.0 - 3.0 * w + tl.where(left, 0.0, cubed * (5.0 - 7.0 * cubed))
-    tilt = tl.where(left, tl.exp(-(0.5 * _SPLIT * e * e + half * t)), 1.0)
+    tilt = tl.where(left, tl.exp(e * e * (-0.5 * _SPLIT) - half * t), 1.0)
     accepted = uniform(w2) < series * tilt
     up = uniform(w3) * (1.0 + tl.exp(-2.0 * mu)) < 1.0
     time += tl.where(accepted, t * (d * d), 0.0)
     hit, late = accepted & (d == tl.where(up, y, x)), time > max_time
     moved = tl.where(hit, tl.where(up, a, 0.0), tl.where(up, x + d, x - d))
     return tl.where(late, 0.5 * a, tl.where(accepted, moved, x)), time, hit | late
+
+
+@triton.jit
+def finish(
+    rt, choice, position, s, s_stride, trial, mask, x, a, begin, time, steps, shift, dt, METHOD: tl.constexpr
+):
+    """Write what became of the trials; x is NaN if they could not begin."""
+    below, above = x <= 0.0, x >= a
+    seconds = time if METHOD == _EXACT else steps.to(tl.float32) * dt + shift
+    seconds = tl.where(below | above, seconds, float("inf"))
+    place = tl.where(below, 0.0, tl.where(above, a, x))
+    if METHOD == _EXACT:  # where the walk was when time ran out is not known
+        place = tl.where(below | above, place, float("nan"))
+    scale = tl.load(s + trial * s_stride, mask=mask, other=1.0)
+    tl.store(rt + trial, tl.where(x == x, begin + seconds, float("nan")), mask=mask)
+    tl.store(choice + trial, tl.where(below, 0, tl.where(above, 1, -1)).to(tl.int8), mask=mask)
+    tl.store(position + trial, place * scale, mask=mask)
 
 
 @triton.jit
@@ -119,7 +135,22 @@ def own_values(key0, key1, v, z, t0, sv, sz, st0):
     return v + sv * normal, z + sz * (uniform(w2) - 0.5), t0 + st0 * uniform(w3)
 
 
-@triton.jit(do_not_specialize=["trials", "max_steps"])
+@triton.jit
+def scaled(v, z, a, s):
+    """Drift, start and boundary in units of the trial's noise; the start is NaN if the trial cannot begin."""
+    unit = 1.0 / s
+    v, z, a = v * unit, z * unit, a * unit
+    can_begin = (z > 0.0) & (z < a) & (a < float("inf")) & (v - v == 0.0)
+    return v, tl.where(can_begin, z, float("nan")), a
+
+
+_STRIDES = [
+    "seed_stride",
+    *(f"{p}_stride" for p in PARAMETERS),
+]  # a lane reads one number: nothing to specialize for
+
+
+@triton.jit(do_not_specialize=["trials", "max_steps", *_STRIDES])
 def decision_forward_kernel(
     seeds, v, a, z, t0, s, sv, sz, st0, rt, choice, position,
     seed_stride, v_stride, a_stride, z_stride, t0_stride, s_stride, sv_stride, sz_stride, st0_stride,
@@ -128,77 +159,63 @@ def decision_forward_kernel(
 ):  # fmt: skip
     total = tl.num_programs(0).to(tl.int64) * LANES
     # Lanes begin as if a trial before the first had just ended: one way to take up a trial, wherever in the walk.
-    trial = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES) - total
+    i = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES) - total
     x = tl.zeros((LANES,), tl.float32)
-    at, drift, far, begin, time, shift = x, x, x, x, x, x
+    boundary, drift, far, begin, time, shift = x, x, x, x, x, x
     steps = tl.zeros((LANES,), tl.int32)
-    key0, key1, block, zero = steps.to(tl.uint32), steps.to(tl.uint32), steps.to(tl.uint32), steps.to(tl.uint32)
-    done = steps == 0
-    running = 1
+    key0, key1, block, zero = (
+        steps.to(tl.uint32),
+        steps.to(tl.uint32),
+        steps.to(tl.uint32),
+        steps.to(tl.uint32),
+    )
+    done, running = steps == 0, 1
     while running > 0:
-        ended = done & (trial < trials)
+        ended = done & (i < trials)
         if tl.max(ended.to(tl.int32), 0) > 0:
-            below, above = x <= 0.0, x >= at
-            left = ended & (trial >= 0)
-            if METHOD == _EXACT:
-                seconds = time
-            else:
-                seconds = steps.to(tl.float32) * dt + shift
-            seconds = tl.where(below | above, seconds, float("inf"))
-            place = tl.where(below, 0.0, tl.where(above, at, x))
-            if METHOD == _EXACT:  # where the walk was when time ran out is not known
-                place = tl.where(below | above, place, float("nan"))
-            scale = tl.load(s + trial * s_stride, mask=left, other=1.0)
-            tl.store(rt + trial, tl.where(x == x, begin + seconds, float("nan")), mask=left)
-            tl.store(choice + trial, tl.where(below, 0, tl.where(above, 1, -1)).to(tl.int8), mask=left)
-            tl.store(position + trial, place * scale, mask=left)
-
-            trial = tl.where(ended, trial + total, trial)
-            fresh = ended & (trial < trials)
-            seed = tl.load(seeds + trial * seed_stride, mask=fresh, other=0)
-            key0 = tl.where(ended, low_word(seed), key0)
-            key1 = tl.where(ended, high_word(seed), key1)
+            mask = ended & (i >= 0)
+            finish(
+                rt, choice, position, s, s_stride, i, mask, x, boundary, begin, time, steps, shift, dt, METHOD
+            )
+            i = tl.where(ended, i + total, i)
+            mask = ended & (i < trials)
+            seed = tl.load(seeds + i * seed_stride, mask=mask, other=0)
+            key0, key1 = tl.where(ended, low_word(seed), key0), tl.where(ended, high_word(seed), key1)
             own_v, own_z, own_t0 = own_values(
                 key0, key1,
-                tl.load(v + trial * v_stride, mask=fresh, other=0.0),
-                tl.load(z + trial * z_stride, mask=fresh, other=0.0),
-                tl.load(t0 + trial * t0_stride, mask=fresh, other=0.0),
-                tl.load(sv + trial * sv_stride, mask=fresh, other=0.0),
-                tl.load(sz + trial * sz_stride, mask=fresh, other=0.0),
-                tl.load(st0 + trial * st0_stride, mask=fresh, other=0.0),
+                tl.load(v + i * v_stride, mask=mask, other=0.0), tl.load(z + i * z_stride, mask=mask, other=0.0),
+                tl.load(t0 + i * t0_stride, mask=mask, other=0.0), tl.load(sv + i * sv_stride, mask=mask, other=0.0),
+                tl.load(sz + i * sz_stride, mask=mask, other=0.0), tl.load(st0 + i * st0_stride, mask=mask, other=0.0),
             )  # fmt: skip
-            unit = 1.0 / tl.load(s + trial * s_stride, mask=fresh, other=1.0)
-            own_a = tl.load(a + trial * a_stride, mask=fresh, other=0.0) * unit
-            own_x, own_v = own_z * unit, own_v * unit
-            can_begin = (own_x > 0.0) & (own_x < own_a) & (own_a < float("inf")) & (own_v - own_v == 0.0)
-            x = tl.where(ended, tl.where(can_begin, own_x, float("nan")), x)
-            at, drift = tl.where(ended, own_a, at), tl.where(ended, own_v, drift)
-            begin = tl.where(ended, own_t0, begin)
+            own_s = tl.load(s + i * s_stride, mask=mask, other=1.0)
+            own_v, own_x, own_a = scaled(own_v, own_z, tl.load(a + i * a_stride, mask=mask, other=0.0), own_s)
+            x, boundary = tl.where(ended, own_x, x), tl.where(ended, own_a, boundary)
+            drift, begin = tl.where(ended, own_v, drift), tl.where(ended, own_t0, begin)
             if STRIDES:  # the end of a stride lies `reach` of its standard deviations before the boundary
                 with_drift = reach + tl.abs(own_v) * own_a * (0.5 / reach)
                 far = tl.where(ended, 1.0 / (with_drift * tl.sqrt_rn(with_drift * 0.0 + dt)), far)
             time, shift = tl.where(ended, 0.0, time), tl.where(ended, 0.0, shift)
-            steps = tl.where(ended, 0, steps)
-            block = tl.where(ended, zero, block)
+            steps, block = tl.where(ended, 0, steps), tl.where(ended, zero, block)
 
         w0, w1, w2, w3 = philox(key0, key1, block, zero, zero, zero)
         block += 1
         stuck = x != x  # could not begin
         if METHOD == _EXACT:
-            x, time, done = exact(w0, w1, w2, w3, x, at, drift, time, max_time)
+            x, time, done = exact(w0, w1, w2, w3, x, boundary, drift, time, max_time)
         elif METHOD == _BRIDGE:
-            x, steps, shift, done = bridge(w0, w1, w2, w3, x, at, drift, far, steps, dt, max_steps, STRIDES)
+            x, steps, shift, done = bridge(
+                w0, w1, w2, w3, x, boundary, drift, far, steps, dt, max_steps, STRIDES
+            )
         else:
-            x, steps, done = euler(w0, w1, w2, w3, x, at, drift, far, steps, dt, max_steps, STRIDES)
-        x = tl.where(stuck, float("nan"), x)
-        done = done | stuck
-        running = tl.max((trial < trials).to(tl.int32), 0)
+            x, steps, done = euler(w0, w1, w2, w3, x, boundary, drift, far, steps, dt, max_steps, STRIDES)
+        x, done = tl.where(stuck, float("nan"), x), done | stuck
+        running = tl.max((i < trials).to(tl.int32), 0)
 
 
 def _run(seeds: Tensor, *rest) -> tuple[Tensor, Tensor, Tensor]:
-    parameters, (method, dt, max_steps, max_time, reach) = rest[:_COUNT], rest[_COUNT:]
+    parameters, (method, dt, max_steps, max_time, reach) = rest[:-5], rest[-5:]
     n, device = len(seeds), seeds.device
-    rt, position = parameters[0].new_empty((2, n)).unbind()
+    rt, position = parameters[0].new_empty(n), parameters[0].new_empty(n)
     choice = seeds.new_empty(n, dtype=torch.int8)
     programs = min(triton.cdiv(n, _LANES), _PROGRAMS * _triton.device_of(device).multiprocessors)
     strides = [p.stride(0) for p in parameters]
@@ -218,11 +235,9 @@ def _supports(seeds: Tensor, v: Tensor, *rest) -> str | None:
 
 def _calls() -> None:
     seeds, row = torch.empty(10_000, dtype=torch.int64, device="meta"), torch.empty(10_000, device="meta")
-    one = torch.empty(1, device="meta").expand(10_000)
     for method in range(len(METHODS)):
         for reach in (0.0,) if METHODS[method] == "exact" else (0.0, 2.0):
-            for parameters in ((row,) * _COUNT, (one,) * _COUNT):
-                _run(seeds, *parameters, method, 0.001, 1 << 30, math.inf, reach)
+            _run(seeds, *(row,) * len(PARAMETERS), method, 0.001, 1 << 30, math.inf, reach)
 
 
 KERNELS = {"decision": Kernel(_run, _supports)}

@@ -17,9 +17,9 @@ from fastdiff.ops.group_norm_silu import triton_backward as backward
 from fastdiff.ops.group_norm_silu import triton_forward as forward
 from fastdiff.ops.group_norm_silu.cpu import _CHANNELS_LAST, _layout
 
-# Elements that a program holds at most: 32 a thread, of two tensors in the backward. Where programs go through chunks
+# Elements that a program holds at most, of all tensors that it reads: 32 a thread. Where programs go through chunks
 # of larger images, a tile is a quarter: accumulators need room, and several programs share a multiprocessor.
-_WHOLE_FORWARD, _WHOLE_BACKWARD = 16384, 8192
+_WHOLE = 16384
 _SMALL = 1024  # elements that a program takes at least, if they are there
 _MOST_CHANNELS = 4096  # of a group
 _MOST_CHUNKS = 128
@@ -67,14 +67,16 @@ def _plan(
     dtype: torch.dtype,
     num_groups: int,
     device: torch.device,
-    whole: int,
+    tensors: int,
 ) -> _Plan:
+    """`tensors` of x's size are read: 1 in the forward, 2 in the backward."""
     n, c = sizes[:2]
     pixels, size = math.prod(sizes[2:]), c // num_groups
     last = _layout(sizes, strides) == _CHANNELS_LAST
     steps = (c, 1) if last else (1, pixels)
     sector, line = 32 // dtype.itemsize, 128 // dtype.itemsize
     rows = triton.next_power_of_2(pixels)
+    whole = _WHOLE // tensors
     most = whole // rows
     if triton.next_power_of_2(size) <= most:
         least = min(most, max(sector if last else 1, _SMALL // rows))
@@ -88,7 +90,7 @@ def _plan(
     rows = max(1, min(rows, whole // 4 // width))
     blocks, tiles = triton.cdiv(num_groups, groups), triton.cdiv(pixels, rows)
     gpu = _triton.device_of(device)
-    fitting = gpu.l2_bytes // 3 // (pixels * groups * size * dtype.itemsize)
+    fitting = gpu.l2_bytes // 3 // (pixels * groups * size * dtype.itemsize * tensors)
     units = min(n * blocks, max(1, fitting), _triton.MAX_GRID_Y)
     chunks = max(1, min(_PROGRAMS * gpu.multiprocessors // units, tiles, _MOST_CHUNKS))
     a_chunk = triton.cdiv(tiles, chunks)
@@ -115,10 +117,11 @@ def _forward(
     if x.numel() == 0:
         return reference.group_norm_silu(x, num_groups, weight, bias, scale, shift, eps, silu)
     n, c = x.shape[:2]
-    p = _plan(x.shape, x.stride(), x.dtype, num_groups, x.device, _WHOLE_FORWARD)
+    p = _plan(x.shape, x.stride(), x.dtype, num_groups, x.device, 1)
     pixels, device = x.numel() // (n * c), x.device
     y = torch.empty_like(x)
-    mean, rstd = x.new_empty((2, n, num_groups), dtype=torch.float32).unbind()
+    mean = x.new_empty((n, num_groups), dtype=torch.float32)
+    rstd = torch.empty_like(mean)
     parameters, rows = _prepared((weight, bias, scale, shift))
     tile = {"GROUP": c // num_groups, "GROUPS": p.groups, "CHANNELS": p.channels, "PIXELS": p.pixels}
     strides = x.stride(0), c * pixels, p.pixel_stride, p.channel_stride
@@ -161,13 +164,15 @@ def _backward(
             grad, x, mean, rstd, num_groups, weight, bias, scale, shift, silu
         )
     n, c = x.shape[:2]
-    p = _plan(x.shape, x.stride(), x.dtype, num_groups, x.device, _WHOLE_BACKWARD)
+    p = _plan(x.shape, x.stride(), x.dtype, num_groups, x.device, 2)
     pixels, device = x.numel() // (n * c), x.device
     dx = torch.empty_like(x)
     if grad.stride() != dx.stride() or grad.dtype != x.dtype:
         grad = torch.empty_like(dx).copy_(grad)
-    sums = a_sums, b_sums, dscale = x.new_empty((3, n, c), dtype=torch.float32).unbind()
-    dweight, dbias = x.new_empty((2, c), dtype=torch.float32).unbind()
+    a_sums = x.new_empty((n, c), dtype=torch.float32)
+    b_sums, dscale = torch.empty_like(a_sums), torch.empty_like(a_sums)
+    dweight = x.new_empty(c, dtype=torch.float32)
+    dbias = torch.empty_like(dweight)
     parameters, rows = _prepared((weight, bias, scale, shift))
     tile = {"GROUP": c // num_groups, "GROUPS": p.groups, "CHANNELS": p.channels, "PIXELS": p.pixels}
     strides = x.stride(0), c * pixels, p.pixel_stride, p.channel_stride
@@ -183,12 +188,12 @@ def _backward(
             )  # fmt: skip
             _triton.launch(
                 backward.group_norm_silu_backward_apply_kernel, grid, device, grad, x, dx, *saved, *parts,
-                *sums[:2], *strides, *rows, *where, SILU=silu, **tile,
+                a_sums, b_sums, *strides, *rows, *where, SILU=silu, **tile,
                 CHUNKS=triton.next_power_of_2(p.chunks), num_warps=p.warps,
             )  # fmt: skip
     else:
         _triton.launch(
-            backward.group_norm_silu_backward_kernel, (p.blocks, n), device, grad, x, dx, *saved, *sums[:2],
+            backward.group_norm_silu_backward_kernel, (p.blocks, n), device, grad, x, dx, *saved, a_sums, b_sums,
             *strides, *rows, pixels, num_groups, SILU=silu, **tile, num_warps=p.warps,
         )  # fmt: skip
     images, channels = 16, 64

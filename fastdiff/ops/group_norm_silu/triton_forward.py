@@ -157,7 +157,7 @@ def merged(
     d = tl.where(mask, m - rough[None, :], 0.0)
     rest = tl.sum(d * n, 0) / total
     variance = tl.sum(squares + d * d * n, 0) / total - rest * rest
-    return rough, rest, tl.maximum(variance, 0.0)
+    return rough, rest, tl.where(variance < 0.0, 0.0, variance)
 
 
 @triton.jit(do_not_specialize=["blocks", "first_unit", "tiles"])

@@ -39,6 +39,17 @@ def is_nonfinite(value):
 
 
 @triton.jit
+def model_output(start, second_half, at, mask, WIDE: tl.constexpr):
+    """What the model says of the elements, of their variance (WIDE), and whether one of the two is not finite."""
+    out = tl.load(start + at, mask=mask, other=0.0).to(tl.float32)
+    v, bad = 0.0, is_nonfinite(out)
+    if WIDE:
+        v = tl.load(start + second_half + at, mask=mask, other=0.0).to(tl.float32)
+        bad = bad | is_nonfinite(v)
+    return out, v, bad
+
+
+@triton.jit
 def coefficient(row, column: tl.constexpr, column_stride, is_row):
     """float32; NaN where the index is no row of the table, which nobody on the host has looked at."""
     return tl.load(row + column * column_stride, mask=is_row, other=float("nan")).to(tl.float32)
@@ -80,19 +91,11 @@ def reverse_step_forward_kernel(
     row = table + tl.where(is_row, step, 0) * row_stride
 
     at = places(element, pixels, model_channel, model_pixel, FLAT)
-    out = tl.load(model + image * model_image + at, mask=mask, other=0.0).to(tl.float32)
-    bad = is_nonfinite(out)
-    v = 0.0
-    if WIDE:
-        v = tl.load(model + (image * model_image + second_half) + at, mask=mask, other=0.0).to(tl.float32)
-        bad = bad | is_nonfinite(v)
+    out, v, bad = model_output(model + image * model_image, second_half, at, mask, WIDE)
     if uncond is not None:
         at = places(element, pixels, uncond_channel, uncond_pixel, FLAT)
-        base = tl.load(uncond + image * uncond_image + at, mask=mask, other=0.0).to(tl.float32)
-        bad = bad | is_nonfinite(base)
-        if WIDE:
-            start = image * uncond_image + second_half_uncond
-            bad = bad | is_nonfinite(tl.load(uncond + start + at, mask=mask, other=0.0).to(tl.float32))
+        base, _, also_bad = model_output(uncond + image * uncond_image, second_half_uncond, at, mask, WIDE)
+        bad = bad | also_bad
         out = base + coefficient(row, 10, column_stride, is_row) * (out - base)
 
     at = places(element, pixels, x_channel, x_pixel, FLAT)
