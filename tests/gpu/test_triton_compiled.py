@@ -33,9 +33,9 @@ class Module:
 
 MODULES = (
     Module("fastdiff.ops.philox.triton", registers=40),
-    Module("fastdiff.ops.reverse_step.triton", registers=96),
-    Module("fastdiff.ops.decision.triton", registers=80),
-    Module("fastdiff.ops.group_norm_silu.triton", registers=112),
+    Module("fastdiff.ops.reverse_step.triton", registers=80),
+    Module("fastdiff.ops.decision.triton", registers=96),
+    Module("fastdiff.ops.group_norm_silu.triton", registers=128),
 )
 
 
