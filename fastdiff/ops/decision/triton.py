@@ -4,6 +4,8 @@ csrc/cpu/decision.h has the same arithmetic and its derivations. A trial depends
 so that neither the number of trials nor the launch changes it.
 """
 
+# The types of kernels are those of Triton's compiler.
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 from __future__ import annotations
 
 import math

@@ -231,9 +231,9 @@ def _calls() -> None:
         x = torch.empty((2, c, size, size), dtype=dtype, device="meta")
         x = x.to(memory_format=torch.channels_last) if last else x
         weight, rows = torch.empty(c, device="meta"), torch.empty((2, 2 * c), dtype=dtype, device="meta")
-        adaptive = rows.chunk(2, dim=1) if size <= 64 else (None, None)
-        _, mean, rstd = _forward(x, 32, weight, weight, *adaptive, 1e-5, True)
-        _backward(x, x, mean, rstd, 32, weight, weight, *adaptive, True)
+        scale, shift = rows.chunk(2, dim=1) if size <= 64 else (None, None)
+        _, mean, rstd = _forward(x, 32, weight, weight, scale, shift, 1e-5, True)
+        _backward(x, x, mean, rstd, 32, weight, weight, scale, shift, True)
 
 
 _PER_GROUP = (2, 4, 6, 8, 12, 16, 18, 24, 30, 32, 36, 40, 42, 48, 56, 64)

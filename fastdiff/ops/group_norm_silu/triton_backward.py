@@ -3,6 +3,8 @@
 With A = sum of dh and B = sum of dh norm over the pixels of an image's channel, all gradients follow.
 """
 
+# The types of kernels are those of Triton's compiler.
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 import triton

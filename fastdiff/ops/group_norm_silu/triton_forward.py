@@ -4,6 +4,8 @@ A tile is [PIXELS, CHANNELS], and the channels are GROUPS whole groups of GROUP 
 strides of pixels and channels, one of which is 1: the compiler gives neighbouring elements to neighbouring lanes.
 """
 
+# The types of kernels are those of Triton's compiler.
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 import triton

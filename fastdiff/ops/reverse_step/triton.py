@@ -1,5 +1,7 @@
 """reverse_step on Triton: one launch for every sampler, the same at every step. docs/kernels/gpu.md describes it."""
 
+# The types of kernels are those of Triton's compiler.
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 import functools
