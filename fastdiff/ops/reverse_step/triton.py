@@ -36,6 +36,14 @@ def places(element, pixels, channel_stride, pixel_stride, FLAT: tl.constexpr):
 
 
 @triton.jit
+def read(
+    operand, image_stride, channel_stride, pixel_stride, image, element, pixels, mask, FLAT: tl.constexpr
+):
+    at = places(element, pixels, channel_stride, pixel_stride, FLAT)
+    return tl.load(operand + image * image_stride + at, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def is_nonfinite(value):
     return (tl.abs(value) < float("inf")) == 0
 
@@ -100,8 +108,7 @@ def reverse_step_forward_kernel(
         bad = bad | also_bad
         out = base + coefficient(row, 10, column_stride, is_row) * (out - base)
 
-    at = places(element, pixels, x_channel, x_pixel, FLAT)
-    state = tl.load(x + image * x_image + at, mask=mask, other=0.0).to(tl.float32)
+    state = read(x, x_image, x_channel, x_pixel, image, element, pixels, mask, FLAT)
     start = (
         coefficient(row, 0, column_stride, is_row) * state + coefficient(row, 1, column_stride, is_row) * out
     )
@@ -112,20 +119,17 @@ def reverse_step_forward_kernel(
         + coefficient(row, 3, column_stride, is_row) * start
     )
     if h1 is not None:
-        at = places(element, pixels, h1_channel, h1_pixel, FLAT)
-        h = tl.load(h1 + image * h1_image + at, mask=mask, other=0.0).to(tl.float32)
+        h = read(h1, h1_image, h1_channel, h1_pixel, image, element, pixels, mask, FLAT)
         following += coefficient(row, 4, column_stride, is_row) * h
     if h2 is not None:
-        at = places(element, pixels, h2_channel, h2_pixel, FLAT)
-        h = tl.load(h2 + image * h2_image + at, mask=mask, other=0.0).to(tl.float32)
+        h = read(h2, h2_image, h2_channel, h2_pixel, image, element, pixels, mask, FLAT)
         following += coefficient(row, 5, column_stride, is_row) * h
     if seeds is not None:
         block = tl.program_id(0) * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
         z = draw_normals(tl.load(seeds + image * seed_stride), block.to(tl.int64), step, stream)
         following += standard_deviation(row, column_stride, is_row, v, VARIANCE) * z
     if noise is not None:
-        at = places(element, pixels, noise_channel, noise_pixel, FLAT)
-        z = tl.load(noise + image * noise_image + at, mask=mask, other=0.0).to(tl.float32)
+        z = read(noise, noise_image, noise_channel, noise_pixel, image, element, pixels, mask, FLAT)
         following += standard_deviation(row, column_stride, is_row, v, VARIANCE) * z
 
     at = places(element, pixels, out_channel, out_pixel, FLAT)
