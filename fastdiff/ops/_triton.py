@@ -204,10 +204,8 @@ def uniform(r):
 def minus_two_log(r):
     """-2 ln u for u = (r + 1/2) / 2^32, to 4 ulp."""
     upper = r >= 0x80000000  # u > 1/2: kept as 1 - u, which a float holds
-    v = (
-        tl.where(upper, r ^ 0xFFFFFFFF, r).to(tl.int32).to(tl.float32) * 2.3283064365386963e-10
-        + 1.1641532182693481e-10
-    )
+    v = tl.where(upper, r ^ 0xFFFFFFFF, r).to(tl.int32).to(tl.float32)
+    v = v * 2.3283064365386963e-10 + 1.1641532182693481e-10
     w = tl.where(upper, 1.0 - v, v).to(tl.int32, bitcast=True)
     e = (w - 0x3F3504F3) >> 23
     scale = (0x3F800000 - (e << 23)).to(tl.float32, bitcast=True)
