@@ -115,5 +115,5 @@ decision_op = FusedOp(
     reference=reference.first_passage,
     fake=_fake,
     package=__name__,
-    backends=(Backend.CPU, Backend.CUDA),
+    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )

@@ -110,7 +110,7 @@ normal_op = FusedOp(
     reference=reference.normal,
     fake=_fake_normal,
     package=__name__,
-    backends=(Backend.CPU, Backend.CUDA),
+    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
 
 bits_op = FusedOp(
@@ -119,5 +119,5 @@ bits_op = FusedOp(
     reference=reference.random_bits,
     fake=_fake_bits,
     package=__name__,
-    backends=(Backend.CPU, Backend.CUDA),
+    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )

@@ -1,0 +1,103 @@
+"""Compile Triton kernels for GPUs that are not here, and print one JSON line for each: registers, stack, seconds.
+
+    python compile_triton.py fastdiff.ops.philox.triton 80 90
+
+A module's ``CONFIGURATIONS`` are what it launches, whole signatures included. Run without TRITON_INTERPRET.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+# One configuration in so many is compiled for the architectures other than the first: the kernels are the same, and
+# what differs, the number of registers, varies little among configurations of one kernel.
+SAMPLED = 4
+
+
+def compiled(configuration: Any, capability: int) -> dict[str, Any]:
+    """The device code of one configuration for compute capability 9.0 as 90."""
+    kernel, signature, constexprs, num_warps, num_stages = configuration
+    names = list(signature)
+    types = {name: kind.removesuffix(":16") for name, kind in signature.items()}
+    attributes = {
+        (names.index(n),): [["tt.divisibility", 16]] for n, kind in signature.items() if kind.endswith(":16")
+    }
+    source = ASTSource(kernel, types, constexprs, attributes)
+    options = {"num_warps": num_warps, "num_stages": num_stages}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """What the assembler gave the kernel: REG a thread; STACK bytes a thread, where spills go; SHARED bytes."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(CUOBJDUMP), "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", text)}
+
+
+def _jobs(module: str, capabilities: list[int]) -> Iterator[tuple[str, int, int]]:
+    """(module, configuration, capability): the first capability has all of them."""
+    seen: dict[Any, int] = {}
+    for i, configuration in enumerate(importlib.import_module(module).CONFIGURATIONS):
+        nth = seen[configuration[0]] = seen.get(configuration[0], -1) + 1
+        for capability in capabilities if nth % SAMPLED == 0 else capabilities[:1]:
+            yield module, i, capability
+
+
+def _report(job: tuple[str, int, int]) -> dict[str, Any]:
+    module, i, capability = job
+    configuration = list(importlib.import_module(module).CONFIGURATIONS)[i]
+    kernel, signature, constexprs, num_warps, num_stages = configuration
+    begin = time.perf_counter()
+    asm = compiled(configuration, capability)
+    types = [t.removesuffix(":16").strip("*") for t in signature.values() if t.startswith("*")]
+    chosen = {k: v for k, v in constexprs.items() if k.isupper()}
+    return {
+        "kernel": kernel.fn.__name__,
+        "configuration": " ".join(
+            [
+                ",".join(types),
+                *(f"{k}={v}" for k, v in chosen.items()),
+                f"warps={num_warps}",
+                f"stages={num_stages}",
+            ]
+        ),
+        "arch": f"sm_{capability}",
+        **resources(asm["cubin"]),
+        "mma": bool(re.search(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)", asm["ptx"])),
+        "vectors": len(re.findall(r"\b(?:ld|st)\.global\S*\.v[248]\b", asm["ptx"])),
+        "approximate_sine": bool(re.search(r"\b(sin|cos)\.approx", asm["ptx"])),
+        "seconds": round(time.perf_counter() - begin, 2),
+    }
+
+
+def main() -> None:
+    module, *capabilities = sys.argv[1:]
+    os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TRITON_CACHE_DIR"] = cache
+        with ProcessPoolExecutor(2) as pool:
+            for line in pool.map(_report, _jobs(module, [int(c) for c in capabilities])):
+                print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
