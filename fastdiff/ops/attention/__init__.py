@@ -72,7 +72,7 @@ forward_op = FusedOp(
     reference=reference.attention,
     fake=_fake_forward,
     package=__name__,
-    backends=(Backend.CPU,),
+    backends=(Backend.CPU, Backend.TRITON),
 )
 
 backward_op = FusedOp(
@@ -82,7 +82,7 @@ backward_op = FusedOp(
     reference=reference.attention_backward,
     fake=_fake_backward,
     package=__name__,
-    backends=(Backend.CPU,),
+    backends=(Backend.CPU, Backend.TRITON),
 )
 backward_op.refuse_derivative()
 

@@ -1,0 +1,104 @@
+"""attention on Triton: tensors, their strides and a plan become launches; nothing is copied on the way in."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastdiff.ops import _triton
+from fastdiff.ops._op import Kernel
+from fastdiff.ops.attention.triton_backward import (
+    attention_backward_keys_kernel,
+    attention_backward_queries_kernel,
+)
+from fastdiff.ops.attention.triton_forward import attention_forward_kernel
+from fastdiff.ops.attention.triton_tiles import (
+    HEADS,
+    LARGE_SHARED,
+    LARGEST_HEAD,
+    LARGEST_TILE,
+    SMALL_SHARED,
+    plan,
+)
+
+_LOG2E = 1 / math.log(2)
+
+
+def _supports(q: Tensor, **others: Tensor) -> str | None:
+    if q.shape[3] > LARGEST_HEAD:
+        return f"a head has {q.shape[3]} channels, more than {LARGEST_HEAD}"
+    if any(
+        (x.stride(2) + x.stride(3)) * LARGEST_TILE >= 2**31 for x in (q, *others.values())
+    ):  # within a tile, offsets are 32 bits
+        return "the tokens or channels of a head lie too far apart"
+    return _triton.why_not(q, **others)
+
+
+def _forward_supports(q: Tensor, k: Tensor, v: Tensor, scale: float) -> str | None:
+    return _supports(q, k=k, v=v)
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    return _launch_forward(q, k, v, scale, _triton.device_of(q.device).shared_bytes)
+
+
+def _launch_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, shared: int) -> tuple[Tensor, Tensor]:
+    out = torch.empty_like(q)
+    b, h, t, d = q.shape
+    s = k.shape[2]
+    lse = q.new_empty((b, h, t), dtype=torch.float32)
+    blocks, constants = plan("forward", d, q.dtype, t, s, shared)
+    sign = (scale > 0) - (scale < 0)
+    _triton.launch(
+        attention_forward_kernel, (b * h * blocks,), q.device,
+        q, k, v, out, lse, q.stride(), k.stride(), v.stride(), out.stride(), h, t, s,
+        abs(scale) * _LOG2E if sign else 1.0,
+        SIGN=sign, **constants,
+    )  # fmt: skip
+    return out, lse
+
+
+def _backward_supports(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> str | None:
+    return _supports(q, k=k, v=v, grad=grad, out=out)
+
+
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _launch_backward(grad, q, k, v, out, lse, scale, _triton.device_of(q.device).shared_bytes)
+
+
+def _launch_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, shared: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    lse = lse.contiguous()
+    delta = torch.empty_like(lse)  # rowsum(do * out), from the first kernel to the second
+    b, h, t, d = q.shape
+    s = k.shape[2]
+    strides = grad.stride(), q.stride(), k.stride(), v.stride()
+    blocks, constants = plan("queries", d, q.dtype, t, s, shared)
+    _triton.launch(
+        attention_backward_queries_kernel, (b * h * blocks,), q.device,
+        grad, q, k, v, out, dq, lse, delta, *strides, out.stride(), dq.stride(), h, t, s, scale,
+        **constants,
+    )  # fmt: skip
+    blocks, constants = plan("keys", d, q.dtype, t, s, shared)
+    _triton.launch(
+        attention_backward_keys_kernel, (b * h * blocks,), q.device,
+        grad, q, k, v, dk, dv, lse, delta, *strides, dk.stride(), dv.stride(), h, t, s, scale,
+        **constants,
+    )  # fmt: skip
+    return dq, dk, dv
+
+
+KERNELS = {
+    "attention": Kernel(_forward, _forward_supports),
+    "attention_backward": Kernel(_backward, _backward_supports),
+}
