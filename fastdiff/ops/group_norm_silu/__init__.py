@@ -115,7 +115,7 @@ forward_op = FusedOp(
     reference=reference.group_norm_silu,
     fake=_fake_forward,
     package=__name__,
-    backends=(Backend.CPU,),
+    backends=(Backend.CPU, Backend.TRITON),
 )
 
 backward_op = FusedOp(
@@ -126,7 +126,7 @@ backward_op = FusedOp(
     reference=reference.group_norm_silu_backward,
     fake=_fake_backward,
     package=__name__,
-    backends=(Backend.CPU,),
+    backends=(Backend.CPU, Backend.TRITON),
 )
 backward_op.refuse_derivative()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastdiff.ops import _triton
 from fastdiff.ops._op import Kernel
-from fastdiff.ops._triton import draw_normals, in_order, philox_blocks
+from fastdiff.ops._triton import draw_normals, in_order, philox_blocks, store
 
 _BLOCK = 1024  # elements of a program: 8 a thread
 
@@ -25,7 +25,7 @@ def philox_normal_forward_kernel(seeds, out, seed_stride, count, step, stream, B
     z = draw_normals(seed, first // 4 + tl.arange(0, BLOCK // 4), step, stream)
     element = tl.arange(0, BLOCK)
     start = out + (sample * count + first)
-    tl.store(start + element, z.to(out.dtype.element_ty), mask=element < count - first)
+    store(start + element, z, element < count - first)
 
 
 @triton.jit(do_not_specialize=["step", "stream", "first_block"])
