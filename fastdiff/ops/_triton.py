@@ -151,13 +151,19 @@ _INTERPRETED = tl.constexpr(INTERPRETED)
 
 
 @triton.jit
+def to_nearest(x, TYPE: tl.constexpr):
+    """float32 -> TYPE, rounded to nearest."""
+    if _INTERPRETED and TYPE == tl.bfloat16:  # it would cut the bits off
+        bits = x.to(tl.uint32, bitcast=True)
+        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        x = tl.where(x == x, nearest.to(tl.float32, bitcast=True), x)
+    return x.to(TYPE)
+
+
+@triton.jit
 def store(pointers, values, mask):
     """Round float32 values to the pointers' type, to nearest, and store them."""
-    if _INTERPRETED and pointers.dtype.element_ty == tl.bfloat16:  # it would cut the bits off
-        bits = values.to(tl.uint32, bitcast=True)
-        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-        values = tl.where(values == values, nearest.to(tl.float32, bitcast=True), values)
-    tl.store(pointers, values.to(pointers.dtype.element_ty), mask=mask)
+    tl.store(pointers, to_nearest(values, pointers.dtype.element_ty), mask=mask)
 
 
 @triton.jit

@@ -1,7 +1,7 @@
-"""What attention's Triton kernels share: tiles of strided tensors, and products over a head of two tiles.
+"""What attention's Triton kernels share: a head as a tuple of tiles, and products over such tuples.
 
-A head of D channels is held as D0 + D1 channels, both powers of two as ``tl.dot`` wants them, so that 96 and 192
-take no more than themselves (64 + 32, 128 + 64). Where D1 is 0 the second of a pair is never used and costs nothing.
+``tl.dot`` wants powers of two. The D channels of a head are held as tiles of CHANNELS, such as (64, 32) for 96 or
+(128, 64) for 192, which pads nothing, and float32, whose products are made in registers, as more and narrower ones.
 """
 
 # pyright: reportOptionalOperand=false, reportOptionalMemberAccess=false, reportIndexIssue=false
@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from fastdiff.ops import _triton
+from fastdiff.ops._triton import to_nearest
 
 # The interpreter multiplies bfloat16 as if it were an integer. There, what is loaded is widened at once, and what is
 # rounded is widened again; on a GPU products take their operands as they are.
@@ -46,71 +47,78 @@ def _exist(start, channels, limit, ROWS: tl.constexpr, MASK: tl.constexpr, D: tl
 
 
 @triton.jit
-def _load(base, strides, start, channels, limit, ROWS: tl.constexpr, MASK: tl.constexpr, D: tl.constexpr, END: tl.constexpr):
-    at = _places(base, strides, start, channels, ROWS)
-    if MASK or END > D:
-        x = tl.load(at, mask=_exist(start, channels, limit, ROWS, MASK, D, END), other=0.0)
-    else:
-        x = tl.load(at)
+def load_tiles(
+    base, strides, start, limit, ROWS: tl.constexpr, MASK: tl.constexpr, D: tl.constexpr, CHANNELS: tl.constexpr
+):  # fmt: skip
+    """ROWS rows of a head from start on, zeros where there is nothing. MASK: some rows may be past the limit."""
+    tiles = ()
+    end = 0
+    for i in tl.static_range(len(CHANNELS)):
+        channels = end + tl.arange(0, CHANNELS[i])
+        end = end + CHANNELS[i]
+        at = _places(base, strides, start, channels, ROWS)
+        if MASK or end > D:
+            x = tl.load(at, mask=_exist(start, channels, limit, ROWS, MASK, D, end), other=0.0)
+        else:
+            x = tl.load(at)
+        tiles = tiles + (x.to(tl.float32) if WIDEN else x,)
+    return tiles
+
+
+@triton.jit
+def store_tiles(
+    base, strides, start, tiles, factor, limit,
+    ROWS: tl.constexpr, MASK: tl.constexpr, D: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """tiles * factor, rounded to the tensor's type. factor: a number, or one for each row as [rows, 1]."""
+    end = 0
+    for i in tl.static_range(len(CHANNELS)):
+        channels = end + tl.arange(0, CHANNELS[i])
+        end = end + CHANNELS[i]
+        at = _places(base, strides, start, channels, ROWS)
+        x = to_nearest(tiles[i] * factor, base.dtype.element_ty)
+        if MASK or end > D:
+            tl.store(at, x, mask=_exist(start, channels, limit, ROWS, MASK, D, end))
+        else:
+            tl.store(at, x)
+
+
+@triton.jit
+def zero_tiles(ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    tiles = ()
+    for i in tl.static_range(len(CHANNELS)):
+        tiles = tiles + (tl.zeros((ROWS, CHANNELS[i]), tl.float32),)
+    return tiles
+
+
+@triton.jit
+def scaled(tiles, factor):
+    result = ()
+    for i in tl.static_range(len(tiles)):
+        result = result + (tiles[i] * factor,)
+    return result
+
+
+@triton.jit
+def operand(x, TYPE: tl.constexpr):
+    """float32 -> what a product with tensors of this type takes."""
+    x = to_nearest(x, TYPE)
     return x.to(tl.float32) if WIDEN else x
 
 
 @triton.jit
-def load_tiles(base, strides, start, limit, ROWS: tl.constexpr, MASK: tl.constexpr, D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr):
-    """[rows, D0] and [rows, D1] of one head, zeros where there is nothing. MASK: rows may pass the limit."""
-    x0 = _load(base, strides, start, tl.arange(0, D0), limit, ROWS, MASK, D, D0)
-    x1 = x0
-    if D1 > 0:
-        x1 = _load(base, strides, start, D0 + tl.arange(0, D1), limit, ROWS, MASK, D, D0 + D1)
-    return x0, x1
-
-
-@triton.jit
-def _store(base, strides, start, channels, x, limit, ROWS: tl.constexpr, MASK: tl.constexpr, D: tl.constexpr, END: tl.constexpr):
-    at = _places(base, strides, start, channels, ROWS)
-    x = x.to(base.dtype.element_ty)
-    if MASK or END > D:
-        tl.store(at, x, mask=_exist(start, channels, limit, ROWS, MASK, D, END))
-    else:
-        tl.store(at, x)
-
-
-@triton.jit
-def store_tiles(base, strides, start, x0, x1, limit, ROWS: tl.constexpr, MASK: tl.constexpr, D: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr):
-    _store(base, strides, start, tl.arange(0, D0), x0, limit, ROWS, MASK, D, D0)
-    if D1 > 0:
-        _store(base, strides, start, D0 + tl.arange(0, D1), x1, limit, ROWS, MASK, D, D0 + D1)
-
-
-@triton.jit
-def zero_tiles(ROWS: tl.constexpr, D0: tl.constexpr, D1: tl.constexpr):
-    x0 = tl.zeros((ROWS, D0), tl.float32)
-    x1 = x0
-    if D1 > 0:
-        x1 = tl.zeros((ROWS, D1), tl.float32)
-    return x0, x1
-
-
-@triton.jit
-def rounded(x, TYPE: tl.constexpr):
-    """float32 -> an operand of a product with tensors of this type."""
-    x = x.to(TYPE)
-    return x.to(tl.float32) if WIDEN else x
-
-
-@triton.jit
-def inner(a0, a1, b0, b1, D1: tl.constexpr):
-    """a bᵀ: [rows of a, rows of b], the sum over channels."""
-    s = tl.dot(a0, tl.trans(b0), input_precision="ieee")  # float32 is float32, not TF32
-    if D1 > 0:
-        s = tl.dot(a1, tl.trans(b1), s, input_precision="ieee")
+def inner(a, b):
+    """a bᵀ: [rows of a, rows of b], summed over channels."""
+    s = tl.dot(a[0], tl.trans(b[0]), input_precision="ieee")  # float32 is float32, not TF32
+    for i in tl.static_range(1, len(a)):
+        s = tl.dot(a[i], tl.trans(b[i]), s, input_precision="ieee")
     return s
 
 
 @triton.jit
-def add_product(acc0, acc1, p, x0, x1, D1: tl.constexpr):
-    """acc + p x, the sum over rows of x."""
-    acc0 = tl.dot(p, x0, acc0, input_precision="ieee")
-    if D1 > 0:
-        acc1 = tl.dot(p, x1, acc1, input_precision="ieee")
-    return acc0, acc1
+def add_product(sums, p, x):
+    """sums + p x, summed over the rows of x."""
+    result = ()
+    for i in tl.static_range(len(x)):
+        result = result + (tl.dot(p, x[i], sums[i], input_precision="ieee"),)
+    return result

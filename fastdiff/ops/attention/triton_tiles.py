@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -22,8 +23,8 @@ class Tile:
     one_pass: bool = False  # the keys are all there are
 
 
-# Heads of at most so many channels are held as the sum of two tiles.
-HEADS = {16: (16, 0), 32: (32, 0), 64: (64, 0), 96: (64, 32), 128: (128, 0), 192: (128, 64), 256: (256, 0)}
+# Heads of at most so many channels are held as tiles of these.
+HEADS = {16: (16,), 32: (32,), 64: (64,), 96: (64, 32), 128: (128,), 192: (128, 64), 256: (256,)}
 LARGEST_HEAD = max(HEADS)
 LARGEST_TILE = 256  # rows or channels
 
@@ -115,15 +116,14 @@ def _tile(kernel: str, head: int, dtype: torch.dtype, keys: int, shared_bytes: i
 @functools.lru_cache(maxsize=4096)
 def plan(
     kernel: str, head_dim: int, dtype: torch.dtype, queries: int, keys: int, shared_bytes: int
-) -> tuple[int, dict[str, int]]:
+) -> tuple[int, dict[str, Any]]:
     """-> programs a head, and the kernel's constants. kernel: "forward", "queries" or "keys" (of the backward)."""
     head = head_of(head_dim)
     tile = _tile(kernel, head, dtype, keys, shared_bytes)
     length, block = (keys, tile.keys) if kernel == "keys" else (queries, tile.queries)
     constants = {
         "D": head_dim,
-        "D0": HEADS[head][0],
-        "D1": HEADS[head][1],
+        "CHANNELS": (32,) * (head // 32) if dtype == torch.float32 and head > 32 else HEADS[head],
         "BLOCK_T": tile.queries,
         "BLOCK_S": tile.keys,
         "MASK_T": queries % tile.queries != 0,
