@@ -38,6 +38,14 @@ def _supports(q: Tensor, **others: Tensor) -> str | None:
     return _triton.why_not(q, **others)
 
 
+def _are_aligned(*tensors: Tensor) -> bool:
+    """Whether rows are copied to shared memory 16 bytes at a time; others pass through registers."""
+    return all(
+        x.data_ptr() % 16 == 0 and all(stride == 1 or stride % 16 == 0 for stride in x.stride())
+        for x in tensors
+    )
+
+
 def _forward_supports(q: Tensor, k: Tensor, v: Tensor, scale: float) -> str | None:
     return _supports(q, k=k, v=v)
 
@@ -51,7 +59,7 @@ def _launch_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, shared: int) 
     b, h, t, d = q.shape
     s = k.shape[2]
     lse = q.new_empty((b, h, t), dtype=torch.float32)
-    blocks, constants = plan("forward", d, q.dtype, t, s, shared)
+    blocks, constants = plan("forward", d, q.dtype, t, s, shared, _are_aligned(q, k, v))
     sign = (scale > 0) - (scale < 0)
     _triton.launch(
         attention_forward_kernel, (b * h * blocks,), q.device,
@@ -82,14 +90,15 @@ def _launch_backward(
     delta = torch.empty_like(lse)  # rowsum(do * out), from the first kernel to the second
     b, h, t, d = q.shape
     s = k.shape[2]
+    aligned = _are_aligned(grad, q, k, v)
     strides = grad.stride(), q.stride(), k.stride(), v.stride()
-    blocks, constants = plan("queries", d, q.dtype, t, s, shared)
+    blocks, constants = plan("queries", d, q.dtype, t, s, shared, aligned)
     _triton.launch(
         attention_backward_queries_kernel, (b * h * blocks,), q.device,
         grad, q, k, v, out, dq, lse, delta, *strides, out.stride(), dq.stride(), h, t, s, scale,
         **constants,
     )  # fmt: skip
-    blocks, constants = plan("keys", d, q.dtype, t, s, shared)
+    blocks, constants = plan("keys", d, q.dtype, t, s, shared, aligned)
     _triton.launch(
         attention_backward_keys_kernel, (b * h * blocks,), q.device,
         grad, q, k, v, dk, dv, lse, delta, *strides, dk.stride(), dv.stride(), h, t, s, scale,
@@ -102,3 +111,38 @@ KERNELS = {
     "attention": Kernel(_forward, _forward_supports),
     "attention_backward": Kernel(_backward, _backward_supports),
 }
+
+
+def _call(shape: tuple[int, int, int, int], dtype: torch.dtype, planes: bool, shared: int, sign: int = 1) -> None:
+    """Both directions on views of a packed qkv [B, T, 3, H, D], in planes [B, 3, H, D, T]."""
+    b, h, t, d = shape
+    if planes:
+        qkv = torch.empty((b, 3, h, d, t), dtype=dtype, device="meta").permute(1, 0, 2, 4, 3)
+    else:
+        qkv = torch.empty((b, t, 3, h, d), dtype=dtype, device="meta").permute(2, 0, 3, 1, 4)
+    q, k, v = qkv.unbind(0)
+    out, lse = _launch_forward(q, k, v, sign / math.sqrt(d), shared)
+    _launch_backward(out, q, k, v, out, lse, sign / math.sqrt(d), shared)
+
+
+def _calls(shared: int) -> None:
+    """Full blocks and masked ones (T = 65), tokens and planes."""
+    for d in HEADS:
+        for t in (1024, 256, 128, 64, 65):
+            _call((2, 4, t, d), torch.bfloat16, False, shared)
+        _call((2, 4, 1024, d), torch.bfloat16, True, shared)
+    _call((2, 4, 1024, 64), torch.float16, False, shared)
+
+
+def _other_calls() -> None:
+    """Tiles that are the same on every GPU: 16-bit tensors out of alignment, float32; and a head that is padded."""
+    for d in HEADS:
+        _call((2, 4, 65, d), torch.bfloat16, True, SMALL_SHARED)
+    _call((2, 4, 65, 40), torch.bfloat16, False, SMALL_SHARED, sign=-1)
+    for d in HEADS:
+        _call((2, 4, 65, d), torch.float32, False, SMALL_SHARED)
+
+
+CONFIGURATIONS = _triton.Recording(lambda: _calls(LARGE_SHARED))
+SMALL_CONFIGURATIONS = _triton.Recording(lambda: _calls(SMALL_SHARED))
+OTHER_CONFIGURATIONS = _triton.Recording(_other_calls)

@@ -1,7 +1,8 @@
 """What attention's Triton kernels share: a head as a tuple of tiles, and products over such tuples.
 
-``tl.dot`` wants powers of two. The D channels of a head are held as tiles of CHANNELS, such as (64, 32) for 96 or
-(128, 64) for 192, which pads nothing, and float32, whose products are made in registers, as more and narrower ones.
+``tl.dot`` wants powers of two. A head of D channels is held as the tiles that CHANNELS lists as (first, number):
+((0, 64), (64, 32)) for 96 and ((0, 128), (128, 64)) for 192, which pads nothing; in float32, whose products are made
+in registers, as more and narrower ones.
 """
 
 # pyright: reportOptionalOperand=false, reportOptionalMemberAccess=false, reportIndexIssue=false
@@ -35,10 +36,10 @@ def _places(base, strides, start, channels, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _exist(start, channels, limit, ROWS: tl.constexpr, MASK: tl.constexpr, D: tl.constexpr, END: tl.constexpr):
+def _exist(start, channels, limit, ROWS: tl.constexpr, MASK: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr):
     """Which of these places are inside the tensor; asked only where some may not be."""
     rows = start + tl.arange(0, ROWS)
-    if MASK and END > D:
+    if MASK and TILE[0] + TILE[1] > D:
         return (rows < limit)[:, None] & (channels < D)[None, :]
     elif MASK:
         return (rows < limit)[:, None]
@@ -52,13 +53,11 @@ def load_tiles(
 ):  # fmt: skip
     """ROWS rows of a head from start on, zeros where there is nothing. MASK: some rows may be past the limit."""
     tiles = ()
-    end = 0
     for i in tl.static_range(len(CHANNELS)):
-        channels = end + tl.arange(0, CHANNELS[i])
-        end = end + CHANNELS[i]
+        channels = CHANNELS[i][0] + tl.arange(0, CHANNELS[i][1])
         at = _places(base, strides, start, channels, ROWS)
-        if MASK or end > D:
-            x = tl.load(at, mask=_exist(start, channels, limit, ROWS, MASK, D, end), other=0.0)
+        if MASK or CHANNELS[i][0] + CHANNELS[i][1] > D:
+            x = tl.load(at, mask=_exist(start, channels, limit, ROWS, MASK, D, CHANNELS[i]), other=0.0)
         else:
             x = tl.load(at)
         tiles = tiles + (x.to(tl.float32) if WIDEN else x,)
@@ -71,14 +70,12 @@ def store_tiles(
     ROWS: tl.constexpr, MASK: tl.constexpr, D: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """tiles * factor, rounded to the tensor's type. factor: a number, or one for each row as [rows, 1]."""
-    end = 0
     for i in tl.static_range(len(CHANNELS)):
-        channels = end + tl.arange(0, CHANNELS[i])
-        end = end + CHANNELS[i]
+        channels = CHANNELS[i][0] + tl.arange(0, CHANNELS[i][1])
         at = _places(base, strides, start, channels, ROWS)
         x = to_nearest(tiles[i] * factor, base.dtype.element_ty)
-        if MASK or end > D:
-            tl.store(at, x, mask=_exist(start, channels, limit, ROWS, MASK, D, end))
+        if MASK or CHANNELS[i][0] + CHANNELS[i][1] > D:
+            tl.store(at, x, mask=_exist(start, channels, limit, ROWS, MASK, D, CHANNELS[i]))
         else:
             tl.store(at, x)
 
@@ -87,7 +84,7 @@ def store_tiles(
 def zero_tiles(ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     tiles = ()
     for i in tl.static_range(len(CHANNELS)):
-        tiles = tiles + (tl.zeros((ROWS, CHANNELS[i]), tl.float32),)
+        tiles = tiles + (tl.zeros((ROWS, CHANNELS[i][1]), tl.float32),)
     return tiles
 
 

@@ -6,6 +6,7 @@ Chosen from what the compiler says (registers without spills, shared memory: doc
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,9 +91,17 @@ _SMALL = {
         256: Tile(32, 32, 4, 2),
     },
 }
-# float32 on every GPU: no tensor cores, a product's operands in registers.
+# 16-bit tensors whose rows do not start at multiples of 16: nothing is copied to shared memory without passing through
+# registers.
+_UNALIGNED = {
+    "forward": {head: Tile(64, 32, 4 if head <= 64 else 8, 2) for head in HEADS},
+    "queries": {head: Tile(32, 32, 4 if head <= 64 else 8, 2) for head in HEADS},
+    "keys": {head: Tile(32, 32, 4 if head <= 64 else 8, 2) for head in HEADS},
+}
+# float32 on every GPU: no tensor cores; the operands of a product stand in registers.
 _FLOAT32 = {
-    kernel: {head: Tile(32, 32, 4, 1) for head in HEADS} for kernel in ("forward", "queries", "keys")
+    kernel: {head: Tile(queries, keys, 4 if head <= 128 else 8, 1) for head in HEADS}
+    for kernel, queries, keys in (("forward", 32, 32), ("queries", 32, 16), ("keys", 16, 32))
 }
 
 
@@ -101,29 +110,35 @@ def head_of(head_dim: int) -> int:
     return next(size for size in HEADS if size >= head_dim)
 
 
-def _tile(kernel: str, head: int, dtype: torch.dtype, keys: int, shared_bytes: int) -> Tile:
+def _tile(kernel: str, head: int, dtype: torch.dtype, keys: int, shared_bytes: int, aligned: bool) -> Tile:
     if dtype == torch.float32:
         return _FLOAT32[kernel][head]
-    large = shared_bytes >= LARGE_SHARED
-    tile = (_LARGE if large else _SMALL)[kernel][head]
+    if not aligned:
+        return _UNALIGNED[kernel][head]
     if kernel == "forward" and keys <= 64:
         return Tile(64, 64, 4, 1, one_pass=True)
     if kernel == "forward" and keys <= 256 and head <= 64:
         return Tile(64, 128 if keys <= 128 else 256, 8, 1, one_pass=True)
-    return tile
+    return (_LARGE if shared_bytes >= LARGE_SHARED else _SMALL)[kernel][head]
+
+
+def _channels(head: int, dtype: torch.dtype) -> tuple[tuple[int, int], ...]:
+    """The tiles that a head is held as: (first, number) of each."""
+    widths = (32,) * (head // 32) if dtype == torch.float32 and head > 32 else HEADS[head]
+    return tuple(zip(itertools.accumulate(widths, initial=0), widths, strict=False))
 
 
 @functools.lru_cache(maxsize=4096)
 def plan(
-    kernel: str, head_dim: int, dtype: torch.dtype, queries: int, keys: int, shared_bytes: int
+    kernel: str, head_dim: int, dtype: torch.dtype, queries: int, keys: int, shared_bytes: int, aligned: bool
 ) -> tuple[int, dict[str, Any]]:
     """-> programs a head, and the kernel's constants. kernel: "forward", "queries" or "keys" (of the backward)."""
     head = head_of(head_dim)
-    tile = _tile(kernel, head, dtype, keys, shared_bytes)
+    tile = _tile(kernel, head, dtype, keys, shared_bytes, aligned)
     length, block = (keys, tile.keys) if kernel == "keys" else (queries, tile.queries)
     constants = {
         "D": head_dim,
-        "CHANNELS": (32,) * (head // 32) if dtype == torch.float32 and head > 32 else HEADS[head],
+        "CHANNELS": _channels(head, dtype),
         "BLOCK_T": tile.queries,
         "BLOCK_S": tile.keys,
         "MASK_T": queries % tile.queries != 0,
