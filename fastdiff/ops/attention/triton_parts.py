@@ -84,7 +84,7 @@ def store_tiles(
 def zero_tiles(ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     tiles = ()
     for i in tl.static_range(len(CHANNELS)):
-        tiles = tiles + (tl.zeros((ROWS, CHANNELS[i][1]), tl.float32),)
+        tiles = tiles + (tl.zeros((ROWS, tl.constexpr(CHANNELS[i][1])), tl.float32),)
     return tiles
 
 
