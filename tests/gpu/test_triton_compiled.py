@@ -33,7 +33,10 @@ class Module:
 
 MODULES = (
     Module("fastdiff.ops.philox.triton", registers=40),
-)  # fmt: skip
+    Module("fastdiff.ops.reverse_step.triton", registers=96),
+    Module("fastdiff.ops.decision.triton", registers=80),
+    Module("fastdiff.ops.group_norm_silu.triton", registers=112),
+)
 
 
 def _compile(module: Module) -> list[dict[str, Any]]:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton")
-OPS = ("philox_normal", "philox_bits")
+OPS = ("philox_normal", "philox_bits", "group_norm_silu", "reverse_step")
 HERE = Path(__file__).parent
-LARGE = ("256x", "x256", "4x128x", "many_pixels", "64x1x32")  # cases that only take longer
+LARGE = ("256x", "x256", "4x128x", "many_pixels", "64x1x32", "16x3x64")  # cases that only take longer
 
 
 def _run(*arguments: str) -> None:

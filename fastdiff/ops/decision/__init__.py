@@ -115,5 +115,5 @@ decision_op = FusedOp(
     reference=reference.first_passage,
     fake=_fake,
     package=__name__,
-    backends=(Backend.CPU,),
+    backends=(Backend.CPU, Backend.TRITON),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -17,8 +17,10 @@ from fastdiff.ops.group_norm_silu import triton_backward as backward
 from fastdiff.ops.group_norm_silu import triton_forward as forward
 from fastdiff.ops.group_norm_silu.cpu import _CHANNELS_LAST, _layout
 
-_WHOLE_FORWARD, _WHOLE_BACKWARD = 16384, 8192  # elements that a program holds: 32 a thread, twice in the backward
-_TILE = 4096  # elements of a tile where programs go through chunks: 16 a thread
+# Elements that a program holds at most, of all tensors that it reads: 32 a thread. Where programs go through chunks
+# of larger images, a tile is a quarter: accumulators need room, and several programs share a multiprocessor.
+_WHOLE = 16384
+_SMALL = 1024  # elements that a program takes at least, if they are there
 _MOST_CHANNELS = 4096  # of a group
 _MOST_CHUNKS = 128
 _PROGRAMS = 4  # for each multiprocessor
@@ -34,17 +36,28 @@ class _Plan(NamedTuple):
     warps: int
     chunks: int = 0  # 0: a program holds whole images
     tiles: int = 0  # of a chunk
-    units: int = 0  # blocks of images that one launch takes: as many as stay in the L2 cache for the second read
+    units: int = (
+        0  # blocks of images that one launch takes: as many as stay in the L2 cache for the second read
+    )
     pixel_stride: int = 1
     channel_stride: int = 1
 
 
-def _block(size: int, groups: int, least: int, most: int) -> tuple[int, int]:
-    """How many groups of `size` channels make a tile, and its width: narrow, but at least `least`, and well filled."""
-    widths = [1 << i for i in range(most.bit_length()) if size <= 1 << i <= most]
-    choices = [(min(groups, w // size), w) for w in widths]
-    filled = [(g, w) for g, w in choices if g * size >= 0.84 * w and (g * size >= least or g == groups)]
-    return filled[0] if filled else max(choices, key=lambda c: (c[0] * size / c[1], c[1]))
+def _block(size: int, groups: int, itemsize: int, last: bool, least: int, most: int) -> tuple[int, int]:
+    """How many groups of `size` channels make a tile, and the tile's width.
+
+    Well filled, and in channels_last so many channels that lanes access 16 bytes; narrow, but at least `least`.
+    """
+    choices = []
+    for width in (1 << i for i in range(most.bit_length()) if size <= 1 << i <= most):
+        for g in range(1, min(groups, width // size) + 1):
+            access = math.gcd(g * size * itemsize, 16) if last else 16
+            worth = g * size / width * {16: 1.0, 8: 0.9, 4: 0.8, 2: 0.6}[access]
+            choices.append((worth, g, width))
+    wide = [c for c in choices if c[1] * size >= least or c[1] == groups] or choices
+    best = max(wide)[0]
+    width = min(w for worth, _, w in wide if worth >= 0.9 * best)
+    return max(c for c in wide if c[2] == width)[1:]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -54,25 +67,30 @@ def _plan(
     dtype: torch.dtype,
     num_groups: int,
     device: torch.device,
-    whole: int,
+    tensors: int,
 ) -> _Plan:
+    """`tensors` of x's size are read: 1 in the forward, 2 in the backward."""
     n, c = sizes[:2]
     pixels, size = math.prod(sizes[2:]), c // num_groups
     last = _layout(sizes, strides) == _CHANNELS_LAST
     steps = (c, 1) if last else (1, pixels)
     sector, line = 32 // dtype.itemsize, 128 // dtype.itemsize
     rows = triton.next_power_of_2(pixels)
+    whole = _WHOLE // tensors
     most = whole // rows
     if triton.next_power_of_2(size) <= most:
-        groups, width = _block(size, num_groups, sector if last else 1, most)
+        least = min(most, max(sector if last else 1, _SMALL // rows))
+        most = min(most, 2 * triton.next_power_of_2(max(size, least)))  # many programs rather than wide ones
+        groups, width = _block(size, num_groups, dtype.itemsize, last, least, most)
         if not last or groups * size >= sector or groups == num_groups:
             warps = min(16, max(1, rows * width // (whole // 16)))
             return _Plan(groups, width, rows, triton.cdiv(num_groups, groups), warps, 0, 0, 0, *steps)
-    groups, width = _block(size, num_groups, line, max(128, triton.next_power_of_2(size)))
-    rows = max(1, min(rows, _TILE // width))
+    most = max(256, triton.next_power_of_2(size))
+    groups, width = _block(size, num_groups, dtype.itemsize, last, line, most)
+    rows = max(1, min(rows, whole // 4 // width))
     blocks, tiles = triton.cdiv(num_groups, groups), triton.cdiv(pixels, rows)
     gpu = _triton.device_of(device)
-    fitting = gpu.l2_bytes // 3 // (pixels * groups * size * dtype.itemsize)
+    fitting = gpu.l2_bytes // 3 // (pixels * groups * size * dtype.itemsize * tensors)
     units = min(n * blocks, max(1, fitting), _triton.MAX_GRID_Y)
     chunks = max(1, min(_PROGRAMS * gpu.multiprocessors // units, tiles, _MOST_CHUNKS))
     a_chunk = triton.cdiv(tiles, chunks)
@@ -99,10 +117,11 @@ def _forward(
     if x.numel() == 0:
         return reference.group_norm_silu(x, num_groups, weight, bias, scale, shift, eps, silu)
     n, c = x.shape[:2]
-    p = _plan(x.shape, x.stride(), x.dtype, num_groups, x.device, _WHOLE_FORWARD)
+    p = _plan(x.shape, x.stride(), x.dtype, num_groups, x.device, 1)
     pixels, device = x.numel() // (n * c), x.device
     y = torch.empty_like(x)
-    mean, rstd = x.new_empty((2, n, num_groups), dtype=torch.float32).unbind()
+    mean = x.new_empty((n, num_groups), dtype=torch.float32)
+    rstd = torch.empty_like(mean)
     parameters, rows = _prepared((weight, bias, scale, shift))
     tile = {"GROUP": c // num_groups, "GROUPS": p.groups, "CHANNELS": p.channels, "PIXELS": p.pixels}
     strides = x.stride(0), c * pixels, p.pixel_stride, p.channel_stride
@@ -145,13 +164,15 @@ def _backward(
             grad, x, mean, rstd, num_groups, weight, bias, scale, shift, silu
         )
     n, c = x.shape[:2]
-    p = _plan(x.shape, x.stride(), x.dtype, num_groups, x.device, _WHOLE_BACKWARD)
+    p = _plan(x.shape, x.stride(), x.dtype, num_groups, x.device, 2)
     pixels, device = x.numel() // (n * c), x.device
     dx = torch.empty_like(x)
     if grad.stride() != dx.stride() or grad.dtype != x.dtype:
         grad = torch.empty_like(dx).copy_(grad)
-    sums = a_sums, b_sums, dscale = x.new_empty((3, n, c), dtype=torch.float32).unbind()
-    dweight, dbias = x.new_empty((2, c), dtype=torch.float32).unbind()
+    a_sums = x.new_empty((n, c), dtype=torch.float32)
+    b_sums, dscale = torch.empty_like(a_sums), torch.empty_like(a_sums)
+    dweight = x.new_empty(c, dtype=torch.float32)
+    dbias = torch.empty_like(dweight)
     parameters, rows = _prepared((weight, bias, scale, shift))
     tile = {"GROUP": c // num_groups, "GROUPS": p.groups, "CHANNELS": p.channels, "PIXELS": p.pixels}
     strides = x.stride(0), c * pixels, p.pixel_stride, p.channel_stride
@@ -167,12 +188,12 @@ def _backward(
             )  # fmt: skip
             _triton.launch(
                 backward.group_norm_silu_backward_apply_kernel, grid, device, grad, x, dx, *saved, *parts,
-                *sums[:2], *strides, *rows, *where, SILU=silu, **tile,
+                a_sums, b_sums, *strides, *rows, *where, SILU=silu, **tile,
                 CHUNKS=triton.next_power_of_2(p.chunks), num_warps=p.warps,
             )  # fmt: skip
     else:
         _triton.launch(
-            backward.group_norm_silu_backward_kernel, (p.blocks, n), device, grad, x, dx, *saved, *sums[:2],
+            backward.group_norm_silu_backward_kernel, (p.blocks, n), device, grad, x, dx, *saved, a_sums, b_sums,
             *strides, *rows, pixels, num_groups, SILU=silu, **tile, num_warps=p.warps,
         )  # fmt: skip
     images, channels = 16, 64
@@ -204,7 +225,37 @@ def _backward_supports(grad, x, mean, rstd, num_groups, weight, bias, scale, shi
     return _supports(x, num_groups, weight, bias, scale, shift)
 
 
+def _calls() -> None:
+    """The shapes of ADM, C / 32 from 2 to 64: each in one layout or both, and in the dtypes that networks have."""
+    for c, size, last, dtype in _SHAPES:
+        x = torch.empty((2, c, size, size), dtype=dtype, device="meta")
+        x = x.to(memory_format=torch.channels_last) if last else x
+        weight, rows = torch.empty(c, device="meta"), torch.empty((2, 2 * c), dtype=dtype, device="meta")
+        adaptive = rows.chunk(2, dim=1) if size <= 64 else (None, None)
+        _, mean, rstd = _forward(x, 32, weight, weight, *adaptive, 1e-5, True)
+        _backward(x, x, mean, rstd, 32, weight, weight, *adaptive, True)
+
+
+_PER_GROUP = (2, 4, 6, 8, 12, 16, 18, 24, 30, 32, 36, 40, 42, 48, 56, 64)
+_SHAPES = [(32 * d, 8 if d > 16 else 16, True, torch.bfloat16) for d in _PER_GROUP]
+_SHAPES += [
+    (32 * d, size, last, dtype)
+    for d, size, last, dtype in (
+        (8, 256, True, torch.bfloat16),
+        (8, 256, False, torch.bfloat16),
+        (6, 64, True, torch.bfloat16),
+        (6, 64, False, torch.float32),
+        (18, 32, True, torch.float16),
+        (36, 32, False, torch.bfloat16),
+        (8, 32, True, torch.float32),
+        (8, 32, False, torch.bfloat16),
+        (18, 16, False, torch.float32),
+        (36, 8, False, torch.float16),
+    )
+]
+
 KERNELS = {
     "group_norm_silu": Kernel(_forward, _forward_supports),
     "group_norm_silu_backward": Kernel(_backward, _backward_supports),
 }
+CONFIGURATIONS = _triton.Recording(_calls)

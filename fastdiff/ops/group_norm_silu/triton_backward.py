@@ -40,7 +40,9 @@ def group_norm_silu_backward_kernel(
 ):  # fmt: skip
     """Small images: x and grad are read once. grad and dx lie alike, images y_stride apart."""
     image = tl.program_id(1).to(tl.int64)
-    first, exists, first_group, is_group = block_of_channels(tl.program_id(0), groups, GROUP, GROUPS, CHANNELS)
+    first, exists, first_group, is_group = block_of_channels(
+        tl.program_id(0), groups, GROUP, GROUPS, CHANNELS
+    )
     member = members(GROUP, GROUPS, CHANNELS)
     pixel, column = tl.arange(0, PIXELS), tl.arange(0, CHANNELS)
     mask = (pixel < pixels)[:, None] & exists[None, :]
@@ -50,7 +52,9 @@ def group_norm_silu_backward_kernel(
     v = tl.load(x + (image * x_stride + start) + offset, mask=mask, other=0.0).to(tl.float32)
     g = tl.load(grad + (image * y_stride + start) + offset, mask=mask, other=0.0).to(tl.float32)
     m, r = statistics(mean, rstd, image, groups, first_group, is_group, member, GROUPS)
-    gamma, beta = affine(weight, bias, scale, shift, image, first + column, exists, scale_stride, shift_stride)
+    gamma, beta = affine(
+        weight, bias, scale, shift, image, first + column, exists, scale_stride, shift_stride
+    )
     norm, dh = recomputed(v, g, m, r, gamma, beta, SILU)
     a, b = tl.sum(dh, 0), tl.sum(dh * norm, 0)
     channel = image * groups * GROUP + first + column
@@ -60,10 +64,14 @@ def group_norm_silu_backward_kernel(
     count = (pixels * GROUP).to(tl.float32)
     a = r * spread(fold(gamma * a, member) / count, member)
     b = r * spread(fold(gamma * b, member) / count, member)
-    store(dx + (image * y_stride + start) + offset, dh * (r * gamma)[None, :] - a[None, :] - norm * b[None, :], mask)
+    store(
+        dx + (image * y_stride + start) + offset,
+        dh * (r * gamma)[None, :] - a[None, :] - norm * b[None, :],
+        mask,
+    )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "first_unit", "tiles"])
 def group_norm_silu_backward_sums_kernel(
     grad, x, mean, rstd, weight, bias, scale, shift, a_parts, b_parts,
     x_stride, y_stride, pixel_stride, channel_stride, scale_stride, shift_stride,
@@ -77,7 +85,9 @@ def group_norm_silu_backward_sums_kernel(
     member = members(GROUP, GROUPS, CHANNELS)
     pixel, column = tl.arange(0, PIXELS), tl.arange(0, CHANNELS)
     m, r = statistics(mean, rstd, image, groups, first_group, is_group, member, GROUPS)
-    gamma, beta = affine(weight, bias, scale, shift, image, first + column, exists, scale_stride, shift_stride)
+    gamma, beta = affine(
+        weight, bias, scale, shift, image, first + column, exists, scale_stride, shift_stride
+    )
     offset = pixel[:, None] * pixel_stride + column[None, :] * channel_stride
     start = first.to(tl.int64) * channel_stride
     begin = chunk * tiles * PIXELS
@@ -97,7 +107,7 @@ def group_norm_silu_backward_sums_kernel(
     tl.store(b_parts + place, tl.sum(b, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "first_unit", "tiles"])
 def group_norm_silu_backward_apply_kernel(
     grad, x, dx, mean, rstd, weight, bias, scale, shift, a_parts, b_parts, a_sums, b_sums,
     x_stride, y_stride, pixel_stride, channel_stride, scale_stride, shift_stride,
@@ -121,7 +131,9 @@ def group_norm_silu_backward_apply_kernel(
         tl.store(b_sums + channel, b, mask=exists)
 
     m, r = statistics(mean, rstd, image, groups, first_group, is_group, member, GROUPS)
-    gamma, beta = affine(weight, bias, scale, shift, image, first + column, exists, scale_stride, shift_stride)
+    gamma, beta = affine(
+        weight, bias, scale, shift, image, first + column, exists, scale_stride, shift_stride
+    )
     count = (pixels * GROUP).to(tl.float32)
     a = r * spread(fold(gamma * a, member) / count, member)
     b = r * spread(fold(gamma * b, member) / count, member)
@@ -138,7 +150,7 @@ def group_norm_silu_backward_apply_kernel(
         store(dx + image * y_stride + here, dh * (r * gamma)[None, :] - a[None, :] - norm * b[None, :], mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["images"])
 def group_norm_silu_backward_affine_kernel(
     a_sums, b_sums, weight, bias, scale, dweight, dbias, dscale, images, channels, scale_stride,
     IMAGES: tl.constexpr, CHANNELS: tl.constexpr,

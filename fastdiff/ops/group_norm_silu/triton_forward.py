@@ -67,7 +67,9 @@ def group_norm_silu_forward_kernel(
 ):  # fmt: skip
     """Small images: a program holds all pixels of its groups, and x is read once."""
     image = tl.program_id(1).to(tl.int64)
-    first, exists, first_group, is_group = block_of_channels(tl.program_id(0), groups, GROUP, GROUPS, CHANNELS)
+    first, exists, first_group, is_group = block_of_channels(
+        tl.program_id(0), groups, GROUP, GROUPS, CHANNELS
+    )
     member = members(GROUP, GROUPS, CHANNELS)
     pixel, column = tl.arange(0, PIXELS), tl.arange(0, CHANNELS)
     mask = (pixel < pixels)[:, None] & exists[None, :]
@@ -86,14 +88,16 @@ def group_norm_silu_forward_kernel(
     tl.store(mean + group, rough + rest, mask=is_group)
     tl.store(rstd + group, r, mask=is_group)
 
-    gamma, beta = affine(weight, bias, scale, shift, image, first + column, exists, scale_stride, shift_stride)
+    gamma, beta = affine(
+        weight, bias, scale, shift, image, first + column, exists, scale_stride, shift_stride
+    )
     h = centered * (gamma * spread(r, member))[None, :] + beta[None, :]
     if SILU:
         h = silu(h)
     store(y + (image * y_stride + start) + offset, h, mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "first_unit", "tiles"])
 def group_norm_silu_forward_moments_kernel(
     x, means, deviations, x_stride, pixel_stride, channel_stride, pixels, groups, blocks, first_unit, tiles,
     GROUP: tl.constexpr, GROUPS: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
@@ -153,10 +157,10 @@ def merged(
     d = tl.where(mask, m - rough[None, :], 0.0)
     rest = tl.sum(d * n, 0) / total
     variance = tl.sum(squares + d * d * n, 0) / total - rest * rest
-    return rough, rest, tl.maximum(variance, 0.0)
+    return rough, rest, tl.where(variance < 0.0, 0.0, variance)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks", "first_unit", "tiles"])
 def group_norm_silu_forward_apply_kernel(
     x, y, mean, rstd, weight, bias, scale, shift, means, deviations,
     x_stride, y_stride, pixel_stride, channel_stride, scale_stride, shift_stride,
@@ -181,7 +185,9 @@ def group_norm_silu_forward_apply_kernel(
         tl.store(rstd + group, r, mask=is_group)
 
     pixel, column = tl.arange(0, PIXELS), tl.arange(0, CHANNELS)
-    gamma, beta = affine(weight, bias, scale, shift, image, first + column, exists, scale_stride, shift_stride)
+    gamma, beta = affine(
+        weight, bias, scale, shift, image, first + column, exists, scale_stride, shift_stride
+    )
     gamma *= spread(r, member)
     beta -= gamma * spread(rest, member)
     center = spread(rough, member)

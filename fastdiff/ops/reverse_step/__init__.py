@@ -179,5 +179,5 @@ step_op = FusedOp(
     reference=reference.reverse_step,
     fake=_fake,
     package=__name__,
-    backends=(Backend.CPU,),
+    backends=(Backend.CPU, Backend.TRITON),
 )

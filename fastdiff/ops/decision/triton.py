@@ -1,0 +1,244 @@
+"""decision on Triton: one trial a lane, its noise in registers; a lane whose trial has ended takes up another.
+
+csrc/cpu/decision.h has the same arithmetic and its derivations. A trial depends on its seed and its parameters only,
+so that neither the number of trials nor the launch changes it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastdiff.ops import _triton
+from fastdiff.ops._op import Kernel
+from fastdiff.ops._triton import high_word, low_word, minus_two_log, normals, philox, uniform
+from fastdiff.ops.decision import METHODS, PARAMETERS
+
+_LANES = 64  # of a program, which is one warp: lanes wait only for their own warp's
+_PROGRAMS = 16  # for each multiprocessor
+_EXACT, _BRIDGE = tl.constexpr(METHODS.index("exact")), tl.constexpr(METHODS.index("bridge"))
+_SPLIT, _LEFT, _MOST_DRIFT = tl.constexpr(0.28), tl.constexpr(0.141586945), tl.constexpr(2.5)
+_RATE, _HALF_PI, _PI_SQUARED = tl.constexpr(1.23370055), tl.constexpr(1.57079633), tl.constexpr(9.86960440)
+
+
+@triton.jit
+def stride(distance, reach, steps, max_steps, STRIDES: tl.constexpr):
+    """How wide a move is: m^2 steps at once, m whole, none beyond the last step."""
+    if STRIDES:
+        m = tl.maximum(tl.minimum(distance * reach, 2048.0).to(tl.int32).to(tl.float32), 1.0)
+        left = tl.maximum(max_steps - steps, 0).to(tl.float32)
+        m = tl.maximum(tl.minimum(m, tl.sqrt_rn(left).to(tl.int32).to(tl.float32)), 1.0)
+    else:
+        m = distance * 0.0 + 1.0
+    return m
+
+
+@triton.jit
+def euler(w0, w1, w2, w3, x, a, v, reach, steps, dt, max_steps, STRIDES: tl.constexpr):
+    """Four moves by Euler-Maruyama -> x, steps, done."""
+    z0, z1 = normals(w0, w1)
+    z2, z3 = normals(w2, w3)
+    z = (z0, z1, z2, z3)
+    drift = v * dt
+    sigma = tl.sqrt_rn(v * 0.0 + dt)
+    done = x != x
+    for j in tl.static_range(4):
+        m = stride(tl.minimum(x, a - x), reach, steps, max_steps, STRIDES)
+        x = tl.where(done, x, x + m * (drift * m + sigma * z[j]))
+        steps = tl.where(done, steps, steps + (m * m).to(tl.int32))
+        done = (x <= 0.0) | (x >= a) | (steps >= max_steps)
+    return x, steps, done
+
+
+@triton.jit
+def crossing(b, e, h, z, u):
+    """When a bridge over time h crosses a barrier at distance b from its start and e from its end."""
+    end = tl.maximum(e, 1e-20)
+    phi = z * z * h / (2.0 * b * end)
+    g = 1.0 / (1.0 + phi + tl.sqrt_rn(phi * (2.0 + phi)))
+    smaller = u * (1.0 + g) < 1.0
+    start, rest = b * tl.where(smaller, g, 1.0), end * tl.where(smaller, 1.0, g)
+    return h * (start / (start + rest))
+
+
+@triton.jit
+def bridge(w0, w1, w2, w3, x, a, v, reach, steps, dt, max_steps, STRIDES: tl.constexpr):
+    """One move, and whether and when the bridge between its ends crosses -> x, steps, shift of the time, done."""
+    z, other = normals(w0, w1)
+    y = a - x
+    m = stride(tl.minimum(x, y), reach, steps, max_steps, STRIDES)
+    h = m * m * dt
+    end = x + (v * h + tl.sqrt_rn(h) * z)
+    scale, u = -2.0 / h, uniform(w2)
+    below = u < tl.exp(x * end * scale)
+    above = (below == 0) & (1.0 - u < tl.exp(y * (a - end) * scale))
+    crossed = below | above
+    past = tl.abs(tl.where(below, end, a - end))
+    within = crossing(tl.where(below, x, y), past, h, other, uniform(w3))
+    steps += (m * m).to(tl.int32)
+    x = tl.where(below, 0.0, tl.where(above, a, end))
+    return x, steps, tl.where(crossed, within - h, 0.0), crossed | (steps >= max_steps)
+
+
+@triton.jit
+def exact(w0, w1, w2, w3, x, a, v, time, max_time):
+    """One attempt to leave the widest interval around x that fits -> x, time, done."""
+    y = a - x
+    d = tl.minimum(tl.minimum(x, y), _MOST_DRIFT / tl.abs(v))
+    mu = v * d
+    half = 0.5 * mu * mu
+    rate = half + _RATE
+    right_mass = _HALF_PI / rate * tl.exp(rate * -_SPLIT)
+    left = uniform(w0) * (_LEFT + right_mass) < _LEFT
+    e = 0.5 * minus_two_log(w1)
+    q = e * _SPLIT + 1.0
+    t = tl.where(left, _SPLIT, e) / tl.where(left, q * q, rate) + tl.where(left, 0.0, _SPLIT)
+    w = tl.exp(tl.where(left, q * q * (-4.0 / _SPLIT), t * -_PI_SQUARED))
+    cubed = w * w * w
+    series = 1.0 - 3.0 * w + tl.where(left, 0.0, cubed * (5.0 - 7.0 * cubed))
+    tilt = tl.where(left, tl.exp(e * e * (-0.5 * _SPLIT) - half * t), 1.0)
+    accepted = uniform(w2) < series * tilt
+    up = uniform(w3) * (1.0 + tl.exp(-2.0 * mu)) < 1.0
+    time += tl.where(accepted, t * (d * d), 0.0)
+    hit, late = accepted & (d == tl.where(up, y, x)), time > max_time
+    moved = tl.where(hit, tl.where(up, a, 0.0), tl.where(up, x + d, x - d))
+    return tl.where(late, 0.5 * a, tl.where(accepted, moved, x)), time, hit | late
+
+
+@triton.jit
+def finish(
+    rt, choice, position, s, s_stride, trial, mask, x, a, begin, time, steps, shift, dt, METHOD: tl.constexpr
+):
+    """Write what became of the trials; x is NaN if they could not begin."""
+    below, above = x <= 0.0, x >= a
+    seconds = time if METHOD == _EXACT else steps.to(tl.float32) * dt + shift
+    seconds = tl.where(below | above, seconds, float("inf"))
+    place = tl.where(below, 0.0, tl.where(above, a, x))
+    if METHOD == _EXACT:  # where the walk was when time ran out is not known
+        place = tl.where(below | above, place, float("nan"))
+    scale = tl.load(s + trial * s_stride, mask=mask, other=1.0)
+    tl.store(rt + trial, tl.where(x == x, begin + seconds, float("nan")), mask=mask)
+    tl.store(choice + trial, tl.where(below, 0, tl.where(above, 1, -1)).to(tl.int8), mask=mask)
+    tl.store(position + trial, place * scale, mask=mask)
+
+
+@triton.jit
+def own_values(key0, key1, v, z, t0, sv, sz, st0):
+    """A trial's drift, start and non-decision time, drawn from the ranges it is given."""
+    zero = key0 ^ key0
+    w0, w1, w2, w3 = philox(key0, key1, zero, zero, zero + 1, zero)
+    normal, _ = normals(w0, w1)
+    return v + sv * normal, z + sz * (uniform(w2) - 0.5), t0 + st0 * uniform(w3)
+
+
+@triton.jit
+def scaled(v, z, a, s):
+    """Drift, start and boundary in units of the trial's noise; the start is NaN if the trial cannot begin."""
+    unit = 1.0 / s
+    v, z, a = v * unit, z * unit, a * unit
+    can_begin = (z > 0.0) & (z < a) & (a < float("inf")) & (v - v == 0.0)
+    return v, tl.where(can_begin, z, float("nan")), a
+
+
+_STRIDES = [
+    "seed_stride",
+    *(f"{p}_stride" for p in PARAMETERS),
+]  # a lane reads one number: nothing to specialize for
+
+
+@triton.jit(do_not_specialize=["trials", "max_steps", *_STRIDES])
+def decision_forward_kernel(
+    seeds, v, a, z, t0, s, sv, sz, st0, rt, choice, position,
+    seed_stride, v_stride, a_stride, z_stride, t0_stride, s_stride, sv_stride, sz_stride, st0_stride,
+    trials, dt, max_steps, max_time, reach,
+    METHOD: tl.constexpr, STRIDES: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    total = tl.num_programs(0).to(tl.int64) * LANES
+    # Lanes begin as if a trial before the first had just ended: one way to take up a trial, wherever in the walk.
+    i = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES) - total
+    x = tl.zeros((LANES,), tl.float32)
+    boundary, drift, far, begin, time, shift = x, x, x, x, x, x
+    steps = tl.zeros((LANES,), tl.int32)
+    key0, key1, block, zero = (
+        steps.to(tl.uint32),
+        steps.to(tl.uint32),
+        steps.to(tl.uint32),
+        steps.to(tl.uint32),
+    )
+    done, running = steps == 0, 1
+    while running > 0:
+        ended = done & (i < trials)
+        if tl.max(ended.to(tl.int32), 0) > 0:
+            mask = ended & (i >= 0)
+            finish(
+                rt, choice, position, s, s_stride, i, mask, x, boundary, begin, time, steps, shift, dt, METHOD
+            )
+            i = tl.where(ended, i + total, i)
+            mask = ended & (i < trials)
+            seed = tl.load(seeds + i * seed_stride, mask=mask, other=0)
+            key0, key1 = tl.where(ended, low_word(seed), key0), tl.where(ended, high_word(seed), key1)
+            own_v, own_z, own_t0 = own_values(
+                key0, key1,
+                tl.load(v + i * v_stride, mask=mask, other=0.0), tl.load(z + i * z_stride, mask=mask, other=0.0),
+                tl.load(t0 + i * t0_stride, mask=mask, other=0.0), tl.load(sv + i * sv_stride, mask=mask, other=0.0),
+                tl.load(sz + i * sz_stride, mask=mask, other=0.0), tl.load(st0 + i * st0_stride, mask=mask, other=0.0),
+            )  # fmt: skip
+            own_s = tl.load(s + i * s_stride, mask=mask, other=1.0)
+            own_v, own_x, own_a = scaled(own_v, own_z, tl.load(a + i * a_stride, mask=mask, other=0.0), own_s)
+            x, boundary = tl.where(ended, own_x, x), tl.where(ended, own_a, boundary)
+            drift, begin = tl.where(ended, own_v, drift), tl.where(ended, own_t0, begin)
+            if STRIDES:  # the end of a stride lies `reach` of its standard deviations before the boundary
+                with_drift = reach + tl.abs(own_v) * own_a * (0.5 / reach)
+                far = tl.where(ended, 1.0 / (with_drift * tl.sqrt_rn(with_drift * 0.0 + dt)), far)
+            time, shift = tl.where(ended, 0.0, time), tl.where(ended, 0.0, shift)
+            steps, block = tl.where(ended, 0, steps), tl.where(ended, zero, block)
+
+        w0, w1, w2, w3 = philox(key0, key1, block, zero, zero, zero)
+        block += 1
+        stuck = x != x  # could not begin
+        if METHOD == _EXACT:
+            x, time, done = exact(w0, w1, w2, w3, x, boundary, drift, time, max_time)
+        elif METHOD == _BRIDGE:
+            x, steps, shift, done = bridge(
+                w0, w1, w2, w3, x, boundary, drift, far, steps, dt, max_steps, STRIDES
+            )
+        else:
+            x, steps, done = euler(w0, w1, w2, w3, x, boundary, drift, far, steps, dt, max_steps, STRIDES)
+        x, done = tl.where(stuck, float("nan"), x), done | stuck
+        running = tl.max((i < trials).to(tl.int32), 0)
+
+
+def _run(seeds: Tensor, *rest) -> tuple[Tensor, Tensor, Tensor]:
+    parameters, (method, dt, max_steps, max_time, reach) = rest[:-5], rest[-5:]
+    n, device = len(seeds), seeds.device
+    rt, position = parameters[0].new_empty(n), parameters[0].new_empty(n)
+    choice = seeds.new_empty(n, dtype=torch.int8)
+    programs = min(triton.cdiv(n, _LANES), _PROGRAMS * _triton.device_of(device).multiprocessors)
+    strides = [p.stride(0) for p in parameters]
+    _triton.launch(
+        decision_forward_kernel, (programs,), device,
+        seeds, *parameters, rt, choice, position, seeds.stride(0), *strides, n, dt, max_steps, max_time, reach,
+        METHOD=method, STRIDES=reach > 0, LANES=_LANES, num_warps=1,
+    )  # fmt: skip
+    return rt, choice, position
+
+
+def _supports(seeds: Tensor, v: Tensor, *rest) -> str | None:
+    if not _triton.INTERPRETED and seeds.device.type != "cuda":
+        return f"Triton's kernels run on CUDA devices, and the seeds are on {seeds.device}"
+    return None if v.dtype == torch.float32 else f"{v.dtype} is not float32"
+
+
+def _calls() -> None:
+    seeds, row = torch.empty(10_000, dtype=torch.int64, device="meta"), torch.empty(10_000, device="meta")
+    for method in range(len(METHODS)):
+        for reach in (0.0,) if METHODS[method] == "exact" else (0.0, 2.0):
+            _run(seeds, *(row,) * len(PARAMETERS), method, 0.001, 1 << 30, math.inf, reach)
+
+
+KERNELS = {"decision": Kernel(_run, _supports)}
+CONFIGURATIONS = _triton.Recording(_calls)
