@@ -60,7 +60,9 @@ class Configuration(NamedTuple):
     """One way in which a kernel is launched, and all that compiling it needs."""
 
     kernel: Any
-    signature: dict[str, Any]  # of every argument: "*bf16:16" (a multiple of 16), "i32", "constexpr", or a tuple
+    signature: dict[
+        str, Any
+    ]  # of every argument: "*bf16:16" (a multiple of 16), "i32", "constexpr", or a tuple
     constexprs: dict[Any, Any]  # by name, or by (argument, place in its tuple)
     num_warps: int
     num_stages: int
@@ -151,13 +153,13 @@ _INTERPRETED = tl.constexpr(INTERPRETED)
 
 
 @triton.jit
-def to_nearest(x, TYPE: tl.constexpr):
-    """float32 -> TYPE, rounded to nearest."""
-    if _INTERPRETED and TYPE == tl.bfloat16:  # it would cut the bits off
+def to_nearest(x, dtype: tl.constexpr):
+    """float32 -> dtype, rounded to nearest."""
+    if _INTERPRETED and dtype == tl.bfloat16:  # it would cut the bits off
         bits = x.to(tl.uint32, bitcast=True)
         nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         x = tl.where(x == x, nearest.to(tl.float32, bitcast=True), x)
-    return x.to(TYPE)
+    return x.to(dtype)
 
 
 @triton.jit

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -113,7 +111,9 @@ KERNELS = {
 }
 
 
-def _call(shape: tuple[int, int, int, int], dtype: torch.dtype, planes: bool, shared: int, sign: int = 1) -> None:
+def _call(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, planes: bool, shared: int, sign: int = 1
+) -> None:
     """Both directions on views of a packed qkv [B, T, 3, H, D], in planes [B, 3, H, D, T]."""
     b, h, t, d = shape
     if planes:

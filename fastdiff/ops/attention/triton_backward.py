@@ -46,7 +46,9 @@ def attention_backward_queries_kernel(
     k = head_of(k, k_strides, head, heads)
     v = head_of(v, v_strides, head, heads)
     TYPE: tl.constexpr = k.dtype.element_ty
-    q_tiles = load_tiles(head_of(q, q_strides, head, heads), q_strides, first, queries, BLOCK_T, MASK_T, D, CHANNELS)
+    q_tiles = load_tiles(
+        head_of(q, q_strides, head, heads), q_strides, first, queries, BLOCK_T, MASK_T, D, CHANNELS
+    )
     do = head_of(grad, grad_strides, head, heads)
     do_tiles = load_tiles(do, grad_strides, first, queries, BLOCK_T, MASK_T, D, CHANNELS)
     out = head_of(out, out_strides, head, heads)
@@ -85,8 +87,12 @@ def attention_backward_keys_kernel(
     blocks = tl.cdiv(keys, BLOCK_S)
     head = tl.program_id(0) // blocks
     first = (tl.program_id(0) % blocks) * BLOCK_S
-    k_tiles = load_tiles(head_of(k, k_strides, head, heads), k_strides, first, keys, BLOCK_S, MASK_S, D, CHANNELS)
-    v_tiles = load_tiles(head_of(v, v_strides, head, heads), v_strides, first, keys, BLOCK_S, MASK_S, D, CHANNELS)
+    k_tiles = load_tiles(
+        head_of(k, k_strides, head, heads), k_strides, first, keys, BLOCK_S, MASK_S, D, CHANNELS
+    )
+    v_tiles = load_tiles(
+        head_of(v, v_strides, head, heads), v_strides, first, keys, BLOCK_S, MASK_S, D, CHANNELS
+    )
     q = head_of(q, q_strides, head, heads)
     do = head_of(grad, grad_strides, head, heads)
     TYPE: tl.constexpr = q.dtype.element_ty
@@ -109,4 +115,15 @@ def attention_backward_keys_kernel(
 
     dk = head_of(dk, dk_strides, head, heads)
     store_tiles(dk, dk_strides, first, dk_sums, scale, keys, BLOCK_S, MASK_S, D, CHANNELS)
-    store_tiles(head_of(dv, dv_strides, head, heads), dv_strides, first, dv_sums, 1.0, keys, BLOCK_S, MASK_S, D, CHANNELS)
+    store_tiles(
+        head_of(dv, dv_strides, head, heads),
+        dv_strides,
+        first,
+        dv_sums,
+        1.0,
+        keys,
+        BLOCK_S,
+        MASK_S,
+        D,
+        CHANNELS,
+    )

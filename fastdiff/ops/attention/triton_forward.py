@@ -21,7 +21,10 @@ from fastdiff.ops.attention.triton_parts import (
 
 
 @triton.jit
-def _scores(q, k, k_strides, start, keys, BLOCK_S: tl.constexpr, MASK_S: tl.constexpr, D: tl.constexpr, CHANNELS: tl.constexpr):
+def _scores(
+    q, k, k_strides, start, keys,
+    BLOCK_S: tl.constexpr, MASK_S: tl.constexpr, D: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
     """q kᵀ, -inf where there is no key."""
     tiles = load_tiles(k, k_strides, start, keys, BLOCK_S, MASK_S, D, CHANNELS)
     s = inner(q, tiles)
@@ -49,7 +52,9 @@ def attention_forward_kernel(
     k = head_of(k, k_strides, head, heads)
     v = head_of(v, v_strides, head, heads)
     TYPE: tl.constexpr = v.dtype.element_ty
-    q = load_tiles(head_of(q, q_strides, head, heads), q_strides, first, queries, BLOCK_T, MASK_T, D, CHANNELS)
+    q = load_tiles(
+        head_of(q, q_strides, head, heads), q_strides, first, queries, BLOCK_T, MASK_T, D, CHANNELS
+    )
     if SIGN != 1:
         q = scaled(q, SIGN)
 

@@ -36,7 +36,9 @@ def _places(base, strides, start, channels, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _exist(start, channels, limit, ROWS: tl.constexpr, MASK: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr):
+def _exist(
+    start, channels, limit, ROWS: tl.constexpr, MASK: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr
+):
     """Which of these places are inside the tensor; asked only where some may not be."""
     rows = start + tl.arange(0, ROWS)
     if MASK and TILE[0] + TILE[1] > D:
@@ -97,9 +99,9 @@ def scaled(tiles, factor):
 
 
 @triton.jit
-def operand(x, TYPE: tl.constexpr):
+def operand(x, dtype: tl.constexpr):
     """float32 -> what a product with tensors of this type takes."""
-    x = to_nearest(x, TYPE)
+    x = to_nearest(x, dtype)
     return x.to(tl.float32) if WIDEN else x
 
 
