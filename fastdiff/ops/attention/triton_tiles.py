@@ -68,16 +68,16 @@ _SMALL = {
         32: Tile(128, 64, 4, 3),
         64: Tile(64, 64, 4, 3),
         96: Tile(64, 64, 4, 2),
-        128: Tile(64, 64, 4, 2),
-        192: Tile(64, 32, 4, 2),
+        128: Tile(64, 32, 4, 2),
+        192: Tile(32, 32, 4, 2),
         256: Tile(64, 32, 8, 2),
     },
     "queries": {
-        16: Tile(64, 64, 4, 2),
+        16: Tile(64, 32, 4, 2),
         32: Tile(64, 64, 4, 2),
         64: Tile(64, 64, 4, 2),
         96: Tile(64, 32, 4, 2),
-        128: Tile(64, 64, 8, 2),
+        128: Tile(32, 32, 4, 2),
         192: Tile(32, 32, 4, 2),
         256: Tile(32, 32, 4, 2),
     },
@@ -85,18 +85,18 @@ _SMALL = {
         16: Tile(64, 64, 4, 2),
         32: Tile(64, 64, 4, 2),
         64: Tile(32, 64, 4, 2),
-        96: Tile(32, 64, 4, 2),
+        96: Tile(32, 32, 4, 2),
         128: Tile(64, 64, 8, 2),
-        192: Tile(32, 32, 4, 2),
-        256: Tile(32, 32, 4, 2),
+        192: Tile(32, 32, 8, 2),
+        256: Tile(32, 32, 8, 2),
     },
 }
 # 16-bit tensors whose rows do not start at multiples of 16: nothing is copied to shared memory without passing through
 # registers.
 _UNALIGNED = {
-    "forward": {head: Tile(64, 32, 4 if head <= 64 else 8, 2) for head in HEADS},
-    "queries": {head: Tile(32, 32, 4 if head <= 64 else 8, 2) for head in HEADS},
-    "keys": {head: Tile(32, 32, 4 if head <= 64 else 8, 2) for head in HEADS},
+    "forward": {head: Tile(64, 32, 4, 1) if head <= 64 else Tile(32, 32, 8, 1) for head in HEADS},
+    "queries": {head: Tile(32, 32, 4, 1) if head <= 64 else Tile(32, 16, 8, 1) for head in HEADS},
+    "keys": {head: Tile(32, 32, 4, 1) if head <= 64 else Tile(16, 32, 8, 1) for head in HEADS},
 }
 # float32 on every GPU: no tensor cores; the operands of a product stand in registers.
 _FLOAT32 = {
@@ -115,11 +115,12 @@ def _tile(kernel: str, head: int, dtype: torch.dtype, keys: int, shared_bytes: i
         return _FLOAT32[kernel][head]
     if not aligned:
         return _UNALIGNED[kernel][head]
+    is_large = shared_bytes >= LARGE_SHARED
     if kernel == "forward" and keys <= 64:
         return Tile(64, 64, 4, 1, one_pass=True)
-    if kernel == "forward" and keys <= 256 and head <= 64:
+    if kernel == "forward" and keys <= (256 if is_large else 128) and head <= 64:
         return Tile(64, 128 if keys <= 128 else 256, 8, 1, one_pass=True)
-    return (_LARGE if shared_bytes >= LARGE_SHARED else _SMALL)[kernel][head]
+    return (_LARGE if is_large else _SMALL)[kernel][head]
 
 
 def _channels(head: int, dtype: torch.dtype) -> tuple[tuple[int, int], ...]:
