@@ -3,7 +3,7 @@
 The first owns queries and leaves rowsum(do * out) for the second, which owns keys.
 """
 
-# pyright: reportOptionalOperand=false, reportOptionalMemberAccess=false, reportIndexIssue=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportOptionalMemberAccess=false
 
 from __future__ import annotations
 

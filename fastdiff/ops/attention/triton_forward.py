@@ -1,6 +1,6 @@
 """attention's forward as a Triton kernel: one program takes one block of queries of one head past all keys."""
 
-# pyright: reportOptionalOperand=false, reportOptionalMemberAccess=false, reportIndexIssue=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportOptionalMemberAccess=false
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
 in registers, as more and narrower ones.
 """
 
-# pyright: reportOptionalOperand=false, reportOptionalMemberAccess=false, reportIndexIssue=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportOptionalMemberAccess=false
 
 from __future__ import annotations
 

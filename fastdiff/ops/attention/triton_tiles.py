@@ -85,7 +85,7 @@ _SMALL = {
         16: Tile(64, 64, 4, 2),
         32: Tile(64, 64, 4, 2),
         64: Tile(32, 64, 4, 2),
-        96: Tile(32, 32, 4, 2),
+        96: Tile(16, 32, 8, 2),
         128: Tile(64, 64, 8, 2),
         192: Tile(32, 32, 8, 2),
         256: Tile(32, 32, 8, 2),
@@ -117,7 +117,7 @@ def _tile(kernel: str, head: int, dtype: torch.dtype, keys: int, shared_bytes: i
         return _UNALIGNED[kernel][head]
     is_large = shared_bytes >= LARGE_SHARED
     if kernel == "forward" and keys <= 64:
-        return Tile(64, 64, 4, 1, one_pass=True)
+        return Tile(64 if is_large or head <= 128 else 32, 64, 4, 1, one_pass=True)
     if kernel == "forward" and keys <= (256 if is_large else 128) and head <= 64:
         return Tile(64, 128 if keys <= 128 else 256, 8, 1, one_pass=True)
     return (_LARGE if is_large else _SMALL)[kernel][head]
