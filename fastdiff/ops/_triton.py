@@ -43,6 +43,7 @@ class Device(NamedTuple):
 
     multiprocessors: int = 132
     l2_bytes: int = 50 << 20
+    shared_bytes: int = 232448  # that one program may use
 
 
 @functools.cache
@@ -50,15 +51,21 @@ def device_of(device: torch.device) -> Device:
     if device.type != "cuda":
         return Device()
     properties = torch.cuda.get_device_properties(device)
-    return Device(properties.multi_processor_count, properties.L2_cache_size)
+    return Device(
+        properties.multi_processor_count,
+        properties.L2_cache_size,
+        properties.shared_memory_per_block_optin,
+    )
 
 
 class Configuration(NamedTuple):
     """One way in which a kernel is launched, and all that compiling it needs."""
 
     kernel: Any
-    signature: dict[str, str]  # of every argument: "*bf16:16" (a multiple of 16), "i32", "fp32", "constexpr"
-    constexprs: dict[str, Any]
+    signature: dict[
+        str, Any
+    ]  # of every argument: "*bf16:16" (a multiple of 16), "i32", "constexpr", or a tuple
+    constexprs: dict[Any, Any]  # by name, or by (argument, place in its tuple)
     num_warps: int
     num_stages: int
 
@@ -117,21 +124,29 @@ _TYPES = {
 def _configuration(
     kernel: Any, arguments: tuple[Any, ...], constexprs: dict[str, Any], num_warps: int, num_stages: int
 ) -> Configuration:
-    """As Triton's launcher specializes: 1 and None are constants, multiples of 16 are known to be such."""
     signature, constants = {}, dict(constexprs)
-    for name, parameter, value in zip(kernel.arg_names, kernel.params, arguments, strict=False):
-        if isinstance(value, Tensor):
-            signature[name] = f"*{_TYPES[value.dtype]}:16"  # allocations are aligned to more than that
-        elif isinstance(value, float):
-            signature[name] = "fp32"
-        elif value is None or (value == 1 and not parameter.do_not_specialize):
-            signature[name], constants[name] = "constexpr", value
+    for i, (parameter, value) in enumerate(zip(kernel.params, arguments, strict=False)):
+        if isinstance(value, tuple):
+            kinds = tuple(_kind(v, parameter) for v in value)
+            constants |= {(i, j): value[j] for j, kind in enumerate(kinds) if kind == "constexpr"}
         else:
-            width = "i32" if -(2**31) <= value < 2**31 else "i64"
-            aligned = value % 16 == 0 and not parameter.do_not_specialize
-            signature[name] = f"{width}:16" if aligned else width
+            kinds = _kind(value, parameter)
+            constants |= {parameter.name: value} if kinds == "constexpr" else {}
+        signature[parameter.name] = kinds
     signature |= dict.fromkeys(constexprs, "constexpr")
     return Configuration(kernel, signature, constants, num_warps, num_stages)
+
+
+def _kind(value: Any, parameter: Any) -> str:
+    """As Triton's launcher specializes: 1 and None are constants, multiples of 16 are known to be such."""
+    if isinstance(value, Tensor):
+        return f"*{_TYPES[value.dtype]}:16"  # allocations are aligned to more than that
+    if isinstance(value, float):
+        return "fp32"
+    if value is None or (value == 1 and not parameter.do_not_specialize):
+        return "constexpr"
+    width = "i32" if -(2**31) <= value < 2**31 else "i64"
+    return f"{width}:16" if value % 16 == 0 and not parameter.do_not_specialize else width
 
 
 # --- Arithmetic --------------------------------------------------------------------------------------------------
@@ -140,13 +155,19 @@ _INTERPRETED = tl.constexpr(INTERPRETED)
 
 
 @triton.jit
+def to_nearest(x, dtype: tl.constexpr):
+    """float32 -> dtype, rounded to nearest."""
+    if _INTERPRETED and dtype == tl.bfloat16:  # it would cut the bits off
+        bits = x.to(tl.uint32, bitcast=True)
+        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        x = tl.where(x == x, nearest.to(tl.float32, bitcast=True), x)
+    return x.to(dtype)
+
+
+@triton.jit
 def store(pointers, values, mask):
     """Round float32 values to the pointers' type, to nearest, and store them."""
-    if _INTERPRETED and pointers.dtype.element_ty == tl.bfloat16:  # it would cut the bits off
-        bits = values.to(tl.uint32, bitcast=True)
-        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-        values = tl.where(values == values, nearest.to(tl.float32, bitcast=True), values)
-    tl.store(pointers, values.to(pointers.dtype.element_ty), mask=mask)
+    tl.store(pointers, to_nearest(values, pointers.dtype.element_ty), mask=mask)
 
 
 @triton.jit

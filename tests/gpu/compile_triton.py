@@ -2,7 +2,8 @@
 
     python compile_triton.py fastdiff.ops.philox.triton 80 90
 
-A module's ``CONFIGURATIONS`` are what it launches, whole signatures included. Run without TRITON_INTERPRET.
+A module's ``CONFIGURATIONS`` are what it launches, whole signatures included; ``module:NAME`` has them under another
+name. Run without TRITON_INTERPRET.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuob
 SAMPLED = 4
 
 
-def compiled(configuration: Any, capability: int) -> dict[str, Any]:
-    """The device code of one configuration for compute capability 9.0 as 90."""
+def compiled(configuration: Any, capability: int) -> Any:
+    """One configuration for compute capability 9.0 as 90: ``.asm`` is the code, ``.metadata`` what it needs."""
     kernel, signature, constexprs, num_warps, num_stages = configuration
-    names = list(signature)
-    types = {name: kind.removesuffix(":16") for name, kind in signature.items()}
-    attributes = {
-        (names.index(n),): [["tt.divisibility", 16]] for n, kind in signature.items() if kind.endswith(":16")
-    }
+    types, attributes = {}, {}
+    for i, (name, kind) in enumerate(signature.items()):
+        kinds = {(i, j): k for j, k in enumerate(kind)} if isinstance(kind, tuple) else {(i,): kind}
+        attributes |= {place: [["tt.divisibility", 16]] for place, k in kinds.items() if k.endswith(":16")}
+        bare = tuple(k.removesuffix(":16") for k in kinds.values())
+        types[name] = bare if isinstance(kind, tuple) else bare[0]
     source = ASTSource(kernel, types, constexprs, attributes)
     options = {"num_warps": num_warps, "num_stages": num_stages}
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
 def resources(cubin: bytes) -> dict[str, int]:
@@ -53,10 +55,15 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL|SHARED):(\d+)", text)}
 
 
+def _configurations(module: str) -> list[Any]:
+    name, _, attribute = module.partition(":")
+    return list(getattr(importlib.import_module(name), attribute or "CONFIGURATIONS"))
+
+
 def _jobs(module: str, capabilities: list[int]) -> Iterator[tuple[str, int, int]]:
     """(module, configuration, capability): the first capability has all of them."""
     seen: dict[Any, int] = {}
-    for i, configuration in enumerate(importlib.import_module(module).CONFIGURATIONS):
+    for i, configuration in enumerate(_configurations(module)):
         nth = seen[configuration[0]] = seen.get(configuration[0], -1) + 1
         for capability in capabilities if nth % SAMPLED == 0 else capabilities[:1]:
             yield module, i, capability
@@ -64,12 +71,13 @@ def _jobs(module: str, capabilities: list[int]) -> Iterator[tuple[str, int, int]
 
 def _report(job: tuple[str, int, int]) -> dict[str, Any]:
     module, i, capability = job
-    configuration = list(importlib.import_module(module).CONFIGURATIONS)[i]
+    configuration = _configurations(module)[i]
     kernel, signature, constexprs, num_warps, num_stages = configuration
     begin = time.perf_counter()
-    asm = compiled(configuration, capability)
-    types = [t.removesuffix(":16").strip("*") for t in signature.values() if t.startswith("*")]
-    chosen = {k: v for k, v in constexprs.items() if k.isupper()}
+    code = compiled(configuration, capability)
+    asm = code.asm
+    types = [t.removesuffix(":16").strip("*") for t in signature.values() if isinstance(t, str) and "*" in t]
+    chosen = {k: v for k, v in constexprs.items() if isinstance(k, str) and k.isupper()}
     return {
         "kernel": kernel.fn.__name__,
         "configuration": " ".join(
@@ -82,6 +90,7 @@ def _report(job: tuple[str, int, int]) -> dict[str, Any]:
         ),
         "arch": f"sm_{capability}",
         **resources(asm["cubin"]),
+        "SHARED": code.metadata.shared,  # the cubin knows only of what is static
         "mma": bool(re.search(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)", asm["ptx"])),
         "vectors": len(re.findall(r"\b(?:ld|st)\.global\S*\.v[248]\b", asm["ptx"])),
         "approximate_sine": bool(re.search(r"\b(sin|cos)\.approx", asm["ptx"])),

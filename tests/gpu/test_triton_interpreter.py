@@ -14,9 +14,18 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton")
-OPS = ("philox_normal", "philox_bits", "group_norm_silu", "reverse_step")
+OPS = ("philox_normal", "philox_bits", "group_norm_silu", "reverse_step", "attention")
 HERE = Path(__file__).parent
-LARGE = ("256x", "x256", "4x128x", "many_pixels", "64x1x32", "16x3x64")  # cases that only take longer
+LARGE = (
+    "256x",
+    "x256",
+    "4x128x",
+    "many_pixels",
+    "64x1x32",
+    "16x3x64",
+    "T1024",
+    "T256",
+)  # cases that only take longer
 
 
 def _run(*arguments: str) -> None:
@@ -34,5 +43,6 @@ def test_cases(op: str) -> None:
     _run("-k", chosen, str(HERE.parent / "ops" / "test_cases.py"))
 
 
-def test_what_the_cases_do_not_see() -> None:
-    _run(str(HERE / "interpreted_triton.py"))
+@pytest.mark.parametrize("file", ["interpreted_triton.py", "interpreted_triton_attention.py"])
+def test_what_the_cases_do_not_see(file: str) -> None:
+    _run(str(HERE / file))

@@ -76,7 +76,7 @@ forward_op = FusedOp(
     reference=reference.attention,
     fake=_fake_forward,
     package=__name__,
-    backends=(Backend.CPU, Backend.CUDA),
+    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
 
 backward_op = FusedOp(
@@ -86,7 +86,7 @@ backward_op = FusedOp(
     reference=reference.attention_backward,
     fake=_fake_backward,
     package=__name__,
-    backends=(Backend.CPU, Backend.CUDA),
+    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
 backward_op.refuse_derivative()
 
