@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastdiff.diffusion.gaussian import GaussianDiffusion as GaussianDiffusion
     from fastdiff.engine import optimize as optimize
     from fastdiff.errors import FastdiffError as FastdiffError
+    from fastdiff.interop.diffusers.accelerate import accelerate as accelerate
     from fastdiff.ops import attention as attention
     from fastdiff.ops import conv2d as conv2d
     from fastdiff.ops import group_norm_silu as group_norm_silu
@@ -44,6 +45,7 @@ _HOME = {
     "GaussianDiffusion": "diffusion.gaussian",
     "optimize": "engine",
     "FastdiffError": "errors",
+    "accelerate": "interop.diffusers.accelerate",
     "attention": "ops",
     "conv2d": "ops",
     "group_norm_silu": "ops",
