@@ -17,6 +17,7 @@ from torch import nn
 from fastdiff.errors import FastdiffError
 from fastdiff.interop.diffusers import layers
 
+_RESIDUAL = "residual block: GroupNorm + SiLU, twice"
 _SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
 
 
@@ -105,40 +106,48 @@ def _models(target: Any) -> Iterator[tuple[str, nn.Module]]:
     if isinstance(target, nn.Module):
         yield "", target
     elif isinstance(getattr(target, "components", None), dict):
-        yield from ((f"{n}.", m) for n, m in target.components.items() if isinstance(m, nn.Module))
+        yield from ((n, m) for n, m in target.components.items() if isinstance(m, nn.Module))
     else:
         raise FastdiffError(f"accelerate takes a diffusers pipeline or a model, got {type(target).__name__}")
 
 
 def _accelerate_model(handle: Accelerated, prefix: str, model: nn.Module) -> None:
-    modules = {prefix + name: module for name, module in model.named_modules()}
+    modules: dict[str, Any] = {
+        f"{prefix}.{name}".strip("."): module for name, module in model.named_modules()
+    }
     if done := next((name for name, module in modules.items() if _is_ours(module)), None):
         raise FastdiffError(f"{done} runs on fastdiff already; restore() it first")
     for name, module in modules.items():
-        kind = type(module).__name__
-        if kind == "ResnetBlock2D":
-            if reason := layers.why_not_residual(module):
-                handle.left[name] = reason
-            else:
-                handle.forward(name, module, layers.residual_forward, "residual block: GroupNorm + SiLU")
-        elif kind == "Attention":
-            if reason := layers.why_not_attention(module):
-                handle.left[name] = reason
-            else:
-                processor = layers.FusedAttnProcessor(module.processor)
-                handle.attribute(name, module, "processor", processor, "attention")
-        elif isinstance(getattr(module, "conv_norm_out", None), nn.GroupNorm) and layers.is_silu(
-            getattr(module, "conv_act", None)
-        ):
+        if type(module).__name__ == "ResnetBlock2D":
+            _accelerate_residual(handle, name, module)
+        elif type(module).__name__ == "Attention":
+            _accelerate_attention(handle, name, module)
+        elif layers.has_norm_and_silu(module):
+            out = f"{name}." if name else ""
             handle.forward(
-                f"{name}.conv_norm_out", module.conv_norm_out, layers.norm_silu_forward, "GroupNorm + SiLU"
+                f"{out}conv_norm_out", module.conv_norm_out, layers.norm_silu_forward, "GroupNorm + SiLU"
             )
             handle.forward(
-                f"{name}.conv_act", module.conv_act, layers.identity_forward, "(in the norm before it)"
+                f"{out}conv_act", module.conv_act, layers.identity_forward, "SiLU, done by the norm before it"
             )
+    within = tuple(f"{n}." for n, what in handle.replaced.items() if what == _RESIDUAL)
     for name, module in modules.items():
-        if type(module) is nn.GroupNorm and "forward" not in module.__dict__:
+        if type(module) is nn.GroupNorm and name not in handle.replaced and not name.startswith(within):
             handle.forward(name, module, layers.norm_forward, "GroupNorm")
+
+
+def _accelerate_residual(handle: Accelerated, name: str, module: nn.Module) -> None:
+    if reason := layers.why_not_residual(module):
+        handle.left[name] = reason
+    else:
+        handle.forward(name, module, layers.residual_forward, _RESIDUAL)
+
+
+def _accelerate_attention(handle: Accelerated, name: str, module: Any) -> None:
+    if reason := layers.why_not_attention(module):
+        handle.left[name] = reason
+    else:
+        handle.attribute(name, module, "processor", layers.FusedAttnProcessor(module.processor), "attention")
 
 
 def _is_ours(module: nn.Module) -> bool:

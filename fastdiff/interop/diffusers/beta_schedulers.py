@@ -36,6 +36,9 @@ class FastDDIMScheduler(RefusesOptions, DDIMScheduler):
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         super().set_timesteps(num_inference_steps, device)
         self._tables: dict[tuple[float, bool], Table] = {}
+        self._stride = (
+            len(self.alphas_cumprod) // num_inference_steps
+        )  # between time steps, as diffusers has it
 
     def step(
         self,
@@ -74,7 +77,7 @@ class FastDDIMScheduler(RefusesOptions, DDIMScheduler):
         eps comes from the model's output m (h_1, for it escapes the clamp) or from the clamped x_0.
         """
         abar = self.alphas_cumprod.cpu()
-        previous = torch.arange(len(abar)) - len(abar) // self.num_inference_steps
+        previous = torch.arange(len(abar)) - self._stride
         before = torch.where(previous >= 0, abar[previous.clamp_min(0)], self.final_alpha_cumprod.cpu())
         alpha, sigma = abar**0.5, (1 - abar) ** 0.5
         std = eta * ((1 - before) / (1 - abar) * (1 - abar / before)) ** 0.5

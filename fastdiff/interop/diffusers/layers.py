@@ -16,6 +16,12 @@ def is_silu(module: Any) -> bool:
     return type(module).__name__ in ("SiLU", "FP32SiLU")
 
 
+def has_norm_and_silu(module: Any) -> bool:
+    """Whether it ends, as U-Nets and autoencoders do, with a group norm and a SiLU before its last convolution."""
+    norm = getattr(module, "conv_norm_out", None)
+    return type(norm) is nn.GroupNorm and is_silu(getattr(module, "conv_act", None))
+
+
 def _norm(
     layer: Any, x: Tensor, silu: bool, scale: Tensor | None = None, shift: Tensor | None = None
 ) -> Tensor:

@@ -29,7 +29,7 @@ class FastDPMSolverMultistepScheduler(RefusesOptions, DPMSolverMultistepSchedule
 
     def set_timesteps(self, *arguments: Any, **options: Any) -> None:
         super().set_timesteps(*arguments, **options)
-        self._begun: tuple[int, Table] | None = None
+        self._begun: Any = None  # the first step taken, and the table from there on
         self._past: list[Tensor | None] = [None, None]  # the converted outputs of the last two steps
 
     def step(
@@ -46,8 +46,9 @@ class FastDPMSolverMultistepScheduler(RefusesOptions, DPMSolverMultistepSchedule
             raise FastdiffError("call set_timesteps(num_inference_steps) before step")
         if self.step_index is None:
             self._init_step_index(timestep)
+        index: int = self._step_index
         if self._begun is None:
-            self._begun = self.step_index, Table(self._rows(self.step_index))
+            self._begun = index, Table(self._rows(index))
         first, table = self._begun
         noise = None
         if self.config.algorithm_type.startswith("sde"):
@@ -57,11 +58,9 @@ class FastDPMSolverMultistepScheduler(RefusesOptions, DPMSolverMultistepSchedule
                     sample.shape, generator=generator, device=model_output.device, dtype=torch.float32
                 )
             noise = noise.to(model_output.device, torch.float32)
-        order = self._order(self.step_index, first)
+        order = self._order(index, first)
         h1, h2 = (h if order > i else None for i, h in enumerate(self._past, start=1))
-        after, converted = table.step(
-            sample, model_output, self.step_index - first, h1=h1, h2=h2, noise=noise
-        )
+        after, converted = table.step(sample, model_output, index - first, h1=h1, h2=h2, noise=noise)
         self._past = [converted, self._past[0]]
         self._step_index += 1
         after = after.to(model_output.dtype)

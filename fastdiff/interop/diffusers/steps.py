@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -76,6 +76,10 @@ def _history(t: Tensor, sample: Tensor) -> Tensor:
 class RefusesOptions:
     """A scheduler that names the options of diffusers' own that it does not have, instead of ignoring them."""
 
+    if TYPE_CHECKING:  # made by diffusers' ConfigMixin and schedulers
+        config: Any
+        _step_index: Any
+
     def register_to_config(self, **options: Any) -> None:
         super().register_to_config(**options)  # pyright: ignore[reportAttributeAccessIssue]
         if reason := self._unsupported():
@@ -86,11 +90,10 @@ class RefusesOptions:
 
     def _unsupported(self) -> str | None:
         """The first option of the config that is not supported, as ``name=value``, or None."""
-        config: Any = self.config  # pyright: ignore[reportAttributeAccessIssue]
-        if config.get("thresholding"):
+        if self.config.get("thresholding"):
             return "thresholding=True (dynamic thresholding needs a quantile of each image)"
-        if config.get("clip_sample") and config.clip_sample_range != 1.0:
-            return f"clip_sample_range={config.clip_sample_range} (it clamps to [-1, 1])"
+        if self.config.get("clip_sample") and self.config.clip_sample_range != 1.0:
+            return f"clip_sample_range={self.config.clip_sample_range} (it clamps to [-1, 1])"
         return None
 
 
