@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "zoo": {"models", "diffusion"},
     "checkpoint": {"zoo", "models", "diffusion"},
     "training": {"models", "diffusion", "ops", "zoo", "checkpoint", "sampling"},
-    "interop": {"ops"},
+    "interop": {"models", "nn", "ops"},
     "cli": {"*"},
     "__main__": {"cli"},
     "__init__": {"*"},

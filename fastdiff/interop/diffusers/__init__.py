@@ -1,4 +1,5 @@
-"""diffusers on the fused ops: ``accelerate`` for models and pipelines, and schedulers whose step is one launch."""
+"""diffusers on the fused ops: ``accelerate`` for models and pipelines, schedulers whose step is one launch, and ADM
+U-Nets as ``UNet2DModel`` and back."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from fastdiff.interop.diffusers.accelerate import accelerate as accelerate
     from fastdiff.interop.diffusers.beta_schedulers import FastDDIMScheduler as FastDDIMScheduler
     from fastdiff.interop.diffusers.beta_schedulers import FastDDPMScheduler as FastDDPMScheduler
+    from fastdiff.interop.diffusers.convert import from_unet2d as from_unet2d
+    from fastdiff.interop.diffusers.convert import to_unet2d as to_unet2d
     from fastdiff.interop.diffusers.sigma_schedulers import (
         FastDPMSolverMultistepScheduler as FastDPMSolverMultistepScheduler,
     )
@@ -25,6 +28,8 @@ _HOME = {
     "FastDDPMScheduler": "beta_schedulers",
     "FastDPMSolverMultistepScheduler": "sigma_schedulers",
     "FastEulerDiscreteScheduler": "sigma_schedulers",
+    "from_unet2d": "convert",
+    "to_unet2d": "convert",
 }
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
