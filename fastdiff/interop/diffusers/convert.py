@@ -35,7 +35,7 @@ def to_unet2d(model: UNet) -> Any:
     """
     from diffusers import UNet2DModel
 
-    theirs = UNet2DModel(**_their_config(model.config))
+    theirs: Any = UNet2DModel(**_their_config(model.config))
     with torch.no_grad():
         for ours, other in _pairs(model, theirs):
             _copy(ours, other, back=False)
@@ -130,7 +130,6 @@ def _our_config(config: Any) -> UNetConfig:
     widths, size = config.block_out_channels, config.sample_size
     _require(isinstance(size, int), f"sample_size={size!r}", "ADM U-Nets")
     learn_sigma = config.out_channels == 2 * config.in_channels
-    head = {"num_head_channels": config.attention_head_dim} if config.attention_head_dim else {"num_heads": 1}
     return UNetConfig(
         image_size=size,
         in_channels=config.in_channels,
@@ -145,7 +144,7 @@ def _our_config(config: Any) -> UNetConfig:
         use_new_attention_order=True,
         num_classes=config.num_class_embeds,
         dropout=config.dropout,
-        **head,
+        num_head_channels=config.attention_head_dim or -1,  # none: one head
     )
 
 
@@ -173,9 +172,8 @@ def _pairs(model: UNet, unet: Any) -> Iterator[tuple[Any, Any]]:
     yield model.time_embed[2], unet.time_embedding.linear_2
     if model.config.num_classes is not None:
         yield model.label_emb, unet.class_embedding
-    ours = [
-        layer for block in (*model.input_blocks, model.middle_block, *model.output_blocks) for layer in block
-    ]
+    blocks: list[Any] = [*model.input_blocks, model.middle_block, *model.output_blocks]
+    ours = [layer for block in blocks for layer in block]
     yield from zip(ours, _their_layers(unet), strict=True)
     yield model.out[0], unet.conv_norm_out
     yield model.out[2], unet.conv_out
