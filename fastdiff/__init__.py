@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastdiff.diffusion.gaussian import GaussianDiffusion as GaussianDiffusion
     from fastdiff.engine import optimize as optimize
     from fastdiff.errors import FastdiffError as FastdiffError
+    from fastdiff.interop.diffusers.accelerate import accelerate as accelerate
     from fastdiff.ops import attention as attention
     from fastdiff.ops import bernoulli_step as bernoulli_step
     from fastdiff.ops import conv2d as conv2d
@@ -50,6 +51,7 @@ _HOME = {
     "GaussianDiffusion": "diffusion.gaussian",
     "optimize": "engine",
     "FastdiffError": "errors",
+    "accelerate": "interop.diffusers.accelerate",
     "attention": "ops",
     "bernoulli_step": "ops",
     "conv2d": "ops",

@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "zoo": {"models", "diffusion"},
     "checkpoint": {"zoo", "models", "diffusion"},
     "training": {"models", "diffusion", "ops", "zoo", "checkpoint", "sampling"},
+    "interop": {"models", "nn", "ops", "diffusion", "training"},
     "cli": {"*"},
     "__main__": {"cli"},
     "__init__": {"*"},

@@ -26,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
+    if len(argv) > 1 and argv[0] == "run" and not argv[1].startswith("-"):
+        from fastdiff.cli.run import run_script  # everything after the script's name is the script's own
+
+        return run_script(argv[1:])
     import logging
     from typing import Annotated, Union
 
@@ -37,6 +41,7 @@ def _run(argv: Sequence[str]) -> int:
         from fastdiff.cli.inpaint import Inpaint
         from fastdiff.cli.parse import parse
         from fastdiff.cli.presets import Presets
+        from fastdiff.cli.run import Run
         from fastdiff.cli.sample import Sample
         from fastdiff.cli.train import Train
 
@@ -46,6 +51,7 @@ def _run(argv: Sequence[str]) -> int:
         Annotated[Inpaint, subcommand("inpaint")],
         Annotated[Train, subcommand("train")],
         Annotated[Decision, subcommand("decision")],
+        Annotated[Run, subcommand("run")],
         Annotated[Presets, subcommand("presets")],
         Annotated[Info, subcommand("info")],
     ]

@@ -67,13 +67,14 @@ def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_variance: T
     """
     z, half_width = x - mean, 1 / 255
     precision = torch.exp(-0.5 * log_variance)
-    upper = _normal_cdf(precision * (z + half_width))
-    lower = _normal_cdf(precision * (z - half_width))
+    upper = normal_cdf(precision * (z + half_width))
+    lower = normal_cdf(precision * (z - half_width))
     probability = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))
     return probability.clamp(min=_TINY).log()
 
 
-def _normal_cdf(z: Tensor) -> Tensor:
+def normal_cdf(z: Tensor) -> Tensor:
+    """The tanh approximation of the standard normal distribution function, elementwise."""
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
 
 

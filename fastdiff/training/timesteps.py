@@ -44,20 +44,20 @@ class LossSecondMomentTimes:
     A share of 0.001 stays uniform.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._losses = torch.zeros(count, HISTORY, dtype=torch.float64)
+    def __init__(self, count: int, *, history: int = HISTORY, uniform_share: float = UNIFORM_SHARE) -> None:
+        self.count, self.history, self.uniform_share = count, history, uniform_share
+        self._losses = torch.zeros(count, history, dtype=torch.float64)
         self._seen = torch.zeros(count, dtype=torch.int64)
 
     def probabilities(self) -> Tensor:
         """p [T] float64, summing to 1."""
         uniform = torch.full((self.count,), 1 / self.count, dtype=torch.float64)
-        if (self._seen < HISTORY).any():
+        if (self._seen < self.history).any():
             return uniform
         moment = self._losses.square().mean(dim=1).sqrt()
         if not moment.sum() > 0:
             return uniform
-        return (1 - UNIFORM_SHARE) * moment / moment.sum() + UNIFORM_SHARE * uniform
+        return (1 - self.uniform_share) * moment / moment.sum() + self.uniform_share * uniform
 
     def draw(self, n: int, generator: torch.Generator) -> Times:
         p = self.probabilities()
@@ -67,7 +67,7 @@ class LossSecondMomentTimes:
     def update(self, t: Tensor, loss: Tensor) -> None:
         """Remember the unweighted losses [N] of times t [N]; of each time the last ten."""
         for time, value in zip(t.tolist(), loss.tolist(), strict=True):
-            self._losses[time, self._seen[time] % HISTORY] = value
+            self._losses[time, self._seen[time] % self.history] = value
             self._seen[time] += 1
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -1,0 +1,161 @@
+"""guided-diffusion's networks under its names, arguments and keys; the layers are fastdiff's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdiff.models import Classifier, SuperResUNet, UNet
+from fastdiff.models.config import ClassifierConfig, UNetConfig
+from fastdiff.nn import AttentionBlock as AttentionBlock
+from fastdiff.nn import Downsample as Downsample
+from fastdiff.nn import ResBlock as ResBlock
+from fastdiff.nn import Upsample as Upsample
+
+
+class _HalfTrunk:
+    """Half precision as guided-diffusion has it: asked for at construction, cast by ``convert_to_fp16``."""
+
+    use_fp16: bool
+
+    def convert_to_fp16(self) -> None:
+        """Cast the trunk's convolutions to float16; norms, linear layers and the output stay float32."""
+        self.half_trunk(torch.float16)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def convert_to_fp32(self) -> None:
+        """Back to float32."""
+        self.half_trunk(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class UNetModel(_HalfTrunk, UNet):
+    """The U-Net, ``forward(x, timesteps, y=None)``. ``attention_resolutions`` are rates of downsampling here.
+
+    Attention recomputes in the backward only if ``use_checkpoint`` is set (the original's always does).
+
+    Raises:
+        NotImplementedError: dims other than 2.
+    """
+
+    _low_res: Any = None
+
+    def __init__(
+        self,
+        image_size: int,
+        in_channels: int,
+        model_channels: int,
+        out_channels: int,
+        num_res_blocks: int,
+        attention_resolutions: Any,
+        dropout: float = 0,
+        channel_mult: Any = (1, 2, 4, 8),
+        conv_resample: bool = True,
+        dims: int = 2,
+        num_classes: int | None = None,
+        use_checkpoint: bool = False,
+        use_fp16: bool = False,
+        num_heads: int = 1,
+        num_head_channels: int = -1,
+        num_heads_upsample: int = -1,
+        use_scale_shift_norm: bool = False,
+        resblock_updown: bool = False,
+        use_new_attention_order: bool = False,
+    ) -> None:
+        _check_dims(dims)
+        self.use_fp16 = use_fp16
+        config = UNetConfig(
+            image_size=image_size,
+            in_channels=in_channels,
+            model_channels=model_channels,
+            out_channels=out_channels,
+            num_res_blocks=num_res_blocks,
+            attention_resolutions=_pixels(image_size, attention_resolutions),
+            dropout=dropout,
+            channel_mult=tuple(channel_mult),
+            conv_resample=conv_resample,
+            num_classes=num_classes,
+            use_checkpoint=use_checkpoint,
+            num_heads=num_heads,
+            num_head_channels=num_head_channels,
+            num_heads_upsample=num_heads_upsample,
+            use_scale_shift_norm=use_scale_shift_norm,
+            resblock_updown=resblock_updown,
+            use_new_attention_order=use_new_attention_order,
+            low_res=self._low_res,
+        )
+        super().__init__(config)
+        self.image_size, self.num_classes = image_size, num_classes
+
+
+class SuperResModel(UNetModel, SuperResUNet):
+    """A U-Net that also sees a smaller image: ``forward(x, timesteps, low_res=None, y=None)``."""
+
+    _low_res = "bilinear"
+
+    def forward(self, x: Tensor, timesteps: Tensor, low_res: Tensor | None = None, **kwargs: Any) -> Tensor:
+        return SuperResUNet.forward(self, x, timesteps, low_res, **kwargs)
+
+
+class EncoderUNetModel(_HalfTrunk, Classifier):
+    """The noisy-image classifier, ``forward(x, timesteps)`` -> logits.
+
+    Raises:
+        NotImplementedError: dims other than 2, or a pool that the original does not have.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        in_channels: int,
+        model_channels: int,
+        out_channels: int,
+        num_res_blocks: int,
+        attention_resolutions: Any,
+        dropout: float = 0,
+        channel_mult: Any = (1, 2, 4, 8),
+        conv_resample: bool = True,
+        dims: int = 2,
+        use_checkpoint: bool = False,
+        use_fp16: bool = False,
+        num_heads: int = 1,
+        num_head_channels: int = -1,
+        num_heads_upsample: int = -1,
+        use_scale_shift_norm: bool = False,
+        resblock_updown: bool = False,
+        use_new_attention_order: bool = False,
+        pool: Any = "adaptive",
+    ) -> None:
+        _check_dims(dims)
+        if pool not in ("adaptive", "attention", "spatial", "spatial_v2"):
+            raise NotImplementedError(f"Unexpected {pool} pooling")
+        self.use_fp16 = use_fp16
+        config = ClassifierConfig(
+            image_size=image_size,
+            in_channels=in_channels,
+            model_channels=model_channels,
+            num_outputs=out_channels,
+            num_res_blocks=num_res_blocks,
+            attention_resolutions=_pixels(image_size, attention_resolutions),
+            dropout=dropout,
+            channel_mult=tuple(channel_mult),
+            conv_resample=conv_resample,
+            use_checkpoint=use_checkpoint,
+            num_heads=num_heads,
+            num_head_channels=num_head_channels,
+            num_heads_upsample=num_heads_upsample,
+            use_scale_shift_norm=use_scale_shift_norm,
+            resblock_updown=resblock_updown,
+            use_new_attention_order=use_new_attention_order,
+            pool=pool,
+        )
+        super().__init__(config)
+
+
+def _pixels(image_size: int, rates: Any) -> tuple[int, ...]:
+    return tuple(image_size // rate for rate in rates)
+
+
+def _check_dims(dims: int) -> None:
+    if dims != 2:
+        raise NotImplementedError(f"fastdiff's U-Nets are for images: dims must be 2, got {dims}")
