@@ -15,7 +15,7 @@ from fastdiff.ops._op import Kernel
 from fastdiff.ops.group_norm_silu import reference
 from fastdiff.ops.group_norm_silu import triton_backward as backward
 from fastdiff.ops.group_norm_silu import triton_forward as forward
-from fastdiff.ops.group_norm_silu.cpu import _CHANNELS_LAST, _layout
+from fastdiff.ops.group_norm_silu.cpu import _CHANNELS_LAST, layout
 
 # Elements that a program holds at most, of all tensors that it reads: 32 a thread. Where programs go through chunks
 # of larger images, a tile is a quarter: accumulators need room, and several programs share a multiprocessor.
@@ -72,7 +72,7 @@ def _plan(
     """`tensors` of x's size are read: 1 in the forward, 2 in the backward."""
     n, c = sizes[:2]
     pixels, size = math.prod(sizes[2:]), c // num_groups
-    last = _layout(sizes, strides) == _CHANNELS_LAST
+    last = layout(sizes, strides) == _CHANNELS_LAST
     steps = (c, 1) if last else (1, pixels)
     sector, line = 32 // dtype.itemsize, 128 // dtype.itemsize
     rows = triton.next_power_of_2(pixels)
@@ -208,7 +208,7 @@ def _supports(x: Tensor, num_groups: int, *parameters: Tensor | None) -> str | N
     names = ("weight", "bias", "scale", "shift")
     if reason := _triton.why_not(x, **dict(zip(names, parameters, strict=True))):
         return reason
-    if _layout(x.shape, x.stride()) is None:
+    if layout(x.shape, x.stride()) is None:
         return f"x with shape {list(x.shape)} and strides {list(x.stride())} is neither contiguous nor channels_last"
     if x.shape[1] // num_groups > _MOST_CHANNELS:
         return f"groups of {x.shape[1] // num_groups} channels, more than {_MOST_CHANNELS}"

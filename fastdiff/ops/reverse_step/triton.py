@@ -17,7 +17,7 @@ from fastdiff.ops import _triton
 from fastdiff.ops._op import Kernel
 from fastdiff.ops._triton import draw_normals, store
 from fastdiff.ops.reverse_step import VARIANCES
-from fastdiff.ops.reverse_step.cpu import _strides
+from fastdiff.ops.reverse_step.planar import strides as planar_strides
 
 _BLOCK, _STRIDED_BLOCK = 1024, 512  # elements of a program: 8 a thread; 4 where places take registers
 _NONE, _LEARNED_RANGE = tl.constexpr(0), tl.constexpr(2)  # places in VARIANCES
@@ -166,7 +166,7 @@ def _plan(seeded: bool, *layouts: _Layout) -> _Plan:
     """
     assert layouts[0] is not None
     channels, pixels = layouts[0][0][1], math.prod(layouts[0][0][2:])
-    planar = [None if a is None else _strides(*a) for a in layouts]
+    planar = [None if a is None else planar_strides(*a) for a in layouts]
     there = [p for p in planar if p is not None]
     contiguous = all(
         (pixels == 1 or pixel == 1) and (c == 1 or channel == pixels) for _, channel, pixel, c in there
@@ -230,7 +230,7 @@ def _supports(
 
 @functools.lru_cache(maxsize=256)
 def _unfit(sizes: tuple[int, ...], strides: tuple[int, ...]) -> str | None:
-    planar = _strides(sizes, strides)
+    planar = planar_strides(sizes, strides)
     if planar is None:
         return "is neither contiguous nor channels_last"
     _, channel, pixel, channels = planar
