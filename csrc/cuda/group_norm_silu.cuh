@@ -42,6 +42,8 @@ enum Stage : int {
 };
 
 constexpr int kMaxThreads = 512;
+// Of the backward in channels_last, whose 16 bytes of channels a thread take more registers than 512 threads have.
+constexpr int kBackwardRowThreads = 384;
 constexpr int kMergeThreads = 256;
 
 // A step is kVec pixels of a channel in contiguous tensors, one pixel in channels_last.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import toolchain
+import torch
 
 from fastdiff.backend import Backend
 from fastdiff.ops import _cuda
@@ -29,6 +30,15 @@ def emulated_cuda(emulated_library: Path, monkeypatch: pytest.MonkeyPatch) -> It
     _forget()
     yield
     _forget()
+
+
+@pytest.fixture
+def cuda_kernels(request: pytest.FixtureRequest) -> None:
+    """The CUDA kernels where they are: on a GPU, or else emulated."""
+    if not torch.cuda.is_available():
+        request.getfixturevalue("emulated_cuda")
+    elif reason := _cuda.why_not():
+        pytest.skip(reason)
 
 
 def _forget() -> None:

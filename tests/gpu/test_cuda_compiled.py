@@ -10,6 +10,25 @@ import toolchain
 ARCHITECTURES = (75, 80, 90, 100, 120)
 MOST_REGISTERS = 255  # of a thread, in hardware
 # Device code that NVRTC instantiates for sm_70, which CUDA 13 dropped.
+ELEMENTS = ("float", "fastdiff::BFloat16", "fastdiff::Float16")
+HEADS = (32, 64, 96, 128, 192, 256)
+
+
+def _tile_kernels(direction: str) -> list[str]:
+    """group_norm_silu's, by element, layout, and elements of a pack: 16 bytes or one."""
+    name = f"fastdiff::group_norm::group_norm_silu_{direction}_tile_kernel"
+    return [
+        f"{name}<{element}, {last}, {vec}>"
+        for element in ELEMENTS
+        for last in ("false", "true")
+        for vec in (4 if element == "float" else 8, 1)
+    ]
+
+
+def _plain_kernels(*names: str) -> list[str]:
+    return [f"fastdiff::attention::attention_{name}_plain_kernel<{d}>" for name in names for d in HEADS]
+
+
 NVRTC_KERNELS = {
     "cuda/philox.cuh": [f"fastdiff::philox_op::philox_kernel<{kind}>" for kind in ("true", "false")],
     "cuda/reverse_step.cuh": ["fastdiff::step::reverse_step_kernel"],
@@ -17,6 +36,18 @@ NVRTC_KERNELS = {
         f"fastdiff::decision::decision_kernel<fastdiff::decision::{method}>"
         for method in ("Exact", "Bridge", "Euler")
     ],
+    "cuda/group_norm_silu_forward.cuh": [
+        *_tile_kernels("forward"),
+        *(f"fastdiff::group_norm::group_norm_silu_forward_merge_kernel<{b}>" for b in ("false", "true")),
+    ],
+    "cuda/group_norm_silu_backward.cuh": [
+        *_tile_kernels("backward"),
+        "fastdiff::group_norm::group_norm_silu_backward_merge_kernel",
+        "fastdiff::group_norm::group_norm_silu_backward_parameters_kernel",
+    ],
+    "cuda/attention_delta.cuh": ["fastdiff::attention::attention_delta_kernel"],
+    "cuda/attention_plain.cuh": _plain_kernels("forward"),
+    "cuda/attention_plain_backward.cuh": _plain_kernels("backward_dkdv", "backward_dq"),
 }
 
 

@@ -21,7 +21,9 @@ from fastdiff.ops.reverse_step import reverse_step
 from fastdiff.ops.reverse_step.cases import CASES
 
 CASE_TESTS = Path(__file__).parents[1] / "ops" / "test_cases.py"
-SMALL = "cuda and not x256x and not 4x128x and not 16x3x64 and not 64x1x32"  # without the benchmarks' sizes
+# Without the benchmarks' sizes, and what only takes longer.
+LARGE = ("x256x", "4x128x", "16x3x64", "64x1x32", "B4", "B1-", "many_pixels", "several_blocks")
+SMALL = " and not ".join(["cuda", *LARGE])
 
 
 def _run_cases(chosen: str, library: Path, **environment: str) -> str:

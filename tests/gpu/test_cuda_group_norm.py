@@ -1,6 +1,6 @@
 """group_norm_silu's CUDA kernels where the cases of every op do not reach: each path against the others, order, reach.
 
-Runs on a GPU, or without one on the emulated library (FASTDIFF_CUDA_LIBRARY).
+Runs on a GPU, or without one on the emulated library.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastdiff.ops import _cuda, group_norm_silu
 from fastdiff.ops.group_norm_silu import cuda, forward_op
 from fastdiff.ops.group_norm_silu.eager import group_norm_silu as eager
 
-pytestmark = pytest.mark.skipif(_cuda.why_not() is not None, reason=str(_cuda.why_not()))
+pytestmark = pytest.mark.usefixtures("cuda_kernels")
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 PATHS = {"one_block": cuda.ONE_BLOCK, "cluster": cuda.CLUSTER, "partials": cuda.PARTIALS}
 
