@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "zoo": {"models", "diffusion"},
     "checkpoint": {"zoo", "models", "diffusion"},
     "training": {"models", "diffusion", "ops", "zoo", "checkpoint", "sampling"},
+    "compute": {"models", "diffusion", "zoo", "training", "backend"},
     "cli": {"*"},
     "__main__": {"cli"},
     "__init__": {"*"},

@@ -32,6 +32,7 @@ def _run(argv: Sequence[str]) -> int:
     with _interrupt_at_once():
         from tyro.conf import OmitArgPrefixes, subcommand
 
+        from fastdiff.cli.bench import Bench
         from fastdiff.cli.decision import Decision
         from fastdiff.cli.info import Info
         from fastdiff.cli.parse import parse
@@ -44,6 +45,7 @@ def _run(argv: Sequence[str]) -> int:
         Annotated[Sample, subcommand("sample")],
         Annotated[Train, subcommand("train")],
         Annotated[Decision, subcommand("decision")],
+        Annotated[Bench, subcommand("bench")],
         Annotated[Presets, subcommand("presets")],
         Annotated[Info, subcommand("info")],
     ]
