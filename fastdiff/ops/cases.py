@@ -1,6 +1,7 @@
 """Every op's cases, in order of arithmetic."""
 
 from fastdiff.ops._case import Case
+from fastdiff.ops.adamw_ema.cases import CASES as _adamw_ema
 from fastdiff.ops.attention.cases import CASES as _attention
 from fastdiff.ops.channel_moments.cases import CASES as _channel_moments
 from fastdiff.ops.conv2d.cases import CASES as _conv2d
@@ -17,4 +18,5 @@ CASES: tuple[Case, ...] = (
     *_attention,
     *_philox,
     *_reverse_step,
+    *_adamw_ema,
 )

@@ -11,6 +11,10 @@ ARCHITECTURES = (75, 80, 90, 100, 120)
 MOST_REGISTERS = 255  # of a thread, in hardware
 # Device code that NVRTC instantiates for sm_70, which CUDA 13 dropped.
 NVRTC_KERNELS = {
+    "cuda/adamw_ema.cuh": [
+        f"fastdiff::adamw::adamw_ema_kernel<{grad}>"
+        for grad in ("float", "fastdiff::BFloat16", "fastdiff::Float16")
+    ],
     "cuda/philox.cuh": [f"fastdiff::philox_op::philox_kernel<{kind}>" for kind in ("true", "false")],
     "cuda/reverse_step.cuh": ["fastdiff::step::reverse_step_kernel"],
     "cuda/decision.cuh": [
