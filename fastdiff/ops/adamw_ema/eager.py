@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 
 def adamw_ema(
@@ -26,7 +27,7 @@ def adamw_ema(
     scaled = [g.to(p.dtype) for g, p in zip(grads, params, strict=True)]
     if grad_factor is not None:
         scaled = torch._foreach_mul(scaled, grad_factor.to(params[0].dtype))
-    torch.optim.adamw(  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    adamw(
         *(params, list(scaled), exp_avg, exp_avg_sq, [], steps),
         fused=True,
         amsgrad=False,
