@@ -20,7 +20,7 @@ struct Args {
   int64_t chunk, chunks;  // elements of a chunk; chunks of all tensors
   int64_t rates, grad_dtype, low_dtype, threads;
   double lr, beta1, beta2, eps, weight_decay;
-  double decays[kMaxRates];
+  float ema_weights[kMaxRates];  // 1 - decay, of each average
 };
 
 // A chunk's tensor and where in it the chunk begins.

@@ -41,7 +41,7 @@ inline void run_vector(const Args& a, const Coefficients& k, const Chunk& chunk,
   write(v_at, v, count);
   for (int64_t r = 0; r < a.rates; ++r) {
     float* ema = chunk.at<float>(kEma + static_cast<int>(r)) + i;
-    write(ema, lerp(read(ema, count), p, static_cast<float>(1 - a.decays[r])), count);
+    write(ema, lerp(read(ema, count), p, a.ema_weights[r]), count);
   }
   if (chunk.row[kLow]) write_low(a, chunk, i, p, count);
 }

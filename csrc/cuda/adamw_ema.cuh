@@ -55,12 +55,12 @@ __device__ __forceinline__ void run_quad(const Args& a, const Coefficients& k, c
   write(chunk.at<float>(kExpAvg) + i, count, whole, m);
   write(chunk.at<float>(kExpAvgSq) + i, count, whole, v);
 #pragma unroll
-  for (int r = 0; r < kMaxRates; ++r) {  // unrolled: decays are picked by constants, from the launch's arguments
+  for (int r = 0; r < kMaxRates; ++r) {  // unrolled: weights are picked by constants, from the launch's arguments
     if (r >= a.rates) break;
     float e[kQuad];
     read(chunk.at<float>(kEma + r) + i, count, whole, e);
 #pragma unroll
-    for (int j = 0; j < kQuad; ++j) e[j] = lerp(e[j], p[j], static_cast<float>(1 - a.decays[r]));
+    for (int j = 0; j < kQuad; ++j) e[j] = lerp(e[j], p[j], a.ema_weights[r]);
     write(chunk.at<float>(kEma + r) + i, count, whole, e);
   }
   if (!chunk.row[kLow]) return;

@@ -21,7 +21,7 @@ class Args(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("tensors", "columns", "chunk", "chunks", "rates")),
         *((name, ctypes.c_int64) for name in ("grad_dtype", "low_dtype", "threads")),
         *((name, ctypes.c_double) for name in ("lr", "beta1", "beta2", "eps", "weight_decay")),
-        ("decays", ctypes.c_double * table.MAX_RATES),
+        ("ema_weights", ctypes.c_float * table.MAX_RATES),
     ]
 
 
@@ -40,7 +40,7 @@ def arguments(addresses: Tensor, chunks: int, grad: Tensor, low: list[Tensor], h
     codes = _native.DTYPE_CODES
     args.grad_dtype, args.low_dtype = codes[grad.dtype], codes[low[0].dtype] if low else 0
     args.lr, args.beta1, args.beta2, args.eps, args.weight_decay = lr, beta1, beta2, eps, weight_decay
-    args.decays[: len(decays)] = decays
+    args.ema_weights[: len(decays)] = [1 - decay for decay in decays]
     return args
 
 
