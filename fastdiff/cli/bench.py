@@ -67,7 +67,8 @@ class Bench:
             width = self.width
             model = PRESETS[name].model if name in PRESETS else None
             if width is None and is_cpu and isinstance(model, UNetConfig):
-                width = min(smallest_width(model), model.model_channels)
+                least = smallest_width(model)
+                width = least if least < model.model_channels else None
             options = Options(
                 batch=self.batch or (4 if is_cpu else 8),
                 rounds=self.rounds,

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from fastdiff.backend import use_backend
 from fastdiff.diffusion import DiffusionConfig, GaussianDiffusion
 from fastdiff.diffusion.loss import training_losses
 from fastdiff.models import UNet, UNetConfig, build_model
 from fastdiff.training.ema import EMA
+from fastdiff.training.optimizer import AdamWEMA, clip_factor
 
 if TYPE_CHECKING:
     from fastdiff.compute.measure import Options
@@ -93,7 +94,9 @@ class Step:
         self._fused = fused
         self._call: nn.Module = torch.compile(model) if compiled else model  # pyright: ignore[reportAttributeAccessIssue]
         self._ema = EMA(model, _DECAY)
-        self._optimizer = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.0, fused=True)
+        self._torch = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.0, fused=True)
+        self._own = AdamWEMA(model.parameters(), 1e-4, weight_decay=0.0, ema_rates=(_DECAY,))
+        self._own.use_averages(0, self._ema.model.parameters())
         self._loss = "rescaled_hybrid" if diffusion.config.learns_variance else "mse"
 
     def __call__(self) -> None:
@@ -106,8 +109,12 @@ class Step:
             loss = training_losses(self._diffusion, self._call, **self._inputs, loss=self._loss)[
                 "loss"
             ].mean()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._torch.zero_grad(set_to_none=True)
         loss.backward()
+        if self._fused:
+            norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+            self._own.step(grad_factor=clip_factor(norm, 1.0))
+            return
         clip_grad_norm_(self.model.parameters(), 1.0)
-        self._optimizer.step()
+        self._torch.step()
         self._ema.update(self.model, 10**6)  # a late step: the decay is constant
