@@ -67,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """A preset's measurement. ``peak``: floating-point operations a second of a large matrix product."""
+    """A preset's measurement. ``peak``: operations a second of a large matrix product, its fastest turn."""
 
     preset: str
     config: UNetConfig
@@ -99,8 +99,8 @@ def smallest_width(config: UNetConfig) -> int:
 def measure(preset: str, options: Options, device: torch.device | str = "cpu") -> Result:
     """Time training steps: loss, backward, clipping, AdamW and the moving average, on random images.
 
-    All sides start from the same weights and take turns, the matrix product of the peak among them, so that a
-    shared machine slows all alike.
+    All sides start from the same weights and take turns, so that a shared machine slows all alike; a matrix product,
+    whose fastest turn is the peak, takes its turn among them.
 
     Raises:
         FastdiffError: an unknown preset, or a classifier.
@@ -110,10 +110,10 @@ def measure(preset: str, options: Options, device: torch.device | str = "cpu") -
     found, skipped = sides(config, PRESETS[preset].diffusion, options, device)
     size = 2048 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device, dtype=options.dtype) for _ in range(2))
-    seconds = interleave({_PEAK: lambda: a @ b, **found}, options.rounds, device)
-    peak = 2 * size**3 / seconds.pop(_PEAK)
+    samples = interleave({_PEAK: lambda: a @ b, **found}, options.rounds, device)
+    peak = 2 * size**3 / min(samples.pop(_PEAK))  # a peak is the best that was seen
     compute = count(config)
-    rows = tuple(_row(side, s, options, compute, peak) for side, s in seconds.items())
+    rows = tuple(_row(side, statistics.median(s), options, compute, peak) for side, s in samples.items())
     return Result(preset, config, compute, options, peak, rows, tuple(skipped))
 
 
@@ -128,8 +128,8 @@ def _config(preset: str, width: int | None) -> UNetConfig:
 
 def interleave(
     functions: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
-) -> dict[str, float]:
-    """The median seconds of one call of each function; they take turns, after one call each to warm up."""
+) -> dict[str, list[float]]:
+    """The seconds of every call of each function; they take turns, after one call each to warm up."""
     samples: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(rounds + 1):
         for name, function in functions.items():
@@ -139,7 +139,7 @@ def interleave(
             _synchronise(device)
             if turn:
                 samples[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in samples.items()}
+    return samples
 
 
 def _synchronise(device: torch.device) -> None:

@@ -67,7 +67,7 @@ def measured(result: Result) -> str:
     about = (
         f"{result.preset}, {whose}: {result.compute.parameters / 1e6:.2f} M parameters,"
         f" {result.compute.macs / 1e9:.2f} GMACs; batch {options.batch}, {dtype}, medians of {options.rounds}"
-        f" turns; matrix peak, measured in the same turns: {result.peak / 1e9:.0f} GFLOP/s"
+        f" turns; matrix peak, the fastest of the same turns: {result.peak / 1e9:.0f} GFLOP/s"
     )
     head = (
         *("measured here", "s a step", "images/s", "MFU", "(a) V100-days, equivalent work"),

@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from fastdiff.backend import use_backend
 from fastdiff.diffusion import DiffusionConfig, GaussianDiffusion
-from fastdiff.diffusion.loss import training_losses
+from fastdiff.diffusion.loss import Loss, training_losses
 from fastdiff.models import UNet, UNetConfig, build_model
 from fastdiff.training.ema import EMA
 from fastdiff.training.optimizer import AdamWEMA, clip_factor
@@ -97,7 +97,7 @@ class Step:
         self._torch = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.0, fused=True)
         self._own = AdamWEMA(model.parameters(), 1e-4, weight_decay=0.0, ema_rates=(_DECAY,))
         self._own.use_averages(0, self._ema.model.parameters())
-        self._loss = "rescaled_hybrid" if diffusion.config.learns_variance else "mse"
+        self._loss: Loss = "rescaled_hybrid" if diffusion.config.learns_variance else "mse"
 
     def __call__(self) -> None:
         with contextlib.nullcontext() if self._fused else use_backend("eager"):

@@ -101,7 +101,9 @@ class AdamWEMA(torch.optim.Optimizer):
         adamw_ema(
             params,
             [p.grad for p in params],
-            *([s[name] for s in states] for name in ("exp_avg", "exp_avg_sq", "step")),
+            [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states],
+            [s["step"] for s in states],
             hyper,
             emas=[[s[f"ema_{r}"] for s in states] for r in range(len(rates))],
             grad_factor=grad_factor,

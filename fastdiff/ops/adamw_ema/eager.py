@@ -32,7 +32,11 @@ def adamw_ema(
         fused=True,
         amsgrad=False,
         maximize=False,
-        **{"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay},
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        weight_decay=weight_decay,
     )
     for rate, decay in enumerate(decays):
         average = emas[rate * len(params) : (rate + 1) * len(params)]
