@@ -6,7 +6,7 @@ import copy
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -32,8 +32,8 @@ class EMA(Generic[M]):
     @torch.no_grad()
     def update(self, model: M, step: int) -> None:
         """Follow ``model`` after its update ``step`` (counted from 0)."""
-        parameters = list(self.model.parameters())
-        torch._foreach_lerp_(parameters, list(model.parameters()), 1 - self.decay_at(step))
+        averages: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(averages, list(model.parameters()), 1 - self.decay_at(step))
         self.copy_buffers(model)
 
     @torch.no_grad()

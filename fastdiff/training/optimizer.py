@@ -97,7 +97,8 @@ class AdamWEMA(torch.optim.Optimizer):
                     state[f"ema_{r}"].lerp_(p, 1 - rate)
         params = [p for p in group["params"] if p.grad is not None]
         states = [self.state[p] for p in params]
-        hyper = AdamWHyper(group["lr"], *group["betas"], group["eps"], group["weight_decay"], rates)
+        beta1, beta2 = group["betas"]
+        hyper = AdamWHyper(group["lr"], beta1, beta2, group["eps"], group["weight_decay"], rates)
         adamw_ema(
             params,
             [p.grad for p in params],
