@@ -29,6 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "checkpoint": {"zoo", "models", "diffusion"},
     "training": {"models", "diffusion", "ops", "zoo", "checkpoint", "sampling"},
     "interop": {"models", "nn", "ops", "diffusion", "training"},
+    "compute": {"models", "diffusion", "zoo", "training", "backend"},
     "cli": {"*"},
     "__main__": {"cli"},
     "__init__": {"*"},

@@ -42,6 +42,11 @@ def test_engine_prints_a_table() -> None:
     assert "| fastdiff | bfloat16 |" in printed and "conv2d 3x3" in printed
 
 
+def test_adamw_ema_prints_a_table() -> None:
+    printed = _run(str(BENCHMARKS / "adamw_ema.py"), "--presets", "fashion-mnist", "--rounds", "1")
+    assert "| fashion-mnist | clipped AdamW, 1 average |" in printed
+
+
 @pytest.mark.parametrize("file", sorted((BENCHMARKS / "results").glob("engine-*.json")), ids=lambda f: f.stem)
 def test_engine_results_fit_together(file: Path) -> None:
     for setting in json.loads(file.read_text())["settings"]:

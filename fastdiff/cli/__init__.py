@@ -36,6 +36,7 @@ def _run(argv: Sequence[str]) -> int:
     with _interrupt_at_once():
         from tyro.conf import OmitArgPrefixes, subcommand
 
+        from fastdiff.cli.bench import Bench
         from fastdiff.cli.decision import Decision
         from fastdiff.cli.info import Info
         from fastdiff.cli.inpaint import Inpaint
@@ -52,6 +53,7 @@ def _run(argv: Sequence[str]) -> int:
         Annotated[Train, subcommand("train")],
         Annotated[Decision, subcommand("decision")],
         Annotated[Run, subcommand("run")],
+        Annotated[Bench, subcommand("bench")],
         Annotated[Presets, subcommand("presets")],
         Annotated[Info, subcommand("info")],
     ]

@@ -1,5 +1,7 @@
 """The fused ops: public functions. Each lives in a folder with its reference, kernels and cases."""
 
+from fastdiff.ops.adamw_ema import AdamWHyper as AdamWHyper
+from fastdiff.ops.adamw_ema import adamw_ema as adamw_ema
 from fastdiff.ops.attention import attention as attention
 from fastdiff.ops.bernoulli_step import bernoulli_step as bernoulli_step
 from fastdiff.ops.channel_moments import channel_moments as channel_moments

@@ -30,6 +30,13 @@ def _is_observed() -> bool:
     )
 
 
+def _is_plain(argument: Any) -> bool:
+    """Whether it is a tensor, or a list of tensors, of no class that wants to see the operator."""
+    if type(argument) is list:
+        return all(type(t) is torch.Tensor or type(t) is torch.nn.Parameter for t in argument)
+    return type(argument) is torch.Tensor
+
+
 @dataclass(frozen=True)
 class Kernel:
     """An implementation of one op on one backend; both functions take the op's own arguments."""
@@ -43,7 +50,8 @@ class FusedOp:
 
     Args:
         name: operator name; also the key under which a backend module lists its kernel.
-        schema: argument list and returns in PyTorch's schema language, without the name.
+        schema: argument list and returns in PyTorch's schema language, without the name. The first argument is a
+            tensor or a list of at least one; those written to are marked, e.g. ``Tensor(a!)[]``.
         reference: plain PyTorch, any dtype and device: the specification and the fallback.
         fake: returns empty outputs of the right shape, dtype and layout, for tracing.
         package: where backend modules live: ``<package>.<backend>`` holds ``KERNELS: dict[str, Kernel]``.
@@ -74,7 +82,7 @@ class FusedOp:
     def __call__(self, *args: Any) -> Any:
         # PyTorch's dispatcher takes some 10 us to come back to a Python function. Where it has nothing to do, neither
         # gradients nor tracing nor profiling, the function is called at once.
-        if torch.is_grad_enabled() or _is_observed() or type(args[0]) is not torch.Tensor:
+        if torch.is_grad_enabled() or _is_observed() or not _is_plain(args[0]):
             return self._overload(*args)
         return self._dispatch(*args)
 
@@ -118,7 +126,8 @@ class FusedOp:
         wanted = forced()
         if wanted is not None and wanted is not Backend.EAGER:  # an op without an eager form runs as usual
             return self._run_on(wanted, *args)
-        device = args[0].device.type  # every op's first argument is a tensor
+        first = args[0][0] if isinstance(args[0], list) else args[0]  # a tensor, or tensors of one device
+        device = first.device.type
         fastest_first = (
             candidates(device) if device != _measured.DEVICE_TYPE else _measured.order(self.name, args)
         )

@@ -1,6 +1,7 @@
 """Every op's cases, in order of arithmetic."""
 
 from fastdiff.ops._case import Case
+from fastdiff.ops.adamw_ema.cases import CASES as _adamw_ema
 from fastdiff.ops.attention.cases import CASES as _attention
 from fastdiff.ops.bernoulli_step.cases import CASES as _bernoulli_step
 from fastdiff.ops.channel_moments.cases import CASES as _channel_moments
@@ -19,4 +20,5 @@ CASES: tuple[Case, ...] = (
     *_philox,
     *_reverse_step,
     *_bernoulli_step,
+    *_adamw_ema,
 )

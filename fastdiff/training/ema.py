@@ -6,7 +6,7 @@ import copy
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -25,10 +25,19 @@ class EMA(Generic[M]):
         self.decay = decay
         self.model: M = copy.deepcopy(model).eval().requires_grad_(False)
 
+    def decay_at(self, step: int) -> float:
+        """d of update ``step``, counted from 0."""
+        return min(self.decay, (1 + step) / (10 + step))
+
     @torch.no_grad()
     def update(self, model: M, step: int) -> None:
         """Follow ``model`` after its update ``step`` (counted from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        averages: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(averages, list(model.parameters()), 1 - self.decay_at(step))
+        self.copy_buffers(model)
+
+    @torch.no_grad()
+    def copy_buffers(self, model: M) -> None:
+        """All that is left to do where an :class:`AdamWEMA` averages the parameters."""
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import threading
 import time
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
 from fastdiff.diffusion.gaussian import GaussianDiffusion
@@ -25,6 +24,7 @@ from fastdiff.training.config import TrainConfig
 from fastdiff.training.data import load_data
 from fastdiff.training.ema import EMA
 from fastdiff.training.log import Log
+from fastdiff.training.optimizer import AdamWEMA, clip_factor
 from fastdiff.training.setup import architecture, usable_device
 from fastdiff.training.state import TrainState, checkpoints, identity, load_checkpoint, save_checkpoint
 from fastdiff.training.timesteps import make_times
@@ -79,11 +79,13 @@ class Trainer:
         model = UNet(model_config).train()
         model.diffusion, model.class_names = diffusion_config, data.class_names
         model = model.to(self._device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        optimizer = torch.optim.AdamW(
-            model.parameters(), config.lr, weight_decay=config.weight_decay, fused=True
+        ema = EMA(model, config.ema)
+        optimizer = AdamWEMA(
+            model.parameters(), config.lr, weight_decay=config.weight_decay, ema_rates=(config.ema,)
         )
+        optimizer.use_averages(0, ema.model.parameters())
         times = make_times(config.timesteps, diffusion_config.steps)
-        self.state = TrainState(model, EMA(model, config.ema), optimizer, times)
+        self.state = TrainState(model, ema, optimizer, times)
 
     def run(self) -> TrainResult:
         """Train to the end, or until Ctrl-C."""
@@ -137,6 +139,7 @@ class Trainer:
         )  # dropout has no generator
         for group in state.optimizer.param_groups:
             group["lr"] = config.learning_rate(state.step)
+            group["ema_rates"] = (state.ema.decay_at(state.step),)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             losses = training_losses(
                 self._diffusion, state.model, x0, t, noise=noise, loss=config.loss, **cond
@@ -144,9 +147,9 @@ class Trainer:
         loss = (losses * weight).mean()
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = clip_grad_norm_(state.model.parameters(), config.clip_norm or math.inf)
-        state.optimizer.step()
-        state.ema.update(state.model, state.step)
+        norm = get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
+        state.optimizer.step(grad_factor=clip_factor(norm, config.clip_norm) if config.clip_norm else None)
+        state.ema.copy_buffers(state.model)
         state.times.update(batch.t, losses.detach())
         state.step += 1
         return torch.stack([loss.detach(), norm.detach()])

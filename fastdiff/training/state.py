@@ -17,6 +17,7 @@ from fastdiff.files import write_tensors
 from fastdiff.models import UNet, UNetConfig
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.ema import EMA
+from fastdiff.training.optimizer import AdamWEMA
 from fastdiff.training.timesteps import LossSecondMomentTimes, UniformTimes
 
 FOLDER = "checkpoints"
@@ -34,7 +35,7 @@ class TrainState:
 
     model: UNet
     ema: EMA[UNet]
-    optimizer: torch.optim.AdamW
+    optimizer: AdamWEMA
     times: UniformTimes | LossSecondMomentTimes
     step: int = 0
     seconds: float = 0.0  # spent training, over all resumptions
@@ -47,7 +48,8 @@ class TrainState:
         tensors |= {f"times.{k}": v for k, v in self.times.state_dict().items()}
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{name}.{key}"] = value
+                if not key.startswith("ema_"):  # these are the averaged model's parameters
+                    tensors[f"optimizer.{name}.{key}"] = value
         return tensors
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:

@@ -1,0 +1,80 @@
+"""``fastdiff bench v100-days``: what training costs, published and measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from tyro.conf import Positional
+
+from fastdiff.cli.info import backends_in_words, device_name
+from fastdiff.compute.v100 import UTILISATION
+from fastdiff.errors import FastdiffError
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Print what training costs in V100-days: counted, published and, with --measure, timed on this device.
+
+    On a CPU --measure takes the presets at reduced width, and says so; on a GPU the real ones.
+    """
+
+    what: Positional[Literal["v100-days"]]
+    """The benchmark."""
+    measure: bool = False
+    """Also time training steps: eager PyTorch, torch.compile and fastdiff in turn."""
+    presets: tuple[str, ...] = ("adm-64",)
+    """Which models to time."""
+    batch: int | None = None
+    """Images a step; left out, 4 on a CPU and 8 on a GPU."""
+    rounds: int = 5
+    """Turns each side takes; medians count."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Of the forward and backward pass; left out, float32 on a CPU and bfloat16 on a GPU."""
+    compile: bool = True
+    """Also time torch.compile, which may take minutes to compile."""
+    width: int | None = None
+    """model_channels instead of the preset's; left out, the least possible on a CPU and the real one on a GPU."""
+    utilisation: float = UTILISATION
+    """Share of 120 TFLOP/s at which the V100 of the conversion works."""
+    device: str | None = None
+    """Where to measure; left out, the GPU if there is one."""
+
+    def run(self) -> int:
+        from fastdiff.compute import report
+
+        if not self.measure:
+            print(report.published())
+            return 0
+        if self.rounds < 1 or (self.batch is not None and self.batch < 1):
+            raise FastdiffError("rounds and batch must be at least 1")
+        self._measure()
+        return 0
+
+    def _measure(self) -> None:
+        from fastdiff.compute import report
+        from fastdiff.compute.measure import Options, measure, smallest_width
+        from fastdiff.models.config import UNetConfig
+        from fastdiff.training.setup import usable_device
+        from fastdiff.zoo import PRESETS
+
+        device = usable_device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        is_cpu = device.type == "cpu"
+        dtype = self.precision or ("float32" if is_cpu else "bfloat16")
+        print(f"device {device_name(device)}; {backends_in_words(device.type)}; torch {torch.__version__}")
+        for name in self.presets:
+            width = self.width
+            model = PRESETS[name].model if name in PRESETS else None
+            if width is None and is_cpu and isinstance(model, UNetConfig):
+                least = smallest_width(model)
+                width = least if least < model.model_channels else None
+            options = Options(
+                batch=self.batch or (4 if is_cpu else 8),
+                rounds=self.rounds,
+                dtype=getattr(torch, dtype),
+                compile=self.compile,
+                width=width,
+                utilisation=self.utilisation,
+            )
+            print("", report.measured(measure(name, options, device)), sep="\n", flush=True)

@@ -1,0 +1,162 @@
+"""Training steps of a preset, timed on the device at hand: eager PyTorch, ``torch.compile`` and fastdiff in turn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from fastdiff.compute.count import Compute, count
+from fastdiff.compute.steps import sides
+from fastdiff.compute.v100 import (
+    SECONDS_PER_DAY,
+    UTILISATION,
+    equivalent_v100_days,
+    model_flops_utilisation,
+    normalised_v100_days,
+)
+from fastdiff.errors import FastdiffError
+from fastdiff.models.config import GROUPS, UNetConfig
+from fastdiff.zoo import PRESETS
+
+IMAGES = 1e6  # that the converted days are given for
+_PEAK = "matrix product"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure.
+
+    Attributes:
+        batch: images a step.
+        rounds: turns each side takes; the median counts.
+        dtype: of the forward and backward pass (autocast); weights stay float32.
+        compile: also ``torch.compile`` with its default options.
+        width: model_channels instead of the preset's; None takes the real network.
+        utilisation: the V100's, for the conversion.
+    """
+
+    batch: int = 4
+    rounds: int = 5
+    dtype: torch.dtype = torch.float32
+    compile: bool = True
+    width: int | None = None
+    utilisation: float = UTILISATION
+
+
+@dataclass(frozen=True)
+class Row:
+    """One side's training. Days are for a million images; ``equivalent`` and ``normalised`` are V100-days."""
+
+    side: str
+    step_seconds: float  # median
+    images_per_second: float
+    mfu: float  # of the measured matrix peak
+    equivalent: float  # (a) equivalent work, from the count alone
+    normalised: float  # (b) measured time, weighted by peak and utilisation
+    device_days: float  # (c) measured time as it is
+
+    @property
+    def v100s(self) -> float:
+        """How many V100s this device is worth with this software: (a) over (c)."""
+        return self.equivalent / self.device_days
+
+
+@dataclass(frozen=True)
+class Result:
+    """A preset's measurement. ``peak``: operations a second of a large matrix product, its fastest turn."""
+
+    preset: str
+    config: UNetConfig
+    compute: Compute
+    options: Options
+    peak: float
+    rows: tuple[Row, ...]
+    skipped: tuple[str, ...] = ()
+
+
+def reduced(config: UNetConfig, width: int) -> UNetConfig:
+    """The same network with ``model_channels`` = width and heads of at most ``width`` channels.
+
+    Raises:
+        FastdiffError: a width that leaves a level's channels indivisible by the norm's groups.
+    """
+    heads = min(config.num_head_channels, width) if config.num_head_channels > 0 else config.num_head_channels
+    return replace(config, model_channels=width, num_head_channels=heads)
+
+
+def smallest_width(config: UNetConfig) -> int:
+    """The least model_channels at which every level has a multiple of 32 channels."""
+    width = GROUPS
+    while any(multiple * width % GROUPS for multiple in config.channel_mult):
+        width += GROUPS
+    return width
+
+
+def measure(preset: str, options: Options, device: torch.device | str = "cpu") -> Result:
+    """Time training steps: loss, backward, clipping, AdamW and the moving average, on random images.
+
+    All sides start from the same weights and take turns, so that a shared machine slows all alike; a matrix product,
+    whose fastest turn is the peak, takes its turn among them.
+
+    Raises:
+        FastdiffError: an unknown preset, or a classifier.
+    """
+    config = _config(preset, options.width)
+    device = torch.device(device)
+    found, skipped = sides(config, PRESETS[preset].diffusion, options, device)
+    size = 2048 if device.type == "cpu" else 8192
+    a, b = (torch.randn(size, size, device=device, dtype=options.dtype) for _ in range(2))
+    samples = interleave({_PEAK: lambda: a @ b, **found}, options.rounds, device)
+    peak = 2 * size**3 / min(samples.pop(_PEAK))  # a peak is the best that was seen
+    compute = count(config)
+    rows = tuple(_row(side, statistics.median(s), options, compute, peak) for side, s in samples.items())
+    return Result(preset, config, compute, options, peak, rows, tuple(skipped))
+
+
+def _config(preset: str, width: int | None) -> UNetConfig:
+    if preset not in PRESETS:
+        raise FastdiffError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+    config = PRESETS[preset].model
+    if not isinstance(config, UNetConfig):
+        raise FastdiffError(f"{preset} is a classifier; training steps are measured of denoisers")
+    return config if width is None else reduced(config, width)
+
+
+def interleave(
+    functions: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """The seconds of every call of each function; they take turns, after one call each to warm up."""
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(rounds + 1):
+        for name, function in functions.items():
+            _synchronise(device)
+            start = time.perf_counter()
+            function()
+            _synchronise(device)
+            if turn:
+                samples[name].append(time.perf_counter() - start)
+    return samples
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _row(side: str, seconds: float, options: Options, compute: Compute, peak: float) -> Row:
+    speed = options.batch / seconds
+    mfu = model_flops_utilisation(speed, compute.macs, peak)
+    whole = IMAGES / speed
+    return Row(
+        side=side,
+        step_seconds=seconds,
+        images_per_second=speed,
+        mfu=mfu,
+        equivalent=equivalent_v100_days(IMAGES, compute.macs, options.utilisation),
+        normalised=normalised_v100_days(whole, peak, mfu, options.utilisation),
+        device_days=whole / SECONDS_PER_DAY,
+    )

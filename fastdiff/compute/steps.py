@@ -1,0 +1,120 @@
+"""One training step as eager PyTorch, ``torch.compile`` and fastdiff do it, on the same weights and images."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+from fastdiff.backend import use_backend
+from fastdiff.diffusion import DiffusionConfig, GaussianDiffusion
+from fastdiff.diffusion.loss import Loss, training_losses
+from fastdiff.models import UNet, UNetConfig, build_model
+from fastdiff.training.ema import EMA
+from fastdiff.training.optimizer import AdamWEMA, clip_factor
+
+if TYPE_CHECKING:
+    from fastdiff.compute.measure import Options
+
+_LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+_DECAY = 0.9999  # of the moving average, as in ADM's training
+
+
+def sides(
+    config: UNetConfig, diffusion: DiffusionConfig, options: Options, device: torch.device
+) -> tuple[dict[str, Callable[[], object]], list[str]]:
+    """A function that makes one step for each side, and why a side is missing."""
+    torch.manual_seed(0)
+    weights = build_model(config).state_dict()
+    inputs = _inputs(config, diffusion, options.batch, device)
+
+    def make(layout: str, compiled: bool = False, fused: bool = False) -> Step:
+        model = build_model(config).train()
+        model.load_state_dict(weights)
+        assert isinstance(model, UNet)
+        placed = model.to(device, memory_format=_LAYOUTS[layout])  # pyright: ignore[reportCallIssue]
+        return Step(placed, GaussianDiffusion(diffusion), inputs, options.dtype, compiled, fused)
+
+    found: dict[str, Callable[[], object]] = {f"eager, {layout}": make(layout) for layout in _LAYOUTS}
+    skipped = []
+    if options.compile:
+        try:
+            step = make("channels_last", compiled=True)
+            step()  # compiles
+            found["torch.compile"] = step
+        except Exception as reason:  # another compiler's failure is its own: the rest is measured
+            skipped.append(f"torch.compile failed: {type(reason).__name__}: {str(reason).splitlines()[0]}")
+    found["fastdiff"] = make("channels_last", fused=True)
+    return found, skipped
+
+
+def _inputs(
+    config: UNetConfig, diffusion: DiffusionConfig, batch: int, device: torch.device
+) -> dict[str, Any]:
+    g = torch.Generator().manual_seed(1)
+    size, channels = config.image_size, config.in_channels
+    inputs: dict[str, Any] = {
+        "x0": torch.rand(batch, channels, size, size, generator=g) * 2 - 1,
+        "noise": torch.randn(batch, channels, size, size, generator=g),
+        "t": torch.randint(diffusion.steps, (batch,), generator=g),
+    }
+    if config.num_classes is not None:
+        inputs["y"] = torch.randint(config.num_classes, (batch,), generator=g)
+    if config.low_res is not None:
+        inputs["low_res"] = torch.rand(batch, channels, size // 4, size // 4, generator=g) * 2 - 1
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+class Step:
+    """Loss, backward, clipping to norm 1, AdamW, moving average.
+
+    Args:
+        model: in train mode, on its device and in its layout.
+        diffusion: the process.
+        inputs: x0, noise, t and the model's conditions.
+        dtype: of autocast; float32 switches it off.
+        compiled: run the model through ``torch.compile``.
+        fused: fastdiff's ops; otherwise PyTorch's calls.
+    """
+
+    def __init__(
+        self,
+        model: UNet,
+        diffusion: GaussianDiffusion,
+        inputs: dict[str, Tensor],
+        dtype: torch.dtype,
+        compiled: bool,
+        fused: bool,
+    ) -> None:
+        self.model, self._diffusion, self._inputs, self._dtype = model, diffusion, inputs, dtype
+        self._fused = fused
+        self._call: nn.Module = torch.compile(model) if compiled else model  # pyright: ignore[reportAttributeAccessIssue]
+        self._ema = EMA(model, _DECAY)
+        self._torch = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.0, fused=True)
+        self._own = AdamWEMA(model.parameters(), 1e-4, weight_decay=0.0, ema_rates=(_DECAY,))
+        self._own.use_averages(0, self._ema.model.parameters())
+        self._loss: Loss = "rescaled_hybrid" if diffusion.config.learns_variance else "mse"
+
+    def __call__(self) -> None:
+        with contextlib.nullcontext() if self._fused else use_backend("eager"):
+            self._step()
+
+    def _step(self) -> None:
+        x0 = self._inputs["x0"]
+        with torch.autocast(x0.device.type, self._dtype, enabled=self._dtype != torch.float32):
+            loss = training_losses(self._diffusion, self._call, **self._inputs, loss=self._loss)[
+                "loss"
+            ].mean()
+        self._torch.zero_grad(set_to_none=True)
+        loss.backward()
+        if self._fused:
+            norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+            self._own.step(grad_factor=clip_factor(norm, 1.0))
+            return
+        clip_grad_norm_(self.model.parameters(), 1.0)
+        self._torch.step()
+        self._ema.update(self.model, 10**6)  # a late step: the decay is constant

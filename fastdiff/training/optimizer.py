@@ -1,0 +1,154 @@
+"""AdamW with moving averages of the weights, one pass over memory for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdiff.errors import FastdiffError
+from fastdiff.ops import AdamWHyper, adamw_ema
+
+
+class AdamWEMA(torch.optim.Optimizer):
+    """``torch.optim.AdamW`` with averages e <- d e + (1 - d) p after each update; see :func:`fastdiff.ops.adamw_ema`.
+
+    State and parameter groups are those of torch's AdamW, and state dicts of either load into the other; the averages
+    are ``ema_0``, ``ema_1``, ... of a parameter's state. ``lr`` and ``ema_rates`` of a group may change between steps.
+    A run that loads its state goes on bit for bit.
+
+    Args:
+        params: float32 or float64 tensors, or groups of them as every optimizer takes them.
+        lr: learning rate.
+        betas: decays of the moments.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled.
+        ema_rates: decays d, one for each average; averages begin at the parameters' values at the first step.
+
+    Raises:
+        FastdiffError: a value outside its range, at the first step.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        ema_rates: tuple[float, ...] = (),
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "ema_rates": ema_rates,
+        }
+        # torch's name for "steps are counted on the device": load_state_dict then puts them there.
+        super().__init__(params, defaults | {"fused": True})
+
+    def averages(self, index: int = 0) -> list[Tensor]:
+        """The averages of rate ``index``, in the order of the parameters; they are written to in place."""
+        return [self._state(p, group)[f"ema_{index}"] for group in self.param_groups for p in group["params"]]
+
+    def use_averages(self, index: int, tensors: Iterable[Tensor]) -> None:
+        """Keep the averages of rate ``index`` in ``tensors``, such as a second model's parameters, from now on.
+
+        Raises:
+            FastdiffError: another number of tensors, or shapes other than the parameters'.
+        """
+        given = [t.detach() for t in tensors]
+        params = [p for group in self.param_groups for p in group["params"]]
+        if [t.shape for t in given] != [p.shape for p in params]:
+            raise FastdiffError(
+                f"averages must be {len(params)} tensors shaped like the parameters, got {len(given)}"
+            )
+        for p, t in zip(params, given, strict=True):
+            self.state[p][f"ema_{index}"] = t
+
+    @torch.no_grad()
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, closure: Callable[[], float] | None = None, *, grad_factor: Tensor | None = None
+    ) -> float | None:
+        """One update of all parameters that have a gradient; the averages of the others follow as well.
+
+        Args:
+            closure: computes the loss and its gradients.
+            grad_factor: float32 scalar tensor on the parameters' device by which the gradients are multiplied on
+                the way; see :func:`clip_factor`. Nothing waits for its value.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._step_group(group, grad_factor)
+        return loss
+
+    def _step_group(self, group: dict[str, Any], grad_factor: Tensor | None) -> None:
+        rates = tuple(group["ema_rates"])
+        for p in group["params"]:
+            state = self._state(p, group)
+            if p.grad is None:
+                for r, rate in enumerate(rates):
+                    state[f"ema_{r}"].lerp_(p, 1 - rate)
+        params = [p for p in group["params"] if p.grad is not None]
+        states = [self.state[p] for p in params]
+        beta1, beta2 = group["betas"]
+        hyper = AdamWHyper(group["lr"], beta1, beta2, group["eps"], group["weight_decay"], rates)
+        adamw_ema(
+            params,
+            [p.grad for p in params],
+            [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states],
+            [s["step"] for s in states],
+            hyper,
+            emas=[[s[f"ema_{r}"] for s in states] for r in range(len(rates))],
+            grad_factor=grad_factor,
+        )
+
+    def _state(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        state = self.state[p]
+        if "step" not in state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+        for r in range(len(group["ema_rates"])):
+            if f"ema_{r}" not in state:
+                state[f"ema_{r}"] = p.detach().clone()
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As every optimizer's; averages are copied into the tensors that hold them already, and moments into the
+        parameters' memory layouts, whatever the file had."""
+        held = {
+            p: {k: t for k, t in state.items() if k.startswith("ema_")} for p, state in self.state.items()
+        }
+        rates = [group["ema_rates"] for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, before in zip(self.param_groups, rates, strict=True):
+            group.setdefault("ema_rates", before)  # torch's AdamW has none
+            for p in group["params"]:
+                state = self.state[p]
+                for key, value in list(state.items()):
+                    if key == "step":
+                        state[key] = (
+                            value.clone()
+                        )  # counted up in place, and may still be another optimizer's
+                    else:
+                        state[key] = held.get(p, {}).get(key, torch.empty_like(p)).copy_(value)
+                for key, tensor in held.get(p, {}).items():
+                    state.setdefault(key, tensor)
+
+
+def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
+    """min(1, max_norm / (norm + 1e-6)), as ``clip_grad_norm_`` has it, for ``AdamWEMA.step(grad_factor=...)``.
+
+    Args:
+        norm: of the whole gradient, a scalar tensor on any device; nothing waits for its value.
+        max_norm: the largest allowed.
+    """
+    return (max_norm / (norm + 1e-6)).clamp(max=1.0)
