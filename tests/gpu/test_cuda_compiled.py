@@ -36,6 +36,7 @@ NVRTC_KERNELS = {
     ],
     "cuda/philox.cuh": [f"fastdiff::philox_op::philox_kernel<{kind}>" for kind in ("true", "false")],
     "cuda/reverse_step.cuh": ["fastdiff::step::reverse_step_kernel"],
+    "cuda/bernoulli_step.cuh": ["fastdiff::bernoulli::bernoulli_step_kernel"],
     "cuda/decision.cuh": [
         f"fastdiff::decision::decision_kernel<fastdiff::decision::{method}>"
         for method in ("Exact", "Bridge", "Euler")

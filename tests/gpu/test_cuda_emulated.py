@@ -22,7 +22,7 @@ from fastdiff.ops.reverse_step.cases import CASES
 
 CASE_TESTS = Path(__file__).parents[1] / "ops" / "test_cases.py"
 # Without the benchmarks' sizes, and what only takes longer.
-LARGE = ("x256x", "4x128x", "16x3x64", "64x1x32", "B4", "B1-", "many_pixels", "several_blocks")
+LARGE = ("x256x", "4x128x", "16x3x64", "64x1x32", "4096x20", "B4", "B1-", "many_pixels", "several_blocks")
 SMALL = " and not ".join(["cuda", *LARGE])
 
 

@@ -34,6 +34,7 @@ class Module:
 MODULES = (
     Module("fastdiff.ops.philox.triton", registers=40),
     Module("fastdiff.ops.reverse_step.triton", registers=80),
+    Module("fastdiff.ops.bernoulli_step.triton", registers=64),
     Module("fastdiff.ops.decision.triton", registers=96),
     Module("fastdiff.ops.group_norm_silu.triton", registers=128),
     Module("fastdiff.ops.attention.triton", registers=255, architectures=(90, 100), mma=True),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton")
-OPS = ("philox_normal", "philox_bits", "group_norm_silu", "reverse_step", "attention")
+OPS = ("philox_normal", "philox_bits", "group_norm_silu", "reverse_step", "bernoulli_step", "attention")
 HERE = Path(__file__).parent
 LARGE = (
     "256x",
@@ -22,6 +22,7 @@ LARGE = (
     "4x128x",
     "many_pixels",
     "64x1x32",
+    "4096x20",
     "16x3x64",
     "T1024",
     "T256",

@@ -97,5 +97,5 @@ step_op = FusedOp(
     reference=reference.bernoulli_step,
     fake=_fake,
     package=__name__,
-    backends=(Backend.CPU,),
+    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastdiff.ops import _native
 from fastdiff.ops._op import Kernel
 from fastdiff.ops.bernoulli_step.reference import check_step
+from fastdiff.ops.bernoulli_step.rows import why_not_rows
 
 
 class _Args(ctypes.Structure):
@@ -31,14 +32,7 @@ def _function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
 
 
 def _supports(probability, seeds, step, factor, stream) -> str | None:
-    for name, t in (("probability", probability), ("factor", factor)):
-        if t is None or not t.numel():
-            continue
-        if t.dtype not in _native.DTYPE_CODES:
-            return f"{name} is {t.dtype}, not float32, bfloat16 or float16"
-        if not t[0].is_contiguous():
-            return f"the samples of {name} [{', '.join(map(str, t.shape))}] are not contiguous"
-    return None
+    return why_not_rows(probability, factor)
 
 
 def _run(probability: Tensor, seeds: Tensor, step: Tensor, factor: Tensor | None, stream: int) -> Tensor:
