@@ -25,6 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "engine": {"models", "nn", "ops", "backend"},
     "sampling": {"diffusion", "ops", "backend", "engine"},
     "decision": {"ops", "sampling"},
+    "dpm2015": {"diffusion", "training"},
     "zoo": {"models", "diffusion"},
     "checkpoint": {"zoo", "models", "diffusion"},
     "training": {"models", "diffusion", "ops", "zoo", "checkpoint", "sampling"},

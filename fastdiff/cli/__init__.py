@@ -33,6 +33,7 @@ def _run(argv: Sequence[str]) -> int:
         from tyro.conf import OmitArgPrefixes, subcommand
 
         from fastdiff.cli.decision import Decision
+        from fastdiff.cli.dpm2015 import Dpm2015
         from fastdiff.cli.info import Info
         from fastdiff.cli.parse import parse
         from fastdiff.cli.presets import Presets
@@ -44,6 +45,7 @@ def _run(argv: Sequence[str]) -> int:
         Annotated[Sample, subcommand("sample")],
         Annotated[Train, subcommand("train")],
         Annotated[Decision, subcommand("decision")],
+        Annotated[Dpm2015, subcommand("dpm2015")],
         Annotated[Presets, subcommand("presets")],
         Annotated[Info, subcommand("info")],
     ]

@@ -72,7 +72,9 @@ def at(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
             f"t must be whole numbers, one per sample, [{like.shape[0]}], got {t.dtype} {list(t.shape)}"
         )
     if t.numel() and not 0 <= int(t.min()) <= int(t.max()) < len(table):
-        raise FastdiffError(f"steps t must lie within 1 .. {len(table) - 1}, got {int(t.min())} .. {int(t.max())}")
+        raise FastdiffError(
+            f"steps t must lie within 1 .. {len(table) - 1}, got {int(t.min())} .. {int(t.max())}"
+        )
     return table.to(like.dtype)[t].reshape(-1, *[1] * (like.ndim - 1))
 
 

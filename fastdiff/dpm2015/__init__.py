@@ -1,4 +1,4 @@
-"""Sohl-Dickstein et al. 2015, Deep Unsupervised Learning using Nonequilibrium Thermodynamics: its two diffusions at work.
+"""Sohl-Dickstein et al. 2015, "Deep Unsupervised Learning using Nonequilibrium Thermodynamics".
 
 from fastdiff import dpm2015
 

@@ -49,9 +49,7 @@ class Bound:
         return self.k - self.null
 
 
-def step_kl(
-    diffusion: DiffusionKernels, network: Network, x_0: Tensor, t: Tensor, noise: Tensor
-) -> Tensor:
+def step_kl(diffusion: DiffusionKernels, network: Network, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) in nats, [N], at x_t = diffuse(x_0, t, noise).
 
     Args:

@@ -1,4 +1,4 @@
-"""The paper's data: swiss roll, binary heartbeat and dead leaves are made here; images of other sets come from files."""
+"""The paper's data: swiss roll, binary heartbeat and dead leaves made here, images from files."""
 
 from __future__ import annotations
 
@@ -140,7 +140,9 @@ class Standardised:
     def __init__(self, images: Tensor) -> None:
         """Raises FastdiffError: images that are empty or not uint8 [N,C,H,W], or all of one grey."""
         if images.ndim != 4 or not images.numel() or images.dtype != torch.uint8:
-            raise FastdiffError(f"images must be uint8 [N,C,H,W], N >= 1, got {images.dtype} {list(images.shape)}")
+            raise FastdiffError(
+                f"images must be uint8 [N,C,H,W], N >= 1, got {images.dtype} {list(images.shape)}"
+            )
         self.images = images
         self.mean = float(images.double().mean()) + 0.5
         self.deviation = float((images.double().var(correction=0) + 1 / 12).sqrt())

@@ -61,8 +61,10 @@ def swiss_roll(
     width = 13 / units  # the roll's length over the units: the spacing of the centres
     network = RBFNet(steps, centres, width)
     schedule = LearnedSchedule(steps, first_beta)
+    start = DiagonalGaussianDiffusion(betas=schedule().detach())
+    network.fit(start, points[:8000], torch.Generator().manual_seed(recipe.seed))
     network, diffusion = train(
-        DiagonalGaussianDiffusion(steps), network, lambda n, g: _pick(points, n, g), recipe,
+        start, network, lambda n, g: _pick(points, n, g), recipe,
         schedule=schedule, progress=watch,
     )  # fmt: skip
     return Trained(diffusion, network, bound(diffusion, network, test, per_step=per_step), test)
@@ -131,7 +133,9 @@ def images(
     else:
         network.load_state_dict(weights)
     test = scale(test_set, torch.Generator().manual_seed(recipe.seed))
-    found = bound(diffusion, network, test, per_step=per_step, batch=64, seed=recipe.seed, progress=watch_bound)
+    found = bound(
+        diffusion, network, test, per_step=per_step, batch=64, seed=recipe.seed, progress=watch_bound
+    )
     return Trained(diffusion, network, found, test, scale)
 
 
@@ -147,7 +151,12 @@ def gaussian_bits(train_set: Tensor, test_set: Tensor, side: int = 8) -> float:
 
 
 def _patches(x: Tensor, side: int) -> Tensor:
-    return x.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5).reshape(-1, x.shape[1] * side**2)
+    return (
+        x.unfold(2, side, side)
+        .unfold(3, side, side)
+        .permute(0, 2, 3, 1, 4, 5)
+        .reshape(-1, x.shape[1] * side**2)
+    )
 
 
 def _pick(x: Tensor, n: int, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""The paper's network for images (appendix D.2): multi-scale convolutions, 1x1 layers, a dense pathway, a readout in time."""
+"""The paper's network for images (appendix D.2): multi-scale convolutions, 1x1 and dense layers, bumps in time."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdiff.diffusion.binomial import BinomialDiffusion
-from fastdiff.diffusion.diagonal import GaussianOutput
+from fastdiff.diffusion.diagonal import DiagonalGaussianDiffusion, GaussianOutput
 from fastdiff.errors import FastdiffError
 
 
@@ -67,10 +67,25 @@ class RBFNet(nn.Module):
         self.centres = nn.Parameter(centres.clone())
         self.log_width = nn.Parameter(torch.full((units,), math.log(width), dtype=centres.dtype))
         self.readout = StepReadout(steps, units, 2 * self.dimensions, centres.dtype)
-        with torch.no_grad():  # starts at the estimate "x_0 is the nearest centre"
+        with torch.no_grad():  # starts at the estimate "x_0 is near the nearest centres"
             self.readout.shared.weight.zero_()
             self.readout.shared.weight[: self.dimensions] = centres.T
             self.readout.shared.bias.zero_()
+
+    @torch.no_grad()
+    def fit(self, diffusion: DiagonalGaussianDiffusion, points: Tensor, generator: torch.Generator) -> None:
+        """Set each step's estimate of x_0 to the least-squares one for the units as they are, from points [M,D].
+
+        With the units fixed that is the maximum of K over the mean's readout; gradient ascent goes on from there.
+        """
+        for step in range(1, diffusion.steps + 1):
+            t = torch.full((len(points),), step)
+            h = self.hidden(diffusion.diffuse(points, t, diffusion.noise(points, generator)))
+            moments = h.T @ h / len(h) + 1e-7 * torch.eye(h.shape[1], dtype=h.dtype)
+            best = torch.linalg.solve(moments, h.T @ points / len(h)).T
+            self.readout.weight[step, : self.dimensions] = (
+                best - self.readout.shared.weight[: self.dimensions]
+            )
 
     def hidden(self, x: Tensor) -> Tensor:
         """[N,D] to [N,units], rows that sum to one."""

@@ -1,4 +1,4 @@
-"""The paper's figures: the swiss roll's slices and drift, the heartbeat's bits, images with inpaintings, KL at each step."""
+"""The paper's figures: slices and drift of the swiss roll, heartbeats, images, and the KL of each step."""
 
 from __future__ import annotations
 
@@ -126,9 +126,9 @@ def images_picture(trained: Trained, *, rows: int = 3, seed: int = 0, progress: 
     hidden[..., edge:-edge, edge:-edge] = True
     everything = torch.cat([torch.zeros_like(hidden).expand(rows, -1, -1, -1)] * 4 + [~hidden])
     known = torch.cat([torch.zeros_like(data[:count]), data[count:]])
-    made = sample(
-        diffusion, network, known, seed=seed, known=known, mask=everything, progress=progress
-    )[0]  # free samples and inpaintings in one batch
+    made = sample(diffusion, network, known, seed=seed, known=known, mask=everything, progress=progress)[
+        0
+    ]  # free samples and inpaintings in one batch
     cut = torch.where(hidden, trained.test.min(), data[count:])
     grids = (
         ("data", _grid(trained.scale.to_grey(data[:count]), rows, 4)),
@@ -154,7 +154,12 @@ def _grid(images: Tensor, rows: int, columns: int) -> np.ndarray:
     """[rows * columns,C,H,W] to one picture [*,*,C], with white lines between."""
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1), value=255)
     n, c, h, w = padded.shape
-    return padded.reshape(rows, columns, c, h, w).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c).numpy()
+    return (
+        padded.reshape(rows, columns, c, h, w)
+        .permute(0, 3, 1, 4, 2)
+        .reshape(rows * h, columns * w, c)
+        .numpy()
+    )
 
 
 def _draw_kl(axis: Any, step_kl: Tensor, color: str, label: str, smooth: int) -> None:
