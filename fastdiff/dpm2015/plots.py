@@ -29,16 +29,17 @@ Progress = Callable[[int], None]
 
 
 def swiss_roll_picture(trained: Trained, *, points: int = 2000, seed: int = 0, progress: Progress) -> Any:
-    """A matplotlib figure after the paper's figure 1, and the KL of each step below.
+    """A matplotlib figure after the paper's figure 1.
 
-    Rows: q(x_t) from the data; p(x_t) from the prior; the drift f_mu(x_t, t) - x_t. Columns: t = 0, T/4, T/2, T.
+    Rows: q(x_t) from the data; p(x_t) from the prior; the drift f_mu(x_t, t) - x_t. Columns: t = 0, T/2, 3T/4, T;
+    the drift of the first column is that of t = 2, the last learned step.
 
     Raises:
         FastdiffError: matplotlib is missing.
     """
     plt = pyplot()
     diffusion, data = trained.diffusion, trained.test[:points]
-    times = [0, diffusion.steps // 4, diffusion.steps // 2, diffusion.steps]
+    times = [0, diffusion.steps // 2, 3 * diffusion.steps // 4, diffusion.steps]
     generator = torch.Generator().manual_seed(seed)
     backward = sample(diffusion, trained.network, data, seed=seed, keep=times, progress=progress)
     with plt.rc_context(_STYLE):
@@ -68,14 +69,14 @@ def _draw_drift(axis: Any, trained: Trained, t: int, points: Tensor) -> None:
     with torch.no_grad():
         kernel = trained.diffusion.reverse(trained.network(x, steps), x, steps)
     drift = kernel.mean - x
-    axis.scatter(*points[:600].T.numpy(), s=1.5, color=GRID, linewidths=0)
+    axis.scatter(*points[:600].T.numpy(), s=2, color="#c3cad2", linewidths=0)
     axis.quiver(*x.T.numpy(), *drift.T.numpy(), color=INK, width=0.006, headwidth=4, pivot="tail")
 
 
 def heartbeat_picture(
     trained: Trained, best_kl: Tensor | None, *, samples: int = 30, seed: int = 0, progress: Progress
 ) -> Any:
-    """A matplotlib figure: sequences on their way from noise to heartbeats, inpaintings, and the KL of each step.
+    """A matplotlib figure: sequences on their way from noise to heartbeats, and the KL of each step.
 
     Args:
         best_kl: [T - 1] the oracle's divergences, drawn as a line to reach.
@@ -99,6 +100,7 @@ def heartbeat_picture(
             axis.imshow(x, cmap="Blues", vmin=0, vmax=1.25, aspect="auto", interpolation="nearest")
             axis.set(xticks=[], yticks=[], title=f"t = {t}")
             axis.title.set_fontsize(10)
+            axis.spines[["left", "bottom"]].set_visible(False)
         known = {tuple(row.tolist()) for row in heartbeat_sequences()}
         hits = sum(tuple(row.tolist()) in known for row in reverse[0])
         upper.suptitle(f"{samples} samples, {hits} of them heartbeats", fontsize=10)
@@ -106,7 +108,8 @@ def heartbeat_picture(
         _draw_kl(axis, trained.bound.step_kl, REVERSE, "trained", smooth=max(1, steps // 100))
         if best_kl is not None:
             _draw_kl(axis, best_kl, INK, "best factorised kernel", smooth=max(1, steps // 100))
-        axis.legend(frameon=False)
+        axis.set(yscale="linear", ylim=(0, None))
+        axis.legend(frameon=False, loc="lower right")
     return figure
 
 
