@@ -109,7 +109,7 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class _Images:
-    iterations: int = 5000
+    iterations: int = 7000
     """Of gradient ascent."""
     batch: int = 12
     """Squares of images an iteration, spread over the steps."""

@@ -128,7 +128,9 @@ def entropy_bounds(diffusion: DiffusionKernels, x_0: Tensor, t: int) -> tuple[fl
 
         H_q(X_t|X_{t-1}) + H_q(X_{t-1}|X_0) - H_q(X_t|X_0) <= H_q(X_{t-1}|X_t) <= H_q(X_t|X_{t-1})
 
-    The lower one is the entropy of the posterior q(x_{t-1} | x_t, x_0), averaged. Exact for Gaussians; for bits
+    The lower one is the entropy of the posterior q(x_{t-1} | x_t, x_0), averaged. The upper one needs diffusion not
+    to lose entropy, H_q(X_t) >= H_q(X_{t-1}): true where the prior has the data's mean and variance, or for bits
+    r = 0.5, and not where bits of another mean are driven to a biased r. Exact for Gaussians; for bits
     H_q(X_t | X_{t-1}) takes the mean over x_{t-1} given each x_0, where it is linear in x_{t-1}.
 
     Args:

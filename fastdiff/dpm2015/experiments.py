@@ -62,7 +62,7 @@ def swiss_roll(
     network = RBFNet(steps, centres, width)
     schedule = LearnedSchedule(steps, first_beta)
     start = DiagonalGaussianDiffusion(betas=schedule().detach())
-    network.fit(start, points[:8000], torch.Generator().manual_seed(recipe.seed))
+    network.fit(start, points[:4000], torch.Generator().manual_seed(recipe.seed))
     network, diffusion = train(
         start, network, lambda n, g: _pick(points, n, g), recipe,
         schedule=schedule, progress=watch,

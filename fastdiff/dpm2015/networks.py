@@ -76,9 +76,10 @@ class RBFNet(nn.Module):
     def fit(self, diffusion: DiagonalGaussianDiffusion, points: Tensor, generator: torch.Generator) -> None:
         """Set each step's estimate of x_0 to the least-squares one for the units as they are, from points [M,D].
 
-        With the units fixed that is the maximum of K over the mean's readout; gradient ascent goes on from there.
+        The variance starts at the posterior's plus what that estimate leaves open. With the units fixed these are
+        the maximum of K over the readout of the mean, and of a constant variance; gradient ascent goes on from there.
         """
-        for step in range(1, diffusion.steps + 1):
+        for step in range(2, diffusion.steps + 1):
             t = torch.full((len(points),), step)
             h = self.hidden(diffusion.diffuse(points, t, diffusion.noise(points, generator)))
             moments = h.T @ h / len(h) + 1e-7 * torch.eye(h.shape[1], dtype=h.dtype)
@@ -86,6 +87,10 @@ class RBFNet(nn.Module):
             self.readout.weight[step, : self.dimensions] = (
                 best - self.readout.shared.weight[: self.dimensions]
             )
+            unit = diffusion.posterior(torch.ones_like(points[:1]), torch.zeros_like(points[:1]), t[:1])
+            left = (points - h @ best.T).square().mean(0)
+            total = unit.variance[0] + unit.mean[0] ** 2 * left
+            self.readout.bias[step, self.dimensions :] = torch.logit(total) - torch.logit(unit.variance[0])
 
     def hidden(self, x: Tensor) -> Tensor:
         """[N,D] to [N,units], rows that sum to one."""

@@ -105,7 +105,10 @@ def test_train(command, tmp_path, options: list[str], message: str) -> None:
     ("argv", "message"),
     [
         ([], "Expected one of {sample, train, decision, dpm2015, presets, info}; see fastdiff --help"),
-        (["smaple"], "Available subcommands: sample, train, decision, dpm2015, presets, info; see fastdiff --help"),
+        (
+            ["smaple"],
+            "Available subcommands: sample, train, decision, dpm2015, presets, info; see fastdiff --help",
+        ),
         (["--version"], "--version"),
         (["info", "extra"], "extra; see fastdiff info --help"),
     ],

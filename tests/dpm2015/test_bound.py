@@ -98,7 +98,7 @@ def test_null_of_the_heartbeat() -> None:
     assert null == pytest.approx(-14.4386, abs=1e-4)
 
 
-@pytest.mark.parametrize(("rate", "mean"), [(0.5, 0.5), (0.2, 0.6)])
+@pytest.mark.parametrize(("rate", "mean"), [(0.5, 0.5), (0.5, 0.9), (0.2, 0.2)])
 def test_entropy_bounds_of_bits_hold_the_true_entropy(rate: float, mean: float) -> None:
     """One bit with q(x_0 = 1) = mean: H(X_{t-1} | X_t) from the 2 x 2 table."""
     diffusion, ones = BinomialDiffusion(20, rate), round(10 * mean)
@@ -110,7 +110,7 @@ def test_entropy_bounds_of_bits_hold_the_true_entropy(rate: float, mean: float) 
         joint = torch.tensor([1 - p, p])[:, None] * torch.stack([1 - likelihood, likelihood], 1)
         true = float(-(joint * torch.log2(joint / joint.sum(0))).sum())
         lower, upper = entropy_bounds(diffusion, x_0, t)
-        assert lower - 1e-12 <= true <= upper + 1e-12
+        assert lower - 1e-8 <= true <= upper + 1e-8  # PyTorch rounds the entropy of sure bits
 
 
 def test_entropy_bounds_of_unit_gaussians_are_tight_above() -> None:

@@ -101,13 +101,22 @@ MISTAKES = {
     "rate-nan": (lambda: BinomialDiffusion(10, float("nan")), "rate must lie between 0 and 1, got nan"),
     "rate-negative": (lambda: BinomialDiffusion(10, -0.1), "rate must lie between 0 and 1, got -0.1"),
     "one-step": (lambda: BinomialDiffusion(1), "at least 2 steps, got 1"),
-    "beta-above-1": (lambda: DiagonalGaussianDiffusion(betas=torch.tensor([0.1, 1.1])), "above 0 and at most 1"),
+    "beta-above-1": (
+        lambda: DiagonalGaussianDiffusion(betas=torch.tensor([0.1, 1.1])),
+        "above 0 and at most 1",
+    ),
     "beta-0": (lambda: BinomialDiffusion(betas=torch.tensor([0.0, 0.5])), "above 0 and at most 1"),
     "beta-nan": (lambda: BinomialDiffusion(betas=torch.tensor([float("nan"), 0.5])), "above 0 and at most 1"),
-    "not-bits": (lambda: BinomialDiffusion(5).check_data(torch.tensor([[0.5]])), "takes bits, 0 or 1, got 0.5"),
+    "not-bits": (
+        lambda: BinomialDiffusion(5).check_data(torch.tensor([[0.5]])),
+        "takes bits, 0 or 1, got 0.5",
+    ),
     "nan": (lambda: DiagonalGaussianDiffusion(5).check_data(torch.tensor([[float("nan")]])), "hold NaN"),
     "empty": (lambda: BinomialDiffusion(5).check_data(torch.zeros(0, 3)), "at least one sample, got [0, 3]"),
-    "whole-numbers": (lambda: BinomialDiffusion(5).check_data(torch.ones(2, 3).int()), "must be floating point"),
+    "whole-numbers": (
+        lambda: BinomialDiffusion(5).check_data(torch.ones(2, 3).int()),
+        "must be floating point",
+    ),
     "step-6": (
         lambda: BinomialDiffusion(5).forward(torch.ones(1, 2), torch.tensor([6])),
         "must lie within 1 .. 5, got 6",

@@ -20,7 +20,9 @@ SEQUENCES = heartbeat_sequences()
 
 def test_the_oracle_s_samples_are_heartbeats_of_all_phases() -> None:
     diffusion = BinomialDiffusion(300, 0.2)
-    made = sample(diffusion, HeartbeatOracle(diffusion), torch.zeros(200, 20, dtype=torch.float64), keep=(1, 0))
+    made = sample(
+        diffusion, HeartbeatOracle(diffusion), torch.zeros(200, 20, dtype=torch.float64), keep=(1, 0)
+    )
     found = (made[0][:, None] == SEQUENCES).all(2)
     assert float(found.any(1).double().mean()) > 0.85  # the last step, which is not learned, flips some bits
     assert int(found.sum(0).min()) > 15
