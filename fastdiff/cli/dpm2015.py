@@ -109,7 +109,7 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class _Images:
-    iterations: int = 7000
+    iterations: int = 8000
     """Of gradient ascent."""
     batch: int = 12
     """Squares of images an iteration, spread over the steps."""
@@ -271,7 +271,7 @@ def _compare_with_gaussian(trained: Any, train_set: torch.Tensor) -> None:
 def _bar(shown: bool, words: str, total: int) -> Iterator[Any]:
     from tqdm import tqdm
 
-    with tqdm(desc=words, total=total, unit="step", disable=not shown, leave=False) as bar:
+    with tqdm(desc=words, total=total, unit="step", disable=not shown, leave=False, delay=0.5) as bar:
         yield bar
 
 

@@ -49,6 +49,11 @@ class MultiScaleConv(nn.Module):
         return result / math.sqrt(len(self.convs))
 
 
+def _softplus(x: Tensor) -> Tensor:
+    """Softplus, 0 at 0: a stack of positive features would saturate the tanh layers above it."""
+    return F.softplus(x) - math.log(2)
+
+
 @dataclass(frozen=True)
 class MultiScaleConfig:
     """Sizes of :class:`MultiScaleNet`."""
@@ -109,8 +114,8 @@ class MultiScaleNet(nn.Module):
         planes = g[:, :, None, None].expand(-1, -1, height, width)
         h = self.first(torch.cat([x, planes], 1).contiguous(memory_format=torch.channels_last))
         for layer in self.layers:
-            h = h + layer(F.softplus(h))
-        h = F.softplus(h)
+            h = h + layer(_softplus(h))
+        h = _softplus(h)
         if self.dense is not None:
             path = self.dense(torch.cat([x.flatten(1), g], 1))
             h = torch.cat([h, path.reshape(n, -1, height, width)], 1)

@@ -31,7 +31,7 @@ Progress = Callable[[int], None]
 def swiss_roll_picture(trained: Trained, *, points: int = 2000, seed: int = 0, progress: Progress) -> Any:
     """A matplotlib figure after the paper's figure 1.
 
-    Rows: q(x_t) from the data; p(x_t) from the prior; the drift f_mu(x_t, t) - x_t. Columns: t = 0, T/2, 3T/4, T;
+    Rows: q(x_t) from the data; p(x_t) from the prior; the drift f_mu(x_t, t) - x_t. Columns: t = 0, T/2, 3T/5, T;
     the drift of the first column is that of t = 2, the last learned step.
 
     Raises:
@@ -39,7 +39,7 @@ def swiss_roll_picture(trained: Trained, *, points: int = 2000, seed: int = 0, p
     """
     plt = pyplot()
     diffusion, data = trained.diffusion, trained.test[:points]
-    times = [0, diffusion.steps // 2, 3 * diffusion.steps // 4, diffusion.steps]
+    times = [0, diffusion.steps // 2, 3 * diffusion.steps // 5, diffusion.steps]
     generator = torch.Generator().manual_seed(seed)
     backward = sample(diffusion, trained.network, data, seed=seed, keep=times, progress=progress)
     with plt.rc_context(_STYLE):
@@ -132,25 +132,31 @@ def images_picture(trained: Trained, *, rows: int = 3, seed: int = 0, progress: 
     made = sample(diffusion, network, known, seed=seed, known=known, mask=everything, progress=progress)[
         0
     ]  # free samples and inpaintings in one batch
-    cut = torch.where(hidden, trained.test.min(), data[count:])
+    shown, filled = (_colour(trained.scale.to_grey(x)) for x in (data, made))
+    cover = torch.tensor([159, 197, 226], dtype=torch.uint8)[:, None, None]  # a blue that no grey is
+    cut = torch.where(hidden[:, :1], cover, shown[count:])
     grids = (
-        ("data", _grid(trained.scale.to_grey(data[:count]), rows, 4)),
-        ("samples", _grid(trained.scale.to_grey(made[:count]), rows, 4)),
-        ("centre hidden, filled in", _grid(trained.scale.to_grey(
-            torch.stack([cut, made[count:]], 1).flatten(0, 1)), rows, 2)),
-    )  # fmt: skip
+        ("data", _grid(shown[:count], rows, 4)),
+        ("samples", _grid(filled[:count], rows, 4)),
+        ("centre hidden, filled in", _grid(torch.stack([cut, filled[count:]], 1).flatten(0, 1), rows, 2)),
+    )
     with plt.rc_context(_STYLE):
         figure = plt.figure(figsize=(9.6, 4.6), dpi=120, layout="constrained")
         upper, lower = figure.subfigures(2, 1, height_ratios=(2.1, 1))
         panels = upper.subplots(1, 3, width_ratios=(4, 4, 2))
         for axis, (words, grid) in zip(panels, grids, strict=True):
-            axis.imshow(grid.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axis.imshow(grid, interpolation="nearest")
             axis.set_title(words, fontsize=10)
             axis.axis("off")
         axis = lower.subplots()
         _draw_kl(axis, trained.bound.step_kl / trained.bound.dimensions, REVERSE, "", smooth=1)
         axis.set(xscale="log", ylabel="KL, bits a pixel")
     return figure
+
+
+def _colour(images: Tensor) -> Tensor:
+    """[N,1 or 3,H,W] to [N,3,H,W]."""
+    return images.expand(-1, 3, -1, -1)
 
 
 def _grid(images: Tensor, rows: int, columns: int) -> np.ndarray:
