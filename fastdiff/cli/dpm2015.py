@@ -188,6 +188,8 @@ class Fashion(_Images):
 
     data: Path = FASHION
     """Folder with the published files; on Debian and Ubuntu: apt-get install dataset-fashion-mnist."""
+    iterations: int = 3000
+    """Of gradient ascent."""
     crop: int = 32
     """Side of the squares trained on, in pixels."""
     batch: int = 4

@@ -142,6 +142,7 @@ def images_picture(trained: Trained, *, rows: int = 3, seed: int = 0, progress: 
     )
     with plt.rc_context(_STYLE):
         figure = plt.figure(figsize=(9.6, 4.6), dpi=120, layout="constrained")
+        figure.get_layout_engine().set(h_pad=0.08)
         upper, lower = figure.subfigures(2, 1, height_ratios=(2.1, 1))
         panels = upper.subplots(1, 3, width_ratios=(4, 4, 2))
         for axis, (words, grid) in zip(panels, grids, strict=True):
