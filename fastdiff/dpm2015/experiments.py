@@ -17,6 +17,7 @@ from fastdiff.dpm2015.bound import Bound, bound
 from fastdiff.dpm2015.multiscale import MultiScaleConfig, MultiScaleNet
 from fastdiff.dpm2015.networks import RBFNet, SequenceMLP, spread
 from fastdiff.dpm2015.training import LearnedSchedule, Recipe, train
+from fastdiff.errors import FastdiffError
 
 # Table 1 of the paper, (K, K - L_null): bits, of images bits a pixel
 PAPER: dict[str, tuple[float, float]] = {
@@ -114,7 +115,7 @@ def images(
         weights: of a network trained before, in place of training.
 
     Raises:
-        FastdiffError: see :class:`fastdiff.dpm2015.data.Standardised`.
+        FastdiffError: see :class:`fastdiff.dpm2015.data.Standardised`; weights of another network.
     """
     torch.manual_seed(recipe.seed)
     scale = data.Standardised(train_set)
@@ -131,7 +132,10 @@ def images(
     if weights is None:
         network, _ = train(diffusion, network, squares, recipe, progress=watch)
     else:
-        network.load_state_dict(weights)
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError:
+            raise FastdiffError("the weights are of a network of another kind or size") from None
     test = scale(test_set, torch.Generator().manual_seed(recipe.seed))
     found = bound(
         diffusion, network, test, per_step=per_step, batch=64, seed=recipe.seed, progress=watch_bound
