@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fastdiff import decision as decision
+    from fastdiff import dpm2015 as dpm2015
     from fastdiff.backend import Backend as Backend
     from fastdiff.backend import use_backend as use_backend
     from fastdiff.checkpoint import load as load
@@ -70,7 +71,7 @@ _HOME = {
     "PRESETS": "zoo",
 }
 
-_ROOMS = {"decision"}  # packages of their own, used as fastdiff.<room>.<name>
+_ROOMS = {"decision", "dpm2015"}  # packages of their own, used as fastdiff.<room>.<name>
 
 __all__ = ["__version__", *sorted(_HOME), *sorted(_ROOMS)]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -104,10 +104,13 @@ def test_train(command, tmp_path, options: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "Expected one of {sample, inpaint, train, decision, presets, info}; see fastdiff --help"),
+        (
+            [],
+            "Expected one of {sample, inpaint, train, decision, dpm2015, run, bench, presets, info}; see fastdiff --help",
+        ),
         (
             ["smaple"],
-            "Available subcommands: sample, inpaint, train, decision, presets, info; see fastdiff --help",
+            "Available subcommands: sample, inpaint, train, decision, dpm2015, run, bench, presets, info; see fastdiff --help",
         ),
         (["--version"], "--version"),
         (["info", "extra"], "extra; see fastdiff info --help"),

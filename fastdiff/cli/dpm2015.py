@@ -1,0 +1,311 @@
+"""``fastdiff dpm2015``: the experiments of Sohl-Dickstein et al. 2015, trained, bounded and drawn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+import torch
+from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
+
+from fastdiff.cli.info import device_name
+from fastdiff.errors import FastdiffError
+from fastdiff.files import atomic_path, write_tensors
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
+
+
+@dataclass(frozen=True)
+class SwissRoll:
+    """Gaussian diffusion of a spiral with an RBF net and a learned schedule: prints K, draws OUT/swiss_roll.png."""
+
+    iterations: int = 1500
+    """Of gradient ascent."""
+    batch: int = 800
+    """Points an iteration, evenly over the steps."""
+    lr: float = 1e-3
+    """Adam's learning rate."""
+    steps: int = 40
+    """T."""
+    units: int = 128
+    """Radial basis functions; the paper has 16."""
+    first_beta: float = 1e-6
+    """beta_1, fixed: a bare curve has no density but the one that this noise gives it."""
+    noise: float = 0.0
+    """Standard deviation of noise in the data."""
+    seed: int = 0
+    """Of the run."""
+    out: Path = Path("out")
+    """Folder for the picture; made if it does not exist."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def run(self) -> int:
+        from fastdiff.dpm2015 import Recipe, experiments, plots
+
+        plots.pyplot()  # tells before the work, not after, if matplotlib is missing
+        recipe = Recipe(self.iterations, self.batch, self.lr, seed=self.seed)
+        start = time.perf_counter()
+        with _bar(self.progress, "training", self.iterations) as bar:
+            trained = experiments.swiss_roll(
+                recipe, steps=self.steps, units=self.units, first_beta=self.first_beta, noise=self.noise,
+                watch=_watch(bar),
+            )  # fmt: skip
+        _report("swiss-roll", trained, start)
+        with _bar(self.progress, "sampling", self.steps) as bar:
+            picture = plots.swiss_roll_picture(trained, seed=self.seed, progress=bar.update)
+        _save(picture, self.out, "swiss_roll.png")
+        return 0
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """Binomial diffusion of heartbeats with an MLP: prints K beside the best possible, draws OUT/heartbeat.png."""
+
+    iterations: int = 4000
+    """Of gradient ascent."""
+    batch: int = 1000
+    """Sequences an iteration, spread over the steps."""
+    lr: float = 1e-2
+    """Adam's learning rate."""
+    steps: int = 2000
+    """T."""
+    rate: float = 0.2
+    """r, the prior's share of ones."""
+    per_step_readout: bool = False
+    """A readout for each step, as in the paper; it learns more slowly."""
+    seed: int = 0
+    """Of the run."""
+    out: Path = Path("out")
+    """Folder for the picture; made if it does not exist."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def run(self) -> int:
+        from fastdiff.dpm2015 import HeartbeatOracle, Recipe, bound, experiments, plots
+
+        plots.pyplot()
+        recipe = Recipe(self.iterations, self.batch, self.lr, early=0.7, seed=self.seed)
+        start = time.perf_counter()
+        with _bar(self.progress, "training", self.iterations) as bar:
+            trained = experiments.heartbeat(
+                recipe, steps=self.steps, rate=self.rate, per_step_readout=self.per_step_readout,
+                watch=_watch(bar, trained_elements=20),
+            )  # fmt: skip
+        best = bound(trained.diffusion, HeartbeatOracle(trained.diffusion), trained.test, per_step=200)
+        _report("heartbeat", trained, start)
+        print(
+            f"best       K = {best.k:.4f} +- {best.error:.4f} for any factorised reverse kernel; log2(1/5) = -2.3219"
+        )
+        with _bar(self.progress, "sampling", self.steps) as bar:
+            picture = plots.heartbeat_picture(trained, best.step_kl, seed=self.seed, progress=bar.update)
+        _save(picture, self.out, "heartbeat.png")
+        return 0
+
+
+@dataclass(frozen=True)
+class _Images:
+    iterations: int = 8000
+    """Of gradient ascent."""
+    batch: int = 12
+    """Squares of images an iteration, spread over the steps."""
+    crop: int = 16
+    """Side of these squares, in pixels."""
+    lr: float = 2e-3
+    """Adam's learning rate."""
+    steps: int = 1000
+    """T."""
+    width: int = 32
+    """Features of the multi-scale convolutions."""
+    layers: int = 5
+    """Multi-scale convolutions after the first."""
+    dense: int = 0
+    """Features a pixel of the dense pathway, 0 for none; with it, the squares are whole images."""
+    weights: Path | None = None
+    """Network written before (a .safetensors of OUT), to skip training."""
+    seed: int = 0
+    """Of the run."""
+    out: Path = Path("out")
+    """Folder for the picture and the network; made if it does not exist."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def _run(self, name: str, train_set: torch.Tensor, test_set: torch.Tensor) -> int:
+        from fastdiff.dpm2015 import MultiScaleConfig, Recipe, experiments, plots
+
+        plots.pyplot()
+        recipe = Recipe(self.iterations, self.batch, self.lr, ema=0.995, early=0.7, seed=self.seed)
+        config = MultiScaleConfig(
+            channels=train_set.shape[1], width=self.width, layers=self.layers, dense=self.dense,
+            size=train_set.shape[2],
+        )  # fmt: skip
+        start = time.perf_counter()
+        weights = None if self.weights is None else _read_weights(self.weights)
+        with (
+            _bar(self.progress and weights is None, "training", self.iterations) as bar,
+            _bar(self.progress, "bound", self.steps - 1) as bar_bound,
+        ):
+            trained = experiments.images(
+                train_set, test_set, recipe, config, steps=self.steps, crop=self.crop, weights=weights,
+                watch=_watch(bar), watch_bound=bar_bound.update,
+            )  # fmt: skip
+        file = name.replace("-", "_")
+        if weights is None:
+            _make_folder(self.out)
+            state = {k: v.contiguous() for k, v in trained.network.state_dict().items()}
+            write_tensors(self.out / f"{file}.safetensors", state, {})
+        _report(name, trained, start)
+        _compare_with_gaussian(trained, train_set)
+        with _bar(self.progress, "sampling", self.steps) as bar:
+            picture = plots.images_picture(trained, seed=self.seed, progress=bar.update)
+        _save(picture, self.out, f"{file}.png")
+        return 0
+
+
+@dataclass(frozen=True)
+class DeadLeaves(_Images):
+    """Gaussian diffusion of dead leaves: prints K a pixel, draws OUT/dead_leaves.png with samples and inpaintings."""
+
+    images: int = 8000
+    """Images to train on, made by the command."""
+    size: int = 32
+    """Their side, in pixels."""
+
+    def run(self) -> int:
+        from fastdiff.dpm2015 import dead_leaves
+
+        train_set = dead_leaves(self.images, size=self.size, seed=self.seed + 1)
+        return self._run("dead-leaves", train_set, dead_leaves(400, size=self.size, seed=self.seed + 2))
+
+
+@dataclass(frozen=True)
+class Fashion(_Images):
+    """Gaussian diffusion of Fashion-MNIST, padded to 32x32: prints K a pixel, draws OUT/fashion.png."""
+
+    data: Path = FASHION
+    """Folder with the published files; on Debian and Ubuntu: apt-get install dataset-fashion-mnist."""
+    iterations: int = 3000
+    """Of gradient ascent."""
+    crop: int = 32
+    """Side of the squares trained on, in pixels."""
+    batch: int = 4
+    """Squares of images an iteration, spread over the steps."""
+
+    def run(self) -> int:
+        from fastdiff.dpm2015.data import read_images
+
+        pair = [self.data / f"{part}-images-idx3-ubyte.gz" for part in ("train", "t10k")]
+        train_set, test_set = (read_images(path, 32, 1) for path in pair)
+        return self._run("fashion", train_set, test_set[:1000])
+
+
+@dataclass(frozen=True)
+class Cifar10(_Images):
+    """Gaussian diffusion of CIFAR-10 from local files: prints K a pixel, draws OUT/cifar10.png."""
+
+    data: Positional[tuple[Path, ...]] = ()
+    """Training files of the binary version (data_batch_1.bin ...)."""
+
+    def run(self) -> int:
+        from fastdiff.dpm2015.data import read_cifar10
+
+        if not self.data:
+            raise FastdiffError(
+                "give at least one file of CIFAR-10's binary version, such as data_batch_1.bin"
+            )
+        all_images = torch.cat([read_cifar10(path) for path in self.data])
+        if len(all_images) < 2:
+            raise FastdiffError("the files hold one image; training and testing need at least two")
+        held = max(1, min(1000, len(all_images) // 10))
+        return self._run("cifar10", all_images[:-held], all_images[-held:])
+
+
+@dataclass(frozen=True)
+class Dpm2015:
+    """The first diffusion models (Sohl-Dickstein et al. 2015): train, bound the likelihood in bits, draw."""
+
+    experiment: OmitSubcommandPrefixes[
+        Union[  # noqa: UP007 (tyro reads the annotations at run time)
+            Annotated[SwissRoll, subcommand("swiss-roll")],
+            Annotated[Heartbeat, subcommand("heartbeat")],
+            Annotated[DeadLeaves, subcommand("dead-leaves")],
+            Annotated[Fashion, subcommand("fashion")],
+            Annotated[Cifar10, subcommand("cifar10")],
+        ]
+    ]
+
+    def run(self) -> int:
+        return self.experiment.run()
+
+
+def _report(name: str, trained: Any, start: float) -> None:
+    """K, K - L_null and their parts beside the paper's Table 1."""
+    from fastdiff.dpm2015.experiments import PAPER
+
+    found = trained.bound
+    per, unit = (found.dimensions, "pixel") if trained.scale else (1, "sample")
+    if trained.scale:
+        per //= trained.test.shape[1]
+    paper = [f"{x:8.3f}" for x in PAPER[name]] if name in PAPER else ["       -"] * 2
+    print(f"bits a {unit:<8}     here             paper")
+    print(f"K           {found.k / per:9.4f} +- {found.error / per:.4f}  {paper[0]}")
+    print(f"K - L_null  {found.gain / per:9.4f}            {paper[1]}")
+    print(
+        f"K = -{float(found.step_kl.sum()) / per:.4f} (sum of KL) + {found.last_entropy / per:.4f} (H_T)"
+        f" - {found.first_entropy / per:.4f} (H_1) - {found.prior_entropy / per:.4f} (H_p)"
+    )
+    print(f"device     {device_name()}, {time.perf_counter() - start:.0f} s")
+
+
+def _compare_with_gaussian(trained: Any, train_set: torch.Tensor) -> None:
+    from fastdiff.dpm2015.experiments import gaussian_bits
+
+    some = trained.scale(train_set[:4000], torch.Generator().manual_seed(0))
+    bits = gaussian_bits(some, trained.test) * trained.test.shape[1]
+    print(f"yardstick  {bits:.4f} bits a pixel: a Gaussian with the covariance of 8x8 patches")
+
+
+@contextmanager
+def _bar(shown: bool, words: str, total: int) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    with tqdm(desc=words, total=total, unit="step", disable=not shown, leave=False, delay=0.5) as bar:
+        yield bar
+
+
+def _watch(bar: Any, trained_elements: int = 1) -> Callable[[int, float], None]:
+    def show(iteration: int, bits: float) -> None:
+        bar.update(iteration - bar.n)
+        if iteration % 10 == 0:
+            bar.set_postfix_str(f"sum of KL {bits * trained_elements:.3f} bits", refresh=False)
+
+    return show
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise FastdiffError(f"cannot read {path}: {error}") from None
+
+
+def _save(picture: Any, folder: Path, name: str) -> None:
+    _make_folder(folder)
+    with atomic_path(folder / name) as path:
+        picture.savefig(path, format="png")
+    print(f"wrote      {folder / name}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if folder.is_file() else error.strerror
+        raise FastdiffError(f"cannot write to {folder}: {reason}; give --out a place to write to") from None
