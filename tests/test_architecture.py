@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "training": {"models", "diffusion", "ops", "zoo", "checkpoint", "sampling"},
     "interop": {"models", "nn", "ops", "diffusion", "training"},
     "compute": {"models", "diffusion", "zoo", "training", "backend"},
-    "dpm2015": {"diffusion", "training"},
+    "dpm2015": {"diffusion", "training", "sampling", "ops"},
     "cli": {"*"},
     "__main__": {"cli"},
     "__init__": {"*"},

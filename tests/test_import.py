@@ -64,9 +64,11 @@ import importlib, pkgutil, runpy, sys
 sys.modules |= dict.fromkeys({OPTIONAL})
 import fastdiff
 names = [m.name for m in pkgutil.walk_packages(fastdiff.__path__, "fastdiff.") if ".lib." not in m.name]
-skipped = ("fastdiff.cli.decision", "fastdiff.cli.parse", "fastdiff.__main__")
+# The command line, and what derives from diffusers' own classes.
+skipped = ("fastdiff.cli.", "fastdiff.__main__")
+endings = (".triton", ".cuda", "_schedulers")
 for name in names:
-    if name not in skipped and not name.endswith((".triton", ".cuda")) and ".triton_" not in name:
+    if not name.startswith(skipped) and not name.endswith(endings) and ".triton_" not in name:
         importlib.import_module(name)
 sys.argv = ["gpu.py", "--help"]
 sys.path.insert(0, {str(BENCHMARKS)!r})

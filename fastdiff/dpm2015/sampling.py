@@ -11,14 +11,22 @@ from torch.distributions import Bernoulli, Distribution, Normal
 from fastdiff.diffusion.kernels import DiffusionKernels
 from fastdiff.dpm2015.bound import Network
 from fastdiff.errors import FastdiffError
+from fastdiff.ops import bernoulli_step, normal
+from fastdiff.sampling.request import sample_seeds
+
+KNOWN_STREAM = 2  # of Philox, for the noise on known elements; stream 0 is the steps'
 
 
-def draw(kernel: Distribution, noise: Tensor) -> Tensor:
-    """A sample of a kernel over elements, from its diffusion's kind of noise, [N,*]."""
+def draw(kernel: Distribution, seeds: Tensor, step: int, stream: int = 0) -> Tensor:
+    """A sample of a kernel over elements, [N,*], from each sample's own Philox stream.
+
+    Bits are drawn by the op ``bernoulli_step``, normals by ``philox_normal``: sample i is the same in any batch.
+    """
     if isinstance(kernel, Normal):
-        return kernel.mean + kernel.stddev * noise
+        z = normal(seeds, kernel.mean.shape[1:], step=step, stream=stream, dtype=kernel.mean.dtype)
+        return kernel.mean + kernel.stddev * z
     assert isinstance(kernel, Bernoulli)
-    return (noise < kernel.probs).to(noise.dtype)
+    return bernoulli_step(kernel.probs.contiguous(), seeds, torch.tensor(step), stream=stream)
 
 
 def sample(
@@ -54,22 +62,22 @@ def sample(
             raise FastdiffError(f"{name} must be {list(like.shape)}, as the samples, got {list(given.shape)}")
     if not all(0 <= t <= diffusion.steps for t in keep):
         raise FastdiffError(f"steps to keep must lie within 0 .. {diffusion.steps}, got {list(keep)}")
-    generator = torch.Generator().manual_seed(seed)
+    seeds = sample_seeds(len(like), seed)
 
     def held(x: Tensor, t: int) -> Tensor:
         if known is None or mask is None:
             return x
         steps = torch.full((len(x),), t)
-        there = known if t == 0 else diffusion.diffuse(known, steps, diffusion.noise(x, generator))
+        there = known if t == 0 else draw(diffusion.cumulative(known, steps), seeds, t, KNOWN_STREAM)
         return torch.where(mask, there, x)
 
     with torch.no_grad():
-        x = held(draw(diffusion.prior(like), diffusion.noise(like, generator)), diffusion.steps)
+        x = held(draw(diffusion.prior(like), seeds, diffusion.steps), diffusion.steps)
         kept = {diffusion.steps: x}
         for step in range(diffusion.steps, 0, -1):
             t = torch.full((len(x),), step)
             kernel = diffusion.reverse(network(x, t), x, t) if step > 1 else diffusion.forward(x, t)
-            x = held(draw(kernel, diffusion.noise(x, generator)), step - 1)
+            x = held(draw(kernel, seeds, step - 1), step - 1)
             if step - 1 in keep:
                 kept[step - 1] = x
             progress(1)

@@ -50,6 +50,8 @@ BAD_SAMPLE = {
     "option-without-value": (["--n"], "Missing value for argument '--n'"),
 }
 
+COMMANDS = "sample, inpaint, train, decision, dpm2015, run, bench, presets, info"
+
 
 @pytest.mark.parametrize(("options", "message"), BAD_SAMPLE.values(), ids=BAD_SAMPLE)
 def test_sample(command, checkpoints, tmp_path, options: list[str], message: str) -> None:
@@ -106,11 +108,11 @@ def test_train(command, tmp_path, options: list[str], message: str) -> None:
     [
         (
             [],
-            "Expected one of {sample, inpaint, train, decision, dpm2015, run, bench, presets, info}; see fastdiff --help",
+            "Expected one of {" + COMMANDS + "}; see fastdiff --help",
         ),
         (
             ["smaple"],
-            "Available subcommands: sample, inpaint, train, decision, dpm2015, run, bench, presets, info; see fastdiff --help",
+            f"Available subcommands: {COMMANDS}; see fastdiff --help",
         ),
         (["--version"], "--version"),
         (["info", "extra"], "extra; see fastdiff info --help"),
