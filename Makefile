@@ -18,7 +18,7 @@ test: build $(VENV)/test-ready  ## set up, then lint, types and the whole test s
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --dist loadgroup
 
 bench: build $(VENV)/test-ready  ## set up, then time every op and the samplers against eager PyTorch
 	$(BIN)/python -m pytest benchmarks --benchmark-group-by=group --benchmark-max-time=0.1 --benchmark-min-rounds=3

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # as many processes as cores: one thread each, also for their children
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 

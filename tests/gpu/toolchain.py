@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import importlib.util
 import os
 import re
@@ -32,11 +33,17 @@ class Usage:
 
 def build_emulated(*extra: str) -> Path:
     """csrc/cuda compiled for the CPU (csrc/emulation); rebuilt where a source is newer."""
+    (ROOT / "build").mkdir(exist_ok=True)
+    with open(ROOT / "build" / "cuda_emulated.lock", "w") as lock:  # several processes may ask at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build_emulated(*extra)
+
+
+def _build_emulated(*extra: str) -> Path:
     inputs = [*CUDA_SOURCES, *ROOT.glob("csrc/c[uo]*/*.*h"), *ROOT.glob("csrc/emulation/*.h")]
     target = ROOT / "build" / f"cuda_emulated{'_sanitized' if extra else ''}.so"
     if target.exists() and all(target.stat().st_mtime > path.stat().st_mtime for path in inputs):
         return target
-    target.parent.mkdir(exist_ok=True)
     flags = [
         "-std=c++17",
         "-O2",

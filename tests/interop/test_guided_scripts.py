@@ -19,6 +19,7 @@ from PIL import Image
 from fastdiff.interop.guided_diffusion import image_datasets, logger, script_util
 from fastdiff.interop.guided_diffusion.train_util import parse_resume_step_from_filename
 
+pytestmark = pytest.mark.xdist_group("guided_scripts")  # they share what the first of them trains
 SCRIPTS = Path(__file__).parent / "scripts"
 
 
