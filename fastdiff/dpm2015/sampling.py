@@ -12,21 +12,25 @@ from fastdiff.diffusion.kernels import DiffusionKernels
 from fastdiff.dpm2015.bound import Network
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import bernoulli_step, normal
+from fastdiff.sampling.condition import Condition
 from fastdiff.sampling.request import sample_seeds
 
 KNOWN_STREAM = 2  # of Philox, for the noise on known elements; stream 0 is the steps'
 
 
-def draw(kernel: Distribution, seeds: Tensor, step: int, stream: int = 0) -> Tensor:
+def draw(
+    kernel: Distribution, seeds: Tensor, step: int, stream: int = 0, factor: Tensor | None = None
+) -> Tensor:
     """A sample of a kernel over elements, [N,*], from each sample's own Philox stream.
 
-    Bits are drawn by the op ``bernoulli_step``, normals by ``philox_normal``: sample i is the same in any batch.
+    Bits are drawn by the op ``bernoulli_step`` (with its factor), normals by ``philox_normal``: sample i is the same in
+    any batch.
     """
     if isinstance(kernel, Normal):
         z = normal(seeds, kernel.mean.shape[1:], step=step, stream=stream, dtype=kernel.mean.dtype)
         return kernel.mean + kernel.stddev * z
     assert isinstance(kernel, Bernoulli)
-    return bernoulli_step(kernel.probs.contiguous(), seeds, torch.tensor(step), stream=stream)
+    return bernoulli_step(kernel.probs.contiguous(), seeds, torch.tensor(step), factor=factor, stream=stream)
 
 
 def sample(
@@ -37,6 +41,8 @@ def sample(
     seed: int = 0,
     known: Tensor | None = None,
     mask: Tensor | None = None,
+    condition: Condition | None = None,
+    factor: Tensor | None = None,
     keep: Sequence[int] = (0,),
     progress: Callable[[int], None] = lambda steps: None,
 ) -> dict[int, Tensor]:
@@ -46,6 +52,10 @@ def sample(
         like: [N,*], gives the samples' shape and dtype.
         known, mask: [N,*] values and, as bool, where they hold. Each x_t has them diffused to step t, x_0 as they
             are: multiplying the kernel by a delta (section 2.5), at the noise that the network expects.
+        condition: ``fastdiff.Guide`` (any smooth r, by the gradient of its logarithm) or ``fastdiff.Denoise``, which
+            multiply each learned kernel of a Gaussian diffusion: mu <- mu + Sigma grad log r(mu).
+        factor: d [N,*] or [1,*] in [0, 1], the same for bits: c <- c d / (c d + (1 - c) (1 - d)), with d = r(1)
+            normalised over the bit's two states; 1/2 says nothing.
         keep: the steps to return.
         progress: called with 1 after each step.
 
@@ -53,13 +63,23 @@ def sample(
         {t: x_t [N,*]} for t in ``keep``.
 
     Raises:
-        FastdiffError: known values or a mask of another shape, or only one of the two; steps outside 0 .. T.
+        FastdiffError: known values or a mask of another shape, or only one of the two; steps outside 0 .. T; a
+            condition for bits, or a factor for anything else.
     """
     if (known is None) != (mask is None):
         raise FastdiffError("known values need a mask, and a mask known values")
     for name, given in (("known values", known), ("the mask", mask)):
         if given is not None and given.shape != like.shape:
             raise FastdiffError(f"{name} must be {list(like.shape)}, as the samples, got {list(given.shape)}")
+    is_binomial = isinstance(diffusion.prior(like), Bernoulli)
+    if is_binomial and condition is not None:
+        raise FastdiffError(
+            "bits have no gradient: give factor, what is known of each bit, instead of condition"
+        )
+    if not is_binomial and factor is not None:
+        raise FastdiffError("factor is for bits; give condition, for example fastdiff.Guide(log_r)")
+    if condition is not None:
+        condition = condition.fitted(len(like), like.shape[1:])
     if not all(0 <= t <= diffusion.steps for t in keep):
         raise FastdiffError(f"steps to keep must lie within 0 .. {diffusion.steps}, got {list(keep)}")
     seeds = sample_seeds(len(like), seed)
@@ -77,8 +97,17 @@ def sample(
         for step in range(diffusion.steps, 0, -1):
             t = torch.full((len(x),), step)
             kernel = diffusion.reverse(network(x, t), x, t) if step > 1 else diffusion.forward(x, t)
-            x = held(draw(kernel, seeds, step - 1), step - 1)
+            if condition is not None and step > 1:
+                kernel = _multiplied(kernel, condition, t - 1, (diffusion.steps - step + 1) / diffusion.steps)
+            x = held(draw(kernel, seeds, step - 1, factor=factor if step > 1 else None), step - 1)
             if step - 1 in keep:
                 kept[step - 1] = x
             progress(1)
     return {t: kept[t] for t in keep}
+
+
+def _multiplied(kernel: Distribution, condition: Condition, t: Tensor, progress: float) -> Distribution:
+    """The Gaussian that is proportional to the kernel times r, at the step it leads to."""
+    assert isinstance(kernel, Normal)
+    mean, variance = condition.moments(kernel.mean, kernel.variance, t, progress)
+    return Normal(mean, variance.sqrt())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+import fastdiff
 from fastdiff.dpm2015 import (
     BinomialDiffusion,
     DiagonalGaussianDiffusion,
@@ -38,9 +41,8 @@ def test_known_bits_select_the_phase() -> None:
     assert float((made == known).all(1).double().mean()) > 0.8
 
 
-def test_gaussian_samples_have_the_data_s_moments() -> None:
-    """Unit Gaussian data: the exact estimate of x_0 is sqrt(abar) x_t."""
-    diffusion = DiagonalGaussianDiffusion(100)
+def _exact(diffusion: DiagonalGaussianDiffusion) -> Any:
+    """For unit Gaussian data: the estimate of x_0 is sqrt(abar) x_t, and the reverse kernel is the forward one."""
 
     def network(x: torch.Tensor, t: torch.Tensor) -> GaussianOutput:
         abar = diffusion.alphas_bar[t].float()[:, None]
@@ -49,10 +51,59 @@ def test_gaussian_samples_have_the_data_s_moments() -> None:
         )
         return GaussianOutput(torch.sqrt(abar) * x, total.float()[:, None].expand_as(x))
 
-    made = sample(diffusion, network, torch.zeros(20_000, 1), keep=(100, 40, 0))
+    return network
+
+
+def test_gaussian_samples_have_the_data_s_moments() -> None:
+    diffusion = DiagonalGaussianDiffusion(100)
+    made = sample(diffusion, _exact(diffusion), torch.zeros(20_000, 1), keep=(100, 40, 0))
     assert set(made) == {100, 40, 0}
     for x in made.values():
         assert float(x.mean()) == pytest.approx(0, abs=0.03) and float(x.var()) == pytest.approx(1, abs=0.05)
+
+
+def test_a_guide_moves_the_mean_at_every_step() -> None:
+    """log r = c x everywhere: m <- sqrt(1 - beta) m + beta c, from m = 0, over all steps but the last."""
+    diffusion, c = DiagonalGaussianDiffusion(40), 0.7
+    guide = fastdiff.Guide(lambda x, t: c * x.flatten(1).sum(1))
+    made = sample(diffusion, _exact(diffusion), torch.zeros(20_000, 1), condition=guide)[0]
+    mean = 0.0
+    for step in range(40, 1, -1):
+        beta = float(diffusion.betas[step])
+        mean = (1 - beta) ** 0.5 * mean + beta * c
+    mean *= (1 - float(diffusion.betas[1])) ** 0.5
+    assert float(made.mean()) == pytest.approx(mean, abs=0.03) and mean > 0.3
+
+
+def test_denoising_pulls_towards_the_observation() -> None:
+    diffusion = DiagonalGaussianDiffusion(40)
+    shape = torch.zeros(5000, 1)
+    free = sample(diffusion, _exact(diffusion), shape)[0]
+    blind = sample(
+        diffusion, _exact(diffusion), shape, condition=fastdiff.Denoise(torch.tensor([[1.5]]), 1e4)
+    )[0]
+    torch.testing.assert_close(blind, free, rtol=1e-3, atol=1e-3)
+    near = sample(
+        diffusion, _exact(diffusion), shape, condition=fastdiff.Denoise(torch.tensor([[1.5]]), 0.1)
+    )[0]
+    assert float(near.mean()) == pytest.approx(1.5, abs=0.1) and float(near.std()) < 0.2
+
+
+def test_a_factor_conditions_bits() -> None:
+    """A first pulse that is known to be the third one, by factors alone."""
+    diffusion = BinomialDiffusion(300, 0.2)
+    factor = torch.full((1, 20), 0.5, dtype=torch.float64)
+    factor[0, :5] = SEQUENCES[2][:5] * 0.98 + 0.01
+    like = torch.zeros(100, 20, dtype=torch.float64)
+    made = sample(diffusion, HeartbeatOracle(diffusion), like, factor=factor)[0]
+    assert float((made == SEQUENCES[2]).all(1).double().mean()) > 0.5  # without the factor, 0.17
+
+
+def test_samples_do_not_depend_on_the_batch() -> None:
+    diffusion = BinomialDiffusion(50, 0.2)
+    like = torch.zeros(6, 20, dtype=torch.float64)
+    made = sample(diffusion, HeartbeatOracle(diffusion), like, seed=3)[0]
+    assert torch.equal(sample(diffusion, HeartbeatOracle(diffusion), like[:2], seed=3)[0], made[:2])
 
 
 MISTAKES = {
@@ -65,6 +116,7 @@ MISTAKES = {
         "known values must be [2, 20], as the samples, got [1, 20]",
     ),
     "no-mask": ({"known": torch.zeros(2, 20)}, "known values need a mask"),
+    "condition-of-bits": ({"condition": fastdiff.Guide(lambda x, t: x.sum(1))}, "bits have no gradient"),
     "keep": ({"keep": (6,)}, "must lie within 0 .. 5, got [6]"),
 }
 
