@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -47,3 +48,22 @@ def test_barrier_option_runs(barrier_option, capsys: pytest.CaptureFixture[str])
     barrier_option.main(trials=20_000)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["closed", "bridge", "euler"]
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [("k_diffusion_denoiser", None), ("guided_diffusion_model", None), ("diffusers_unet", "diffusers")],
+)
+def test_models_of_other_projects(name: str, needs: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    if needs:
+        pytest.importorskip(needs, reason=f"{needs} is not installed")
+    names = runpy.run_path(str(EXAMPLES / f"{name}.py"))
+    result = names["main"]()
+    images = result[0] if isinstance(result, tuple) else result
+    assert images.isfinite().all() and float(images.std()) > 0.01
+    printed = capsys.readouterr().out
+    said = {
+        "k_diffusion_denoiser": "100% of their pixels",
+        "diffusers_unet": "DDIMScheduler: one pass a step",
+    }
+    assert said.get(name, "[2, 3, 64, 64]") in printed

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastdiff.diffusion.config import DiffusionConfig
+from fastdiff.diffusion.config import DiffusionConfig, Prediction
 from fastdiff.diffusion.gaussian import GaussianDiffusion, Model
 from fastdiff.engine import for_inference
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.capture import Captures
 from fastdiff.sampling.condition import Condition
 from fastdiff.sampling.conditioner import conditioned
+from fastdiff.sampling.foreign import ScaledInput, Time, check_time, told
 from fastdiff.sampling.levels import Spacing
 from fastdiff.sampling.loop import run
 from fastdiff.sampling.plan import Plan
@@ -51,6 +53,12 @@ class Sampler:
     clip: bool = True  # clamp each estimate of x_0 to [-1, 1]
     batch_size: int | None = None  # samples at a time; None = all
     diffusion: DiffusionConfig | GaussianDiffusion | None = None  # None = model.diffusion
+    predicts: Prediction | None = (
+        None  # "epsilon", "x0", "v": what the model returns; None = as diffusion says
+    )
+    time: Time = (
+        "index"  # what the model is told: i, "continuous" i / (T - 1), or "sigma", as EDM and k-diffusion do
+    )
     device: torch.device | str | None = None  # None = the model's; the CPU for a plain callable
     memory_format: torch.memory_format = torch.channels_last  # of the model's input, if 4-D
     optimize: bool = True  # on the CPU, run a fastdiff U-Net as fastdiff.optimize makes it, while sampling
@@ -68,6 +76,10 @@ class Sampler:
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise FastdiffError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_time(self.time)
+        if self.predicts is not None and self.predicts not in get_args(Prediction):
+            known = ", ".join(get_args(Prediction))
+            raise FastdiffError(f"predicts must be one of {known}, got {self.predicts!r}")
         if self.precision is not None:
             check_precision(self.model, self.precision)
         _ = self.sample_shape, self._plan  # so that a mistake is told now
@@ -191,7 +203,14 @@ class Sampler:
         optimizes = self.optimize and self.precision != "adm-fp16"
         fast = for_inference(self.model, CASTS.get(self.precision)) if optimizes else contextlib.nullcontext()
         with fast as handle:
-            yield self.model if self.precision is None or handle is not None else self._cast.module()
+            model = self.model if self.precision is None or handle is not None else self._cast.module()
+            if self.time == "sigma":
+                self._scaled.inner = model
+            yield self._scaled if self.time == "sigma" else model
+
+    @cached_property
+    def _scaled(self) -> ScaledInput:
+        return ScaledInput()
 
     @cached_property
     def _cast(self) -> Cast:
@@ -206,17 +225,23 @@ class Sampler:
     @cached_property
     def _process(self) -> GaussianDiffusion:
         diffusion = self.diffusion or getattr(self.model, "diffusion", None)
+        if diffusion is None and self.predicts is not None:
+            diffusion = DiffusionConfig()
         if isinstance(diffusion, DiffusionConfig):
-            return GaussianDiffusion(diffusion)
-        if isinstance(diffusion, GaussianDiffusion):
-            return diffusion
-        raise FastdiffError(
-            "the model does not say which diffusion it was trained with; give diffusion=DiffusionConfig(...)"
-        )
+            diffusion = GaussianDiffusion(diffusion)
+        if not isinstance(diffusion, GaussianDiffusion):
+            raise FastdiffError(
+                "the model does not say which diffusion it was trained with; give diffusion=DiffusionConfig(...),"
+                " or say at least what it predicts: predicts='epsilon'"
+            )
+        if self.predicts is not None:
+            diffusion = copy.copy(diffusion)
+            diffusion.config = replace(diffusion.config, prediction=self.predicts)
+        return diffusion
 
     @cached_property
     def _plan(self) -> Plan:
-        return sampling_plan(
+        plan = sampling_plan(
             self._process,
             sampler=self.sampler,
             steps=self.steps,
@@ -224,10 +249,12 @@ class Sampler:
             eta=self.eta,
             guidance_scale=self.guidance_scale,
         )
+        return told(plan, self.time, self._process.steps)
 
     @cached_property
     def _encoding_plan(self) -> Plan:
-        return encoding_plan(self._process, steps=self.steps, guidance_scale=self.guidance_scale)
+        plan = encoding_plan(self._process, steps=self.steps, guidance_scale=self.guidance_scale)
+        return told(plan, self.time, self._process.steps)
 
     @cached_property
     def sample_shape(self) -> tuple[int, ...]:
@@ -269,8 +296,12 @@ def sample(
         images = fastdiff.sample(model, 16, classes=3, sampler="dpmpp", steps=20, guidance_scale=2.0)
 
     The named arguments are those of :meth:`Sampler.__call__`; ``options`` are the fields of
-    :class:`Sampler`: shape, sampler, steps, spacing, eta, guidance_scale, clip, batch_size, diffusion,
-    device, memory_format, optimize, precision, capture. Raises FastdiffError for whatever does not fit.
+    :class:`Sampler`: shape, sampler, steps, spacing, eta, guidance_scale, clip, batch_size, diffusion, predicts,
+    time, device, memory_format, optimize, precision, capture. Any callable f(x, t) is a model:
+
+        fastdiff.sample(f, 16, shape=(3, 64, 64), predicts="x0", time="sigma", sampler="heun", spacing="karras")
+
+    Raises FastdiffError for whatever does not fit.
     """
     with Sampler(model, **options) as sampler:
         return sampler(

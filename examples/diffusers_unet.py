@@ -1,0 +1,42 @@
+"""diffusers' UNet2DModel, sampled by fastdiff's samplers, and its own pipeline on fastdiff's ops.
+
+The weights are random here; load yours with ``UNet2DModel.from_pretrained``. Run: python examples/diffusers_unet.py
+"""
+
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+
+import fastdiff
+
+
+def main() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=32,
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    ).eval()
+
+    # 1. Any callable f(x, t) is a model, with any of fastdiff's samplers.
+    images = fastdiff.sample(
+        lambda x, t: unet(x, t).sample, 2, shape=(3, 32, 32), predicts="epsilon", sampler="dpmpp", steps=10
+    )
+
+    # 2. diffusers' own pipeline: its layers and its scheduler on fastdiff's ops, by one line.
+    pipe = DDIMPipeline(unet=unet, scheduler=DDIMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+
+    def run() -> torch.Tensor:
+        generator = torch.Generator().manual_seed(1)
+        return torch.from_numpy(pipe(2, generator, num_inference_steps=10, output_type="np").images)
+
+    before = run()
+    with fastdiff.accelerate(pipe) as handle:
+        print(handle)
+        print(f"the pipeline's images are off by {(run() - before).abs().max():.0e}")
+    return images, before
+
+
+if __name__ == "__main__":
+    main()

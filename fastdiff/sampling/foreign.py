@@ -1,0 +1,47 @@
+"""Denoisers of other projects: what they are told instead of the number of a step, and at what scale they see x."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from fastdiff.errors import FastdiffError
+from fastdiff.sampling.plan import Plan
+
+Time = Literal["index", "continuous", "sigma"]
+
+
+def check_time(time: str) -> None:
+    """Raises FastdiffError for another name."""
+    if time not in get_args(Time):
+        raise FastdiffError(f"time must be one of {', '.join(get_args(Time))}, got {time!r}")
+
+
+def told(plan: Plan, time: Time, steps: int) -> Plan:
+    """The plan of a process of ``steps`` timesteps, telling the model each call's time in its own terms.
+
+    "index": i = 0 .. T - 1, as it is; "continuous": i / (T - 1); "sigma": sqrt(1 / abar - 1).
+    """
+    if time == "continuous":
+        return replace(plan, times=plan.times / max(steps - 1, 1))
+    if time == "sigma":
+        return replace(plan, times=torch.sqrt(1 / plan.alphas_bar - 1))
+    return plan
+
+
+class ScaledInput(nn.Module):
+    """f(x, sigma) of a variance-exploding convention, x = x_0 + sigma epsilon, behind the variance-preserving x_t.
+
+    x_t = sqrt(abar) x_0 + sqrt(1 - abar) epsilon is that x divided by sqrt(1 + sigma^2), sigma^2 = 1 / abar - 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner: Any = None
+
+    def forward(self, x: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
+        scale = torch.sqrt(1 + sigma**2).reshape(-1, *[1] * (x.dim() - 1))
+        return self.inner(x * scale.to(x.dtype), sigma, **cond)
