@@ -59,6 +59,15 @@ def test_engine_results_fit_together(file: Path) -> None:
 
 
 @needs_tyro
+def test_interop_prints_a_table() -> None:
+    pytest.importorskip("diffusers", reason="diffusers is not installed")
+    printed = _run(str(BENCHMARKS / "interop.py"), "--small", "--rounds", "1")
+    assert (
+        "DPMSolverMultistepScheduler.step" in printed
+        and "channels_last, batch 4: forward and backward" in printed
+    )
+
+
 def test_decision_prints_both_tables() -> None:
     printed = _run(str(BENCHMARKS / "decision.py"), "--small", "--rounds", "1")
     assert "| exact |" in printed and "| fastdiff |" in printed
