@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from fastdiff.sampling.api import sample as sample
     from fastdiff.sampling.api import sample_batches as sample_batches
     from fastdiff.sampling.api import to_uint8 as to_uint8
+    from fastdiff.sampling.cascade import cascade as cascade
+    from fastdiff.sampling.cascade import upsample as upsample
     from fastdiff.sampling.condition import Denoise as Denoise
     from fastdiff.sampling.condition import Guide as Guide
     from fastdiff.sampling.condition import Inpaint as Inpaint
@@ -63,6 +65,8 @@ _HOME = {
     "sample": "sampling.api",
     "sample_batches": "sampling.api",
     "to_uint8": "sampling.api",
+    "cascade": "sampling.cascade",
+    "upsample": "sampling.cascade",
     "Denoise": "sampling.condition",
     "Guide": "sampling.condition",
     "Inpaint": "sampling.condition",

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 import fastdiff
 from fastdiff.cli import INTERRUPTED
 from fastdiff.cli.compare import ratio_to_eager
 from fastdiff.cli.info import backends_in_words, device_name
+from fastdiff.cli.parts import Parts, process
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
 from fastdiff.images import grid
+from fastdiff.models import ClassifierConfig
+from fastdiff.sampling.cascade import classifier_log_probability, upsampler_seeds
+from fastdiff.sampling.request import sample_seeds
 
 FILES = ("samples.png", "samples.npz")
 
@@ -30,7 +36,8 @@ FILES = ("samples.png", "samples.npz")
 class Sample:
     """Sample images: writes OUT/samples.png (a captioned grid) and OUT/samples.npz (arr_0 NHWC uint8, arr_1 labels).
 
-    Ctrl-C keeps the images that are finished.
+    Ctrl-C keeps the images that are finished; the same command goes on from there. Under torchrun, processes share the
+    work, and the images are the same whatever their number.
     """
 
     checkpoint: str = "fashion-mnist"
@@ -49,12 +56,26 @@ class Sample:
     """Noise of ddim: 0 is deterministic, 1 as noisy as ancestral sampling."""
     guidance_scale: float = 1.0
     """Classifier-free guidance: above 1 sharpens the class at a second model call a step; 1 is without."""
+    classifier: str | None = None
+    """A noisy-image classifier's checkpoint that guides towards the classes, such as 256x256_classifier.pt."""
+    classifier_preset: str | None = None
+    """The configuration of a classifier's file that does not bring its own."""
+    classifier_scale: float = 1.0
+    """How much: 1 is Bayes' rule, more sharpens the class."""
+    upsampler: str | None = None
+    """A super-resolution model's checkpoint that enlarges the images, such as 64_256_upsampler.pt."""
+    upsampler_preset: str | None = None
+    """The configuration of an upsampler's file that does not bring its own."""
+    upsampler_steps: str | None = None
+    """Its steps; left out, STEPS."""
     seed: int = 0
     """Of the run. Image i is the same whatever N and BATCH_SIZE are."""
     batch_size: int = 16
     """Images at a time."""
     out: Path = Path("out")
     """Folder for the results; made if it does not exist."""
+    png: bool = False
+    """Also write each image as OUT/images/000000.png, ..."""
     device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
     """Where to run."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -74,34 +95,123 @@ class Sample:
             "eta": self.eta,
             "guidance_scale": None if self.guidance_scale == 1 else self.guidance_scale,
         }
-        batches = fastdiff.sample_batches(
-            model,
-            self.n,
-            classes=labels,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            progress=self.progress,
-            **options,
-        )  # checks every option, and samples nothing yet
+        fastdiff.Sampler(model, batch_size=self.batch_size, **options)  # checks every option
+        seeds = sample_seeds(self.n, self.seed)
+        guide, enlarge = self._guide(labels), self._enlarger()
         check_folder(self.out, FILES)
+        rank, processes = process()
+        parts = Parts(self.out, self._settings(), -(-self.n // self.batch_size))
+        mine = [i for i in range(parts.count) if i % processes == rank and i not in parts]
+        rows = torch.cat(
+            [torch.arange(self.n)[i * self.batch_size :][: self.batch_size] for i in mine] or [seeds[:0]]
+        )
         start = time.perf_counter()
-        images = self._finished(batches)
+        batches: Iterator[Tensor] = iter(())
+        if mine:
+            batches = fastdiff.sample_batches(
+                model,
+                len(rows),
+                classes=None if labels is None or model.config.num_classes is None else labels[rows],
+                seeds=seeds[rows],
+                condition=None if guide is None else guide.map(lambda t: t[rows]),
+                batch_size=self.batch_size,
+                progress=self.progress,
+                **options,
+            )
+        self._finish(parts, mine, batches, labels, enlarge)
         seconds = time.perf_counter() - start
-        if not len(images):
+        if rank:
+            return 0
+        return self._report(model, parts, labels, names, options, seconds, made=len(rows))
+
+    def _settings(self) -> dict[str, Any]:
+        """What decides about the images, as JSON has it."""
+        free = ("out", "png", "compare", "progress", "device")
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
+        return json.loads(json.dumps(settings))
+
+    def _guide(self, labels: Tensor | None) -> fastdiff.Guide | None:
+        if self.classifier is None:
+            return None
+        if labels is None:
+            raise FastdiffError("a classifier guides towards classes; give --classes, numbers of its own")
+        classifier: Any = fastdiff.load(self.classifier, preset=self.classifier_preset, device=self.device)
+        if not isinstance(classifier.config, ClassifierConfig):
+            raise FastdiffError(f"{self.classifier} is no classifier; give one such as 64x64_classifier.pt")
+        outputs = classifier.config.num_outputs
+        if int(labels.max()) >= outputs:
+            raise FastdiffError(f"the classifier knows classes 0 to {outputs - 1}, got {int(labels.max())}")
+        classifier.eval().requires_grad_(False)
+        return fastdiff.Guide(classifier_log_probability(classifier), self.classifier_scale, {"y": labels})
+
+    def _enlarger(self) -> Any:
+        """enlarge(images, first, labels) of a batch that begins with image ``first``; None without an upsampler."""
+        if self.upsampler is None:
+            return None
+        model: Any = fastdiff.load(self.upsampler, preset=self.upsampler_preset, device=self.device)
+        if getattr(model.config, "low_res", None) is None:
+            raise FastdiffError(f"{self.upsampler} enlarges nothing; give one such as 64_256_upsampler.pt")
+        options = {"sampler": self.sampler, "eta": self.eta, "steps": self.upsampler_steps or self.steps}
+        fastdiff.Sampler(model, **options)
+
+        def enlarge(images: Tensor, first: int, labels: Tensor | None) -> Tensor:
+            classes = None if model.config.num_classes is None else labels
+            seeds = upsampler_seeds(len(images), self.seed, first)
+            return fastdiff.upsample(
+                model, images, classes=classes, seeds=seeds, progress=self.progress, **options
+            )
+
+        return enlarge
+
+    def _finish(
+        self, parts: Parts, mine: list[int], batches: Iterator[Tensor], labels: Tensor | None, enlarge: Any
+    ) -> None:
+        """Write each batch as it is finished, until the last or Ctrl-C."""
+        try:
+            with contextlib.suppress(KeyboardInterrupt):
+                for index, batch in zip(mine, batches, strict=True):
+                    first = index * self.batch_size
+                    if enlarge is not None:
+                        chosen = None if labels is None else labels[first : first + len(batch)]
+                        batch = enlarge(batch, first, chosen)
+                    parts.write(index, fastdiff.to_uint8(batch).cpu().numpy())
+                if process()[0] == 0:
+                    parts.wait()
+        except torch.OutOfMemoryError:
+            raise FastdiffError(
+                f"{self.device} has no memory for {self.batch_size} images at a time; give a smaller --batch-size"
+            ) from None
+
+    def _report(
+        self, model, parts: Parts, labels, names, options: dict[str, Any], seconds: float, made: int
+    ) -> int:
+        finished = parts.finished()
+        if not finished:
             print("fastdiff: interrupted before any image was finished; nothing written", file=sys.stderr)
+            parts.remove()
             return INTERRUPTED
+        images = np.concatenate(finished)
         self._write(images, None if labels is None else labels[: len(images)].numpy(), names)
         print(f"device     {device_name(self.device)}")
         print(f"backend    {backends_in_words(torch.device(self.device).type)}")
-        print(f"sampled    {len(images)} images in {seconds:.1f} s: {len(images) / seconds:.2f} images/s")
+        rate = (
+            f" in {seconds:.1f} s: {made / seconds:.2f} images/s"
+            if made == len(images)
+            else f", {made} of them now"
+        )
+        print(f"sampled    {len(images)} images{rate}")
         print(f"wrote      {', '.join(str(self.out / name) for name in FILES)}", flush=True)
         if len(images) < self.n:
-            print(f"fastdiff: interrupted after {len(images)} of {self.n} images", file=sys.stderr)
+            print(
+                f"fastdiff: interrupted after {len(images)} of {self.n} images; the same command goes on from there",
+                file=sys.stderr,
+            )
             return INTERRUPTED
-        if self.compare:
+        parts.remove()
+        if self.compare and process()[1] == 1:
             few = min(self.n, self.batch_size)
-            ratio = ratio_to_eager(model, few, None if labels is None else labels[:few], options)
-            print(f"speed      {ratio}")
+            classes = None if labels is None or model.config.num_classes is None else labels[:few]
+            print(f"speed      {ratio_to_eager(model, few, classes, options)}")
         return 0
 
     def _labels(self, num_classes: int | None, names: list[str]) -> Tensor | None:
@@ -109,24 +219,19 @@ class Sample:
         if self.n < 1:
             raise FastdiffError(f"n must be at least 1, got {self.n}")
         if num_classes is None:
-            if self.classes:
+            if self.classes and self.classifier is None:
                 raise FastdiffError(f"{self.checkpoint} is not class-conditional; leave out --classes")
-            return None
+            if not self.classes:
+                return None
+            if not all(c.isdecimal() for c in self.classes):
+                raise FastdiffError(
+                    "without a class-conditional model, --classes must be the classifier's numbers"
+                )
+            return torch.from_numpy(
+                np.resize(np.array([int(c) for c in self.classes], dtype=np.int64), self.n)
+            )
         chosen = [class_number(c, num_classes, names) for c in self.classes] or list(range(num_classes))
         return torch.from_numpy(np.resize(np.array(chosen, dtype=np.int64), self.n))
-
-    def _finished(self, batches: Iterator[Tensor]) -> np.ndarray:
-        """[M,H,W,C] uint8, M <= N: what there is at the end, or when Ctrl-C comes."""
-        done: list[np.ndarray] = []
-        try:
-            with contextlib.suppress(KeyboardInterrupt):
-                for batch in batches:
-                    done.append(fastdiff.to_uint8(batch).cpu().numpy())
-        except torch.OutOfMemoryError:
-            raise FastdiffError(
-                f"{self.device} has no memory for {self.batch_size} images at a time; give a smaller --batch-size"
-            ) from None
-        return np.concatenate(done) if done else np.empty((0, 1, 1, 1), np.uint8)
 
     def _write(self, images: np.ndarray, labels: np.ndarray | None, names: list[str]) -> None:
         captions = None if labels is None else [names[k] if names else str(k) for k in labels]
@@ -135,5 +240,12 @@ class Sample:
         columns = kinds if 4 <= kinds <= 16 else None
         with atomic_path(self.out / "samples.npz") as path, open(path, "wb") as file:
             np.savez(file, *([images] if labels is None else [images, labels]))
+        if self.png:
+            (self.out / "images").mkdir(exist_ok=True)
+            for i, image in enumerate(images):
+                with atomic_path(self.out / "images" / f"{i:06d}.png") as path:
+                    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+                        path, format="PNG"
+                    )
         with atomic_path(self.out / "samples.png") as path:
             grid(images, captions, columns=columns).save(path, format="PNG")

@@ -1,0 +1,104 @@
+"""The cascade of Dhariwal & Nichol 2021: a model of small images, and one that enlarges them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdiff.diffusion.gaussian import Model
+from fastdiff.errors import FastdiffError
+from fastdiff.sampling.api import Sampler, to_uint8
+from fastdiff.sampling.request import Classes, sample_seeds
+
+UPSAMPLER_RUN = 1 << 31  # flipped in a run's seed, so that both models of a cascade draw other numbers
+
+
+def upsampler_seeds(n: int, seed: int = 0, first: int = 0) -> Tensor:
+    """Philox keys [n] of an upsampler's samples in run ``seed``."""
+    return sample_seeds(n, seed ^ UPSAMPLER_RUN, first)
+
+
+def upsample(
+    upsampler: Model,
+    images: Tensor,
+    *,
+    classes: Classes | None = None,
+    seed: int = 0,
+    seeds: Tensor | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Tensor:
+    """Small images enlarged by a super-resolution model, [n,C,H,W] float32 in [-1, 1].
+
+    They are rounded to 8 bits first, as guided-diffusion's scripts hand them over, and as the models were trained.
+
+    Args:
+        upsampler: a U-Net with ``low_res``, e.g. ``fastdiff.load("64_256_upsampler.pt")``.
+        images: [n,C,h,w] in [-1, 1].
+        classes: one for all, or n, for a class-conditional upsampler.
+        seed: of the run; ``seeds``, n int64 keys, instead.
+        options: the fields of ``Sampler``.
+
+    Raises:
+        FastdiffError: a model that enlarges nothing, images that do not fit.
+
+    Source: Dhariwal & Nichol 2021, section 6.3; Saharia et al. 2021 (the conditioning).
+    """
+    config: Any = getattr(upsampler, "config", None)
+    if getattr(config, "low_res", None) is None:
+        raise FastdiffError(
+            "upsample needs a super-resolution model, such as 64_256_upsampler.pt; this is none"
+        )
+    low_res = to_uint8(images).movedim(-1, 1).float() / 127.5 - 1
+    keys = upsampler_seeds(len(images), seed) if seeds is None else seeds
+    with Sampler(upsampler, **options) as sampler:
+        return sampler(len(images), classes=classes, seeds=keys, cond={"low_res": low_res}, progress=progress)
+
+
+def cascade(
+    base: Model,
+    upsampler: Model,
+    n: int,
+    *,
+    classes: Classes | None = None,
+    seed: int = 0,
+    upsampler_options: Mapping[str, Any] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Tensor:
+    """n large images: sampled small by one model, enlarged by another, [n,C,H,W] float32 in [-1, 1].
+
+        images = fastdiff.cascade(base, upsampler, 8, classes=207, sampler="dpmpp", steps=25)
+
+    Args:
+        classes: one for all, or n; for both models.
+        options: fields of ``Sampler`` for the base, and for the upsampler where ``upsampler_options`` has no other;
+            shape and diffusion are each model's own.
+
+    Raises:
+        FastdiffError: see :func:`upsample` and ``fastdiff.sample``.
+    """
+    with Sampler(base, **options) as sampler:
+        small = sampler(n, classes=classes, seed=seed, progress=progress)
+    shared = {name: value for name, value in options.items() if name not in ("shape", "diffusion")}
+    return upsample(
+        upsampler,
+        small,
+        classes=classes,
+        seed=seed,
+        progress=progress,
+        **{**shared, **(upsampler_options or {})},
+    )
+
+
+def classifier_log_probability(classifier: Any) -> Any:
+    """log p(y | x_t) of a noisy-image classifier, for ``fastdiff.Guide(f, scale, {"y": labels})``."""
+
+    def log_r(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        logits = classifier(x.to(torch.promote_types(x.dtype, torch.float32)), t)
+        return torch.log_softmax(logits, dim=-1).gather(1, y[:, None])[:, 0]
+
+    return log_r
