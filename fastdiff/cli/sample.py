@@ -88,7 +88,9 @@ class Sample:
     def run(self) -> int:
         model = load_denoiser(self.checkpoint, self.preset, self.device, self.dtype)
         names = list(model.class_names)
-        labels = self._labels(model.config.num_classes, names)
+        classifier = self._load_classifier()
+        outputs = None if classifier is None else classifier.config.num_outputs
+        labels = self._labels(model.config.num_classes or outputs, names)
         options: dict[str, Any] = {
             "sampler": self.sampler,
             "steps": self.steps,
@@ -97,7 +99,7 @@ class Sample:
         }
         fastdiff.Sampler(model, batch_size=self.batch_size, **options)  # checks every option
         seeds = sample_seeds(self.n, self.seed)
-        guide, enlarge = self._guide(labels), self._enlarger()
+        guide, enlarge = self._guide(classifier, labels), self._enlarger()
         check_folder(self.out, FILES)
         rank, processes = process()
         parts = Parts(self.out, self._settings(), -(-self.n // self.batch_size))
@@ -130,18 +132,20 @@ class Sample:
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
         return json.loads(json.dumps(settings))
 
-    def _guide(self, labels: Tensor | None) -> fastdiff.Guide | None:
+    def _load_classifier(self) -> Any:
         if self.classifier is None:
             return None
-        if labels is None:
-            raise FastdiffError("a classifier guides towards classes; give --classes, numbers of its own")
         classifier: Any = fastdiff.load(self.classifier, preset=self.classifier_preset, device=self.device)
         if not isinstance(classifier.config, ClassifierConfig):
             raise FastdiffError(f"{self.classifier} is no classifier; give one such as 64x64_classifier.pt")
+        return classifier.eval().requires_grad_(False)
+
+    def _guide(self, classifier: Any, labels: Tensor | None) -> fastdiff.Guide | None:
+        if classifier is None or labels is None:
+            return None
         outputs = classifier.config.num_outputs
         if int(labels.max()) >= outputs:
             raise FastdiffError(f"the classifier knows classes 0 to {outputs - 1}, got {int(labels.max())}")
-        classifier.eval().requires_grad_(False)
         return fastdiff.Guide(classifier_log_probability(classifier), self.classifier_scale, {"y": labels})
 
     def _enlarger(self) -> Any:
@@ -215,21 +219,13 @@ class Sample:
         return 0
 
     def _labels(self, num_classes: int | None, names: list[str]) -> Tensor | None:
-        """[N] int64: the chosen classes in turn."""
+        """[N] int64: the chosen classes in turn, those of the model or else of the classifier that guides it."""
         if self.n < 1:
             raise FastdiffError(f"n must be at least 1, got {self.n}")
         if num_classes is None:
-            if self.classes and self.classifier is None:
+            if self.classes:
                 raise FastdiffError(f"{self.checkpoint} is not class-conditional; leave out --classes")
-            if not self.classes:
-                return None
-            if not all(c.isdecimal() for c in self.classes):
-                raise FastdiffError(
-                    "without a class-conditional model, --classes must be the classifier's numbers"
-                )
-            return torch.from_numpy(
-                np.resize(np.array([int(c) for c in self.classes], dtype=np.int64), self.n)
-            )
+            return None
         chosen = [class_number(c, num_classes, names) for c in self.classes] or list(range(num_classes))
         return torch.from_numpy(np.resize(np.array(chosen, dtype=np.int64), self.n))
 

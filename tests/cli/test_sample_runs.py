@@ -89,6 +89,12 @@ def test_a_classifier_guides(command, checkpoints, tmp_path, kind: str, sampler:
     assert means[1] > means[0]
 
 
+def test_without_classes_a_classifier_guides_to_all_of_its_own(command, checkpoints, tmp_path) -> None:
+    files = ("--checkpoint", checkpoints["unconditional"], "--classifier", checkpoints["classifier"])
+    assert command("sample", *files, "--n", 3, *QUICK, "--out", tmp_path).code == 0
+    assert _arrays(tmp_path)[1].tolist() == [0, 1, 2]
+
+
 def test_an_upsampler_enlarges(command, checkpoints, tmp_path) -> None:
     files = ("--checkpoint", checkpoints["tiny"], "--upsampler", checkpoints["low-res"], "--n", 3)
     assert command("sample", *files, *QUICK, "--upsampler-steps", 2, "--out", tmp_path).code == 0
@@ -107,14 +113,13 @@ def test_an_upsampler_enlarges(command, checkpoints, tmp_path) -> None:
     [
         (("--classifier", "@tiny", "--classes", 1), "is no classifier"),
         (("--upsampler", "@tiny"), "enlarges nothing"),
-        (("--checkpoint", "@unconditional", "--classifier", "@classifier"), "give --classes"),
         (
             ("--checkpoint", "@unconditional", "--classifier", "@classifier", "--classes", 5000),
-            "knows classes 0 to",
+            "unknown class '5000'",
         ),
         (
             ("--checkpoint", "@unconditional", "--classifier", "@classifier", "--classes", "cat"),
-            "the classifier's numbers",
+            "unknown class 'cat'",
         ),
     ],
 )
