@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from fastdiff.sampling.condition import Inpaint as Inpaint
     from fastdiff.sampling.conditional import denoise as denoise
     from fastdiff.sampling.conditional import inpaint as inpaint
+    from fastdiff.sampling.interpolate import interpolate as interpolate
     from fastdiff.zoo import PRESETS as PRESETS
 
 # Imported on first use, so that `import fastdiff` costs next to nothing beyond torch.
@@ -67,6 +68,7 @@ _HOME = {
     "to_uint8": "sampling.api",
     "cascade": "sampling.cascade",
     "upsample": "sampling.cascade",
+    "interpolate": "sampling.interpolate",
     "Denoise": "sampling.condition",
     "Guide": "sampling.condition",
     "Inpaint": "sampling.condition",
