@@ -51,7 +51,8 @@ def why_not_residual(block: Any) -> str | None:
         return f"its activation is {type(block.nonlinearity).__name__}, not SiLU"
     if type(block.norm1) is not nn.GroupNorm or type(block.norm2) is not nn.GroupNorm:
         return f"its norms are {type(block.norm1).__name__} and {type(block.norm2).__name__}, not GroupNorm"
-    if block.time_embedding_norm not in ("default", "scale_shift"):
+    # "group" is what autoencoders say, whose blocks have no time embedding: a plain norm.
+    if block.time_embedding_norm not in ("default", "scale_shift", "group"):
         return f"time_embedding_norm={block.time_embedding_norm!r}"
     return None
 
@@ -72,7 +73,7 @@ def residual_forward(
         if temb is None:
             raise ValueError("temb must be given: this block scales and shifts by it")
         scale, shift = temb.chunk(2, dim=1)
-    elif temb is not None:
+    elif self.time_embedding_norm == "default" and temb is not None:
         h = h + temb[:, :, None, None]
     h = self.conv2(self.dropout(_norm(self.norm2, h, silu=True, scale=scale, shift=shift)))
     if self.conv_shortcut is not None:
