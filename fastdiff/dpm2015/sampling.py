@@ -27,10 +27,14 @@ def draw(
     any batch.
     """
     if isinstance(kernel, Normal):
-        z = normal(seeds, kernel.mean.shape[1:], step=step, stream=stream, dtype=kernel.mean.dtype)
-        return kernel.mean + kernel.stddev * z
+        return kernel.mean + kernel.stddev * normal(seeds, kernel.mean.shape[1:], step=step, stream=stream)
     assert isinstance(kernel, Bernoulli)
-    return bernoulli_step(kernel.probs.contiguous(), seeds, torch.tensor(step), factor=factor, stream=stream)
+    probability = (
+        kernel.probs.float().contiguous()
+    )  # what the kernels take; a probability needs no more digits
+    factor = None if factor is None else factor.float()
+    bits = bernoulli_step(probability, seeds, torch.tensor(step), factor=factor, stream=stream)
+    return bits.to(kernel.probs.dtype)
 
 
 def sample(
