@@ -104,9 +104,8 @@ class Sample:
         rank, processes = process()
         parts = Parts(self.out, self._settings(), -(-self.n // self.batch_size))
         mine = [i for i in range(parts.count) if i % processes == rank and i not in parts]
-        rows = torch.cat(
-            [torch.arange(self.n)[i * self.batch_size :][: self.batch_size] for i in mine] or [seeds[:0]]
-        )
+        numbers = torch.arange(self.n).split(self.batch_size)
+        rows = torch.cat([numbers[i] for i in mine] or [seeds[:0]])
         start = time.perf_counter()
         batches: Iterator[Tensor] = iter(())
         if mine:

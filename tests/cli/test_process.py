@@ -52,7 +52,9 @@ def test_ctrl_c_keeps_what_is_finished(checkpoints, tmp_path: Path, batch_size: 
         images, labels = archive["arr_0"], archive["arr_1"]
     assert 8 <= len(images) < n and len(images) % 4 == 0
     assert labels.tolist() == np.resize(np.arange(3), len(images)).tolist()
-    assert last == f"fastdiff: interrupted after {len(images)} of {n} images"
+    assert last == (
+        f"fastdiff: interrupted after {len(images)} of {n} images; the same command goes on from there"
+    )
     assert (tmp_path / "samples.png").exists()
 
 
