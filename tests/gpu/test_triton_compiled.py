@@ -18,7 +18,7 @@ import pytest
 
 import fastdiff
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", reason="triton is not installed: pip install triton")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", reason="triton is not installed: pip install triton")
 OPS = ("philox_normal", "philox_bits", "group_norm_silu", "reverse_step", "bernoulli_step", "attention")
 HERE = Path(__file__).parent
 LARGE = (
