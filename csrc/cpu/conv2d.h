@@ -46,10 +46,11 @@ struct Grid {
   int64_t first_row, row_count;  // rows of tiles, counted through all images
   int64_t rows, blocks;
 
-  Grid(const Args& args, int64_t first_row, int64_t row_count) : first_row(first_row), row_count(row_count) {
+  Grid(const Args& args, int64_t first_row, int64_t row_count, int64_t most_rows = kMaxRows)
+      : first_row(first_row), row_count(row_count) {
     tiles_y = ceil_div(args.h, args.tile_h);
     tiles_x = ceil_div(args.w, args.tile_w);
-    blocks = std::max<int64_t>(ceil_div(tiles(), kMaxRows), 1);
+    blocks = std::max<int64_t>(ceil_div(tiles(), most_rows), 1);
     rows = ceil_div(tiles(), blocks);
     blocks = ceil_div(tiles(), rows);
   }

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fastdiff.errors import FastdiffError
 from fastdiff.models.config import TrunkConfig
-from fastdiff.nn import AttentionBlock, Downsample, ResBlock, Upsample, timestep_embedding
+from fastdiff.nn import AttentionBlock, Conv2d, Downsample, ResBlock, Upsample, timestep_embedding
 
 
 class Block(nn.Sequential):
@@ -96,7 +96,7 @@ def attention_block(config: TrunkConfig, channels: int, *, up: bool = False) -> 
 def down_path(config: TrunkConfig, in_channels: int) -> tuple[nn.ModuleList, list[int]]:
     """The way down and the widths of its outputs, which the way up takes as skip connections."""
     channels = config.level_channels[0]
-    blocks = [Block(nn.Conv2d(in_channels, channels, 3, padding=1))]
+    blocks = [Block(Conv2d(in_channels, channels))]
     widths = [channels]
     size = config.image_size
     for level, out_channels in enumerate(config.level_channels):

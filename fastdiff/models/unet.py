@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastdiff.errors import FastdiffError
 from fastdiff.models import trunk
 from fastdiff.models.config import UNetConfig
-from fastdiff.nn import GroupNormSiLU, zero_module
+from fastdiff.nn import Conv2d, GroupNormSiLU, zero_module
 
 
 class UNet(nn.Module):
@@ -40,7 +40,7 @@ class UNet(nn.Module):
         width = config.level_channels[0]
         out_channels = config.out_channels * (2 if config.learn_sigma else 1)
         self.out = nn.Sequential(
-            GroupNormSiLU(width), nn.Identity(), zero_module(nn.Conv2d(width, out_channels, 3, padding=1))
+            GroupNormSiLU(width), nn.Identity(), zero_module(Conv2d(width, out_channels))
         )
 
     @property

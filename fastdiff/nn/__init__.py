@@ -2,6 +2,7 @@
 
 from fastdiff.nn.attention import AttentionBlock as AttentionBlock
 from fastdiff.nn.attention import split_heads as split_heads
+from fastdiff.nn.conv import Conv2d as Conv2d
 from fastdiff.nn.embedding import timestep_embedding as timestep_embedding
 from fastdiff.nn.norm import GroupNormSiLU as GroupNormSiLU
 from fastdiff.nn.resample import Downsample as Downsample

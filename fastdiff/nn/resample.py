@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdiff.nn.conv import Conv2d
+
 
 def upsample_nearest(x: Tensor) -> Tensor:
     """[N, C, H, W] -> [N, C, 2H, 2W], every pixel four times."""
@@ -21,7 +23,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int, *, conv: bool) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if conv else None
+        self.conv = Conv2d(channels, channels) if conv else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = upsample_nearest(x)

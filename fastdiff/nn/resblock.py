@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 from torch import Tensor, nn
 
+from fastdiff.nn.conv import Conv2d
 from fastdiff.nn.norm import GroupNormSiLU
 from fastdiff.nn.resample import downsample_mean, upsample_nearest
 
@@ -49,7 +50,7 @@ class ResBlock(nn.Module):
         self.scale_shift_norm, self.resample, self.rescale = scale_shift_norm, resample, rescale
         # The fused norm contains the activation; Identity keeps its place in the numbering.
         self.in_layers = nn.Sequential(
-            GroupNormSiLU(channels), nn.Identity(), nn.Conv2d(channels, out_channels, 3, padding=1)
+            GroupNormSiLU(channels), nn.Identity(), Conv2d(channels, out_channels)
         )
         emb_out = 2 * out_channels if scale_shift_norm else out_channels
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, emb_out))
@@ -57,7 +58,7 @@ class ResBlock(nn.Module):
             GroupNormSiLU(out_channels),
             nn.Identity(),
             nn.Dropout(dropout),
-            zero_module(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+            zero_module(Conv2d(out_channels, out_channels)),
         )
         self.skip_connection = (
             nn.Identity() if out_channels == channels else nn.Conv2d(channels, out_channels, 1)

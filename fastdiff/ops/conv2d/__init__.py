@@ -11,6 +11,7 @@ from fastdiff.backend import Backend, is_eager
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.conv2d import eager, reference
+from fastdiff.ops.conv2d.gradient import conv2d_backward
 
 TILES = {"f2x2": (2, 2), "f2x4": (2, 4), "f4x4": (4, 4)}  # outputs of a Winograd tile: height, width
 
@@ -188,27 +189,26 @@ def _backward(ctx: Any, grad: Tensor | None, grad_moments: Tensor | None) -> tup
         grad = through if grad is None else grad + through
     if grad is None:
         return (None,) * 12
-    # A sum over all pixels follows, in which the rounding errors of 4x4 tiles would add up: not in float32.
-    algorithm = "f2x2" if x.dtype == torch.float32 else "auto"
-    found = reference.conv2d_backward(
-        grad,
-        x,
-        more,
-        weight,
-        affine,
+    # Sums over all pixels follow, in which the rounding errors of 4x4 tiles would add up: not in float32.
+    algorithm = "f2x2" if x.dtype == torch.float32 and affine is not None else "auto"
+    wanted = ctx.needs_input_grad
+    bias, image_bias, residual = (None if t is None else grad for t in ctx.dtypes)
+    dx, dmore, dweight, dbias, daffine = conv2d_backward(
+        *(grad, x, more, weight, affine),
         silu=ctx.silu,
         upsample=ctx.upsample,
+        bias=bias is not None and wanted[3],
+        needs_input=wanted[0] or wanted[1] or wanted[4],
+        needs_weight=wanted[2],
         input_gradient=lambda g, w: forward_op(
             g, None, w, None, None, False, False, None, None, False, None, algorithm
         )[0],
     )
-    bias, image_bias, residual = (None if t is None else grad for t in ctx.dtypes)
-    if bias is not None:
-        bias = grad.sum(dim=(0, 2, 3), dtype=reference.compute_dtype(grad)).to(ctx.dtypes[0])
+    if dbias is not None:
+        dbias = dbias.to(ctx.dtypes[0])
     if image_bias is not None:
         image_bias = grad.sum(dim=(2, 3), dtype=reference.compute_dtype(grad)).to(ctx.dtypes[1])
-    dx, dmore, dweight, daffine = found
-    return dx, dmore, dweight, bias, daffine, None, None, image_bias, residual, None, None, None
+    return dx, dmore, dweight, dbias, daffine, None, None, image_bias, residual, None, None, None
 
 
 forward_op.register_autograd(_backward, _setup_context)

@@ -46,6 +46,16 @@ class _PackArgs(ctypes.Structure):
     ]
 
 
+class _WeightArgs(ctypes.Structure):
+    """csrc/cpu/conv2d_weight_backward.cpp: struct WeightArgs."""
+
+    _fields_ = [
+        ("input", _Args),
+        *((name, ctypes.c_void_p) for name in ("grad", "weight", "bias")),
+        ("strides", ctypes.c_int64 * 4),
+    ]
+
+
 @functools.cache
 def _function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
     return _native.function("conv2d", _Args)
@@ -54,6 +64,11 @@ def _function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
 @functools.cache
 def _pack_function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
     return _native.function("conv2d_pack", _PackArgs)
+
+
+@functools.cache
+def _weight_function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
+    return _native.function("conv2d_weight_backward", _WeightArgs)
 
 
 @functools.cache
@@ -136,9 +151,7 @@ def plan(
     return Plan(*values)
 
 
-def _supports(
-    x, more, weight, bias, affine, silu, upsample, image_bias, residual, moments, packed, algorithm
-) -> str | None:
+def _why_not_input(x: Tensor, more: Tensor | None) -> str | None:
     if x.dtype not in _CODES:
         return f"{x.dtype} is not among float32, bfloat16, float16"
     if 0 in x.shape[1:] or (more is not None and more.shape[1] == 0):
@@ -148,6 +161,14 @@ def _supports(
             return reason
     if more is not None and (more.dtype != x.dtype or x.shape[1] % 16):
         return "channels can only stand beside others of their dtype, behind a multiple of 16"
+    return None
+
+
+def _supports(
+    x, more, weight, bias, affine, silu, upsample, image_bias, residual, moments, packed, algorithm
+) -> str | None:
+    if reason := _why_not_input(x, more):
+        return reason
     if residual is not None and residual.dtype != x.dtype:
         return f"residual is {residual.dtype}, x is {x.dtype}"
     if packed is not None and (packed.dtype not in _CODES or packed.shape != (_packed_size(weight),)):
@@ -215,4 +236,45 @@ def _run(
     return y, statistics
 
 
-KERNELS = {"conv2d": Kernel(_run, _supports)}
+def _supports_weight(grad, x, more, weight, affine, silu, upsample, bias) -> str | None:
+    if weight.shape[2] != 3:
+        return f"the weight's gradient is for 3x3, not {weight.shape[2]}x{weight.shape[3]}"
+    if grad.dtype != x.dtype or not grad.is_contiguous(memory_format=torch.channels_last):
+        return f"grad is {grad.dtype} of strides {list(grad.stride())}: not channels_last in x's dtype"
+    return _why_not_input(x, more)
+
+
+def _run_weight(
+    grad: Tensor,
+    x: Tensor,
+    more: Tensor | None,
+    weight: Tensor,
+    affine: Tensor | None,
+    silu: bool,
+    upsample: bool,
+    bias: bool,
+) -> tuple[Tensor, Tensor]:
+    n, out_channels, h, w = grad.shape
+    dweight = torch.empty_like(weight, dtype=torch.float32)
+    dbias = torch.empty((out_channels,) if bias else (0,))
+    kept: list[Tensor] = []
+    args = _WeightArgs(
+        grad=grad.data_ptr(), weight=dweight.data_ptr(), bias=dbias.data_ptr() if bias else None
+    )
+    args.strides[:] = dweight.stride()
+    inner = args.input
+    inner.x, inner.affine = x.data_ptr(), _address(affine, kept)
+    inner.n, inner.h, inner.w, inner.channels, inner.out_channels = n, h, w, x.shape[1], out_channels
+    inner.image_stride, inner.taps = x.stride(0), 3
+    if more is not None:
+        inner.more, inner.more_channels, inner.more_stride = more.data_ptr(), more.shape[1], more.stride(0)
+    inner.tile_h = inner.tile_w = 4
+    inner.upsample, inner.silu, inner.dtype = upsample, silu, _CODES[x.dtype]
+    inner.threads = torch.get_num_threads()
+    if n:
+        _weight_function()(args)
+        return dweight, dbias
+    return dweight.zero_(), dbias.zero_()
+
+
+KERNELS = {"conv2d": Kernel(_run, _supports), "conv2d_weight_backward": Kernel(_run_weight, _supports_weight)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -72,46 +70,44 @@ def conv2d(
     return y, channel_moments(y) if moments else torch.empty(0, dtype=compute_dtype(x), device=x.device)
 
 
-def conv2d_backward(
+def conv2d_weight(
     grad: Tensor,
     x: Tensor,
     more: Tensor | None,
     weight: Tensor,
     affine: Tensor | None,
-    *,
     silu: bool,
     upsample: bool,
-    input_gradient: Callable[[Tensor, Tensor], Tensor],
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-    """-> dx, dmore, dweight, daffine.
+    bias: bool,
+) -> tuple[Tensor, Tensor]:
+    """-> dweight like weight (which is looked at for its shape and strides), dbias [Cout] (or [0]).
 
-    With h = (x - center) scale + shift, a = up(silu(h)), y = W * a:
-        da = flip(W)^T * dy          (the same convolution: input_gradient)
-        dW = correlation of a and dy (PyTorch's own)
-        dh = down(da) sigmoid(h) (1 + h (1 - sigmoid(h))),  down sums over the 2x2 pixels of one
-        dscale = sum dh (x - center),  dshift = sum dh,  dx = dh scale,  dcenter = -sum dx
+    dW is the correlation of dy with a = up(f(x)), dbias the sum of dy.
     """
+    a = activate(_joined(x, more), affine, silu=silu)
+    a = F.interpolate(a, scale_factor=2.0, mode="nearest") if upsample else a
+    k, dtype = weight.shape[2], compute_dtype(x)
+    _, dweight, dbias = torch.ops.aten.convolution_backward(
+        *(grad, a, weight.to(a.dtype), [len(weight)]),
+        *((1, 1), (k // 2, k // 2), (1, 1), False, (0, 0), 1, (False, True, bias)),
+    )
+    dbias = dbias.to(dtype) if bias else grad.new_empty(0, dtype=dtype)
+    return torch.empty_like(weight, dtype=dtype).copy_(dweight), dbias
+
+
+def input_backward(
+    da: Tensor, x: Tensor, more: Tensor | None, affine: Tensor | None, *, silu: bool, upsample: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """da, the gradient of a = up(silu(h)), h = (x - center) scale + shift -> dx, dmore, daffine.
+
+    dh = down(da) sigmoid(h) (1 + h (1 - sigmoid(h))),  down sums over the 2x2 pixels of one
+    dscale = sum dh (x - center),  dshift = sum dh,  dx = dh scale,  dcenter = -sum dx
+    """
+    if more is None and affine is None and not silu and not upsample:
+        return da, None, None
     joined = _joined(x, more)
     h = _normalised(joined, affine)
-    a = (F.silu(h) if silu else h).to(x.dtype)
-    a = F.interpolate(a, scale_factor=2.0, mode="nearest") if upsample else a
-    grad = grad.to(x.dtype).contiguous(memory_format=layout_of(x))
-    flipped = weight.to(x.dtype).flip(2, 3).transpose(0, 1)
-    da = input_gradient(grad, flipped).to(h.dtype)
-    k = weight.shape[2]
-    dweight = torch.ops.aten.convolution_backward(
-        grad,
-        a,
-        weight.to(x.dtype),
-        None,
-        (1, 1),
-        (k // 2, k // 2),
-        (1, 1),
-        False,
-        (0, 0),
-        1,
-        (False, True, False),
-    )[1].to(weight.dtype)
+    da = da.to(h.dtype)
     if upsample:
         da = F.avg_pool2d(da, 2) * 4
     if silu:
@@ -125,6 +121,6 @@ def conv2d_backward(
         daffine = torch.stack([-da.sum(dim=(2, 3)), dscale, dshift], dim=1).to(affine.dtype)
     da = da.to(x.dtype)
     if more is None:
-        return torch.empty_like(x).copy_(da), None, dweight, daffine
+        return torch.empty_like(x).copy_(da), None, daffine
     dx, dmore = da.split([x.shape[1], more.shape[1]], dim=1)
-    return torch.empty_like(x).copy_(dx), torch.empty_like(more).copy_(dmore), dweight, daffine
+    return torch.empty_like(x).copy_(dx), torch.empty_like(more).copy_(dmore), daffine
