@@ -19,7 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "images": set(),
     "backend": {"ops"},  # asks ops._native whether a library was found, at call time
     "ops": {"backend"},
-    "nn": {"ops"},
+    "nn": {"ops", "backend"},
     "models": {"nn", "ops"},
     "diffusion": {"ops"},
     "engine": {"models", "nn", "ops", "backend"},
