@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.data import ImageData
+from fastdiff.training.loading import ImageLoader
 from fastdiff.training.timesteps import LossSecondMomentTimes, UniformTimes
 
 
@@ -41,6 +42,12 @@ class Batches:
     def __init__(self, data: ImageData, config: TrainConfig, null_class: int | None) -> None:
         self._data, self._config, self._null_class = data, config, null_class
         self._order = Shuffled(len(data), config.seed)
+        self._loader = ImageLoader(
+            data,
+            lambda step: self._order.indices(step, config.batch_size),
+            config.workers,
+            pin_memory=config.device.startswith("cuda"),
+        )
 
     def draw(self, step: int, times: UniformTimes | LossSecondMomentTimes) -> Batch:
         """The batch of update ``step`` (counted from 0), on the CPU."""
@@ -48,7 +55,7 @@ class Batches:
         n = config.batch_size
         generator = seeded(config.seed, "step", step)
         indices = self._order.indices(step, n)
-        x0 = self._data.images[indices].float().div_(127.5).sub_(1)  # [-1, 1]
+        x0 = self._loader.images(step).float().div_(127.5).sub_(1)  # [-1, 1]
         if config.flip:
             mirrored = torch.rand(n, generator=generator) < 0.5
             x0[mirrored] = x0[mirrored].flip(-1)
@@ -61,6 +68,10 @@ class Batches:
         noise = torch.randn(x0.shape, generator=generator)
         x0, noise = (a.contiguous(memory_format=torch.channels_last) for a in (x0, noise))
         return Batch(x0, noise, t, weight, y)
+
+    def close(self) -> None:
+        """End the processes that decode images."""
+        self._loader.close()
 
 
 class Shuffled:

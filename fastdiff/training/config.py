@@ -14,7 +14,7 @@ Precision = Literal["float32", "bfloat16"]
 Timesteps = Literal["uniform", "loss-second-moment"]
 
 _POSITIVE = ("batch_size", "steps", "log_every", "checkpoint_every", "keep", "threads")
-_NOT_NEGATIVE = ("seed", "warmup", "decay", "sample_every", "weight_decay", "clip_norm")
+_NOT_NEGATIVE = ("seed", "warmup", "decay", "sample_every", "weight_decay", "clip_norm", "workers")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class TrainConfig:
     """
 
     data: Path
-    """A folder of images (class = subfolder), an IDX images file (.gz or not), or an .npz."""
+    """A folder or .zip of images (class = first folder), webdataset shards (a .tar, a folder of them or a pattern
+    such as 'train-{000..146}.tar'), an IDX images file (.gz or not), or an .npz."""
     out: Path
     """Folder for checkpoints, log.jsonl, sample grids and, at the end, model.safetensors."""
     labels: Path | None = None
@@ -36,6 +37,8 @@ class TrainConfig:
     """What to do with another size: "crop" scales and cuts the centre out, "pad" adds a black rim."""
     flip: bool = False
     """Mirror half of the images, chosen at random."""
+    workers: int | None = None
+    """Processes that decode images ahead of their step; left out, as many as make sense, 0 if images are in memory."""
 
     preset: str = "fashion-mnist"
     """The model: a preset's name, or a .json file {"model": {...}, "diffusion": {...}}."""
@@ -96,8 +99,9 @@ class TrainConfig:
             if value is not None and value < 1:
                 raise FastdiffError(f"{name} must be at least 1, got {value}")
         for name in _NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                raise FastdiffError(f"{name} must be at least 0, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise FastdiffError(f"{name} must be at least 0, got {value}")
         if not 0 < self.lr < float("inf"):
             raise FastdiffError(f"lr must be a positive number, got {self.lr}")
         for name in ("ema", "label_dropout"):

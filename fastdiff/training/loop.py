@@ -71,6 +71,7 @@ class Trainer:
             labels=config.labels,
             class_names=config.class_names,
             fit=config.fit,
+            progress=config.progress,
         )
         self._batches = Batches(data, config, model_config.null_class)
         self._identity = identity(config, len(data), model_config, diffusion_config)
@@ -98,7 +99,7 @@ class Trainer:
             unit="img",
             unit_scale=True,
         )
-        with bar, _interrupts() as interrupted:
+        with bar, _interrupts() as interrupted, contextlib.closing(self._batches):
             started = time.perf_counter() - state.seconds
             while state.step < config.steps and not interrupted.is_set():
                 state.pending.append(self._step())
