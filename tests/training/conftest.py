@@ -61,3 +61,12 @@ def toy(tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def toy_config(toy: dict[str, Any]) -> TrainConfig:
     return TrainConfig(**toy, steps=6, checkpoint_every=3)
+
+
+@pytest.fixture
+def no_dropout(toy: dict[str, Any]) -> None:
+    """The toy network without dropout, whose units depend on how a batch is divided."""
+    path = Path(toy["preset"])
+    preset = json.loads(path.read_text())
+    preset["model"]["dropout"] = 0.0
+    path.write_text(json.dumps(preset))
