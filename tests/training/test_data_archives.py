@@ -165,8 +165,8 @@ BAD = {
         "dataset.json in .*",
     ),
     "zip-classes": (
-        lambda p: write_zip(p / "x.zip", {"a.png": b"text"}),
-        "image a.png in .*x.zip: it is not",
+        lambda p: write_zip(p / "x.zip", {**PICTURES, "ape/a.png": b"text"}),
+        "4 class names for 3 classes",
     ),
     "zip-picture": (
         lambda p: write_zip(p / "x.zip", {**PICTURES, "cat/a.png": b"text"}),
