@@ -12,7 +12,7 @@ from fastdiff.training.readers.arrays import read_npz as read_npz
 from fastdiff.training.readers.encoded import EncodedImages as EncodedImages
 from fastdiff.training.readers.encoded import open_image as open_image
 from fastdiff.training.readers.folder import read_folder
-from fastdiff.training.readers.shards import find_shards, read_shards
+from fastdiff.training.readers.webdataset import find_shards, read_shards
 from fastdiff.training.readers.zips import read_zip
 
 
