@@ -91,14 +91,12 @@ def load_data(
         FastdiffError: whatever cannot be read, or labels that the model cannot take.
     """
     raw = read(path, labels, progress=progress)
-    targets = None if num_classes is None else _labels(raw, path, num_classes)
-    names = class_names or raw.class_names
-    if targets is None:
-        names = ()
-    elif names and len(names) != num_classes:
+    names = () if num_classes is None else class_names or raw.class_names
+    if names and len(names) != num_classes:
         raise FastdiffError(
             f"{len(names)} class names for {num_classes} classes; give --num-classes {len(names)}"
         )
+    targets = None if num_classes is None else _labels(raw, path, num_classes)
     if isinstance(raw, Arrays):
         return ImageData(_fitted(raw.images, image_size, channels, fit, progress), targets, names)
     data = ImageData(Decoded(raw, image_size, channels, fit), targets, names)
