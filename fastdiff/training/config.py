@@ -9,7 +9,7 @@ from typing import Literal
 from fastdiff.diffusion.loss import Loss
 from fastdiff.errors import FastdiffError
 
-Fit = Literal["crop", "pad"]
+Fit = Literal["crop", "random-crop", "pad"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Timesteps = Literal["uniform", "loss-second-moment"]
 Strategy = Literal["ddp", "fsdp"]
@@ -39,7 +39,8 @@ class TrainConfig:
     class_names: tuple[str, ...] = ()
     """Names of the classes, in order; from the data if left out."""
     fit: Fit = "crop"
-    """What to do with another size: "crop" scales and cuts the centre out, "pad" adds a black rim."""
+    """What to do with another size: "crop" scales and cuts the centre out, "random-crop" a square of 0.8 to 1 of the
+    shorter side (as ADM's classifiers have it), "pad" adds a black rim."""
     flip: bool = False
     """Mirror half of the images, chosen at random."""
     workers: int | None = None

@@ -16,7 +16,7 @@ from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
 from fastdiff.models import ModelConfig, build_model
 from fastdiff.training.batches import Batches
-from fastdiff.training.config import TrainConfig
+from fastdiff.training.config import Fit, TrainConfig
 from fastdiff.training.data import ImageData, load_data
 from fastdiff.training.distributed import Processes, join, local_device
 from fastdiff.training.interrupt import interrupts
@@ -80,7 +80,7 @@ class Trainer:
         self._log = Log(config.out, tensorboard=config.tensorboard) if first else NoLog()
         model_config, diffusion = architecture(config)
         self._task = make_task(config, model_config, diffusion)
-        data = self._load(model_config, config.data, config.labels)
+        data = self._load(model_config, config.data, config.labels, config.fit)
         self._batches = Batches(data, config, self._task.null_class, rows)
         self._validation = self._make_validation(model_config, diffusion)
         self._identity = identity(config, len(data), model_config, diffusion)
@@ -99,7 +99,7 @@ class Trainer:
         )
         self._logged = 0, 0.0  # steps and seconds at the last line of the log
 
-    def _load(self, model: ModelConfig, path: Path, labels: Path | None) -> ImageData:
+    def _load(self, model: ModelConfig, path: Path, labels: Path | None, fit: Fit) -> ImageData:
         return load_data(
             path,
             image_size=model.image_size,
@@ -107,7 +107,8 @@ class Trainer:
             num_classes=self._task.num_classes,
             labels=labels,
             class_names=self.config.class_names,
-            fit=self.config.fit,
+            fit=fit,
+            seed=self.config.seed,
             progress=self.config.progress and self._processes.first,
         )
 
@@ -115,7 +116,8 @@ class Trainer:
         config = self.config
         if config.val_data is None:
             return None
-        data = self._load(model, config.val_data, config.val_labels)
+        fit = "crop" if config.fit == "random-crop" else config.fit
+        data = self._load(model, config.val_data, config.val_labels, fit)
         return Validation(config, self._task, data, diffusion.steps, self._processes)
 
     def run(self) -> TrainResult:

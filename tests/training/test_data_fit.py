@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 
 from fastdiff.interop.guided_diffusion import image_datasets
+from fastdiff.training.data import load_data
 from fastdiff.training.fit import fit_image
 
 SIZE = 16
@@ -91,6 +94,34 @@ def test_random_crop_is_guided_diffusions(seed: int) -> None:
     scaled = adm_scaled(pixels, int(torch.randint(SIZE, 20 + 1, ())))
     top, left = (int(torch.randint(n - SIZE + 1, ())) for n in scaled.shape[:2])
     assert_alike(cropped, scaled[top : top + SIZE, left : left + SIZE])
+
+
+def test_random_crops_are_a_function_of_seed_step_and_image(tmp_path: Path) -> None:
+    """Also of images in memory; without a step they are the middle."""
+    np.savez(tmp_path / "x.npz", images=np.stack([picture((40, 30))] * 3))
+    options: dict[str, Any] = {"image_size": SIZE, "channels": 3, "num_classes": None}
+    data = load_data(tmp_path / "x.npz", fit="random-crop", seed=5, **options)
+    first, second, again = (data.fetch(torch.tensor(rows), 7) for rows in ([0, 1], [2, 0], [1, 0]))
+    assert torch.equal(first[0], second[1]) and torch.equal(first, again.flip(0))
+    others = [data.fetch(torch.tensor([0]), 8)[0], first[1]]
+    others += [
+        load_data(tmp_path / "x.npz", fit="random-crop", seed=6, **options).fetch(torch.tensor([0]), 7)[0]
+    ]
+    assert not any(torch.equal(first[0], other) for other in others)
+    centred = load_data(tmp_path / "x.npz", **options)
+    assert torch.equal(data.fetch(torch.arange(3)), centred.fetch(torch.arange(3)))
+
+
+def test_random_crops_take_every_size_and_place() -> None:
+    """A 20x20 picture whose pixels count is scaled to 16 .. 20; where to 20, the first pixel tells the place."""
+    counting = (np.arange(400) % 256).astype(np.uint8).reshape(20, 20)
+    rng = np.random.default_rng(0)
+    crops = [fit_image(counting, SIZE, 1, "random-crop", rng)[..., 0] for _ in range(600)]
+    unscaled = {
+        (int(c[0, 0]) // 20, int(c[0, 0]) % 20) for c in crops if (np.diff(c[0].astype(int)) == 1).all()
+    }
+    assert unscaled == {(top, left) for top in range(5) for left in range(5)}
+    assert any((crop == fit_image(counting, SIZE, 1)[..., 0]).all() for crop in crops)  # scaled to 16
 
 
 def test_same_size_is_left_alone() -> None:

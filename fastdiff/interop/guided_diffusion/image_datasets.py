@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fastdiff.training.fit import centre_crop, scale_shorter_side
+from fastdiff.training.fit import centre_crop, random_crop, scale_shorter_side
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif"}
 
@@ -113,7 +113,10 @@ def random_crop_arr(
     pil_image: Image.Image, image_size: int, min_crop_frac: float = 0.8, max_crop_frac: float = 1.0
 ) -> np.ndarray:
     """A random square of 0.8 to 1 of the shorter side, image_size wide. [H, W, 3] uint8."""
-    smallest, largest = (int(np.ceil(image_size / frac)) for frac in (max_crop_frac, min_crop_frac))
-    pixels = np.array(scale_shorter_side(pil_image, int(torch.randint(smallest, largest + 1, ()))))
-    top, left = (int(torch.randint(n - image_size + 1, ())) for n in pixels.shape[:2])
-    return pixels[top : top + image_size, left : left + image_size]
+    cropped = random_crop(
+        pil_image,
+        image_size,
+        lambda low, high: int(torch.randint(low, high, ())),
+        (min_crop_frac, max_crop_frac),
+    )
+    return np.array(cropped)
