@@ -26,7 +26,7 @@ from fastdiff.training.parallel import Parallel
 from fastdiff.training.precision import LossScale
 from fastdiff.training.preview import HELD
 from fastdiff.training.setup import architecture, usable_device
-from fastdiff.training.state import TrainState, checkpoints, identity, load_checkpoint, save_checkpoint
+from fastdiff.training.state import TrainState, checkpoints, clean, identity, load_checkpoint, save_checkpoint
 from fastdiff.training.tasks import make_task
 from fastdiff.training.timesteps import make_times
 from fastdiff.training.update import Update
@@ -161,6 +161,8 @@ class Trainer:
             )
         if self.state.step > config.steps:
             raise FastdiffError(f"{config.out} is at step {self.state.step} already, beyond {config.steps}")
+        if self._processes.first:
+            clean(config.out)
         self._log.resume(self.state.step)
         self._logged = self.state.step, self.state.seconds
 

@@ -44,16 +44,15 @@ def options(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
         **{"data": str(folder / "toy.npz"), "preset": str(folder / "toy.json"), "out": str(folder / name)},
         **{"steps": STEPS, "batch_size": 8, "microbatch": 2, "warmup": 5, "flip": True, "threads": 1},
         **{"timesteps": "loss-second-moment", "checkpoint_every": 3, "ema": [0.9, 0.99]},
-        **{"log_every": 1, "progress": False},
+        **{"log_every": 1, "progress": False, "val_data": str(folder / "toy.npz"), "val_every": STEPS},
         **changes,
     }
 
 
 def config(folder: Path, name: str, **changes: Any) -> TrainConfig:
     given = options(folder, name, **changes)
-    return TrainConfig(
-        **{**given, "data": Path(given["data"]), "out": Path(given["out"]), "ema": tuple(given["ema"])}
-    )
+    paths = {name: Path(given[name]) for name in ("data", "val_data", "out")}
+    return TrainConfig(**{**given, **paths, "ema": tuple(given["ema"])})
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +66,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, toy_files: Any) -> Path:
         train(config(folder, "contiguous"))
     plans = [
         options(folder, "ddp"),
-        options(folder, "fsdp", strategy="fsdp"),
+        options(folder, "fsdp", strategy="fsdp", sample_every=STEPS),
         options(folder, "half", steps=3),
         options(folder, "half-again", steps=3),
         options(folder, "half-again", steps=3, strategy="fsdp"),  # loads and writes, no more
@@ -82,9 +81,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory, toy_files: Any) -> Path:
     return folder
 
 
+def log(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name / "log.jsonl").read_text().splitlines()]
+
+
 def curve(folder: Path, name: str) -> torch.Tensor:
     """[steps, 2]: loss and gradient norm."""
-    lines = [json.loads(line) for line in (folder / name / "log.jsonl").read_text().splitlines()]
+    lines = [line for line in log(folder, name) if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     return torch.tensor([[line["loss"], line["grad_norm"]] for line in lines])
 
@@ -113,6 +116,16 @@ def test_two_processes_train_what_one_does(runs: Path) -> None:
 def test_sharded_processes_train_what_one_does(runs: Path) -> None:
     """PyTorch shards contiguous parameters only, and convolutions round otherwise in another layout."""
     assert_same_run(runs, "fsdp", "contiguous")
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_processes_share_the_validation(runs: Path, name: str) -> None:
+    (found,), (expected,) = ([line for line in log(runs, n) if "val_loss" in line] for n in (name, "one"))
+    assert found["val_loss"] == pytest.approx(expected["val_loss"], rel=1e-3)
+
+
+def test_shards_make_pictures(runs: Path) -> None:
+    assert (runs / "fsdp" / "samples" / f"step-{STEPS:08d}.png").exists()
 
 
 def test_four_processes_by_the_command_line(runs: Path) -> None:

@@ -41,6 +41,8 @@ def test_killed_run_resumes_bit_for_bit(toy: dict[str, Any], tmp_path: Path) -> 
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "model.safetensors").exists()
+    half = killed / "checkpoints" / ".step-00000009.safetensors.half"
+    half.write_bytes(b"as a kill may leave it")
     assert start(toy, killed).wait() == 0
 
     models = ("model.safetensors", "model-ema-0.99.safetensors")
@@ -48,6 +50,7 @@ def test_killed_run_resumes_bit_for_bit(toy: dict[str, Any], tmp_path: Path) -> 
         expected, resumed = load_file(whole / name), load_file(killed / name)
         assert expected.keys() == resumed.keys()
         assert all(torch.equal(expected[key], resumed[key]) for key in expected), name
+    assert not half.exists()
     assert log_without_times(killed) == log_without_times(whole)
 
 

@@ -27,7 +27,8 @@ def main(runs: list[dict[str, Any]]) -> None:
     dist.init_process_group("gloo")
     for run in runs:
         disturb(run.pop("_interrupt", None), run.pop("_fail", None))
-        config = TrainConfig(**{**run, "data": Path(run["data"]), "out": Path(run["out"])})
+        run |= {name: Path(run[name]) for name in ("data", "val_data", "out")}
+        config = TrainConfig(**run)
         try:
             train(config)
         except (FastdiffError, ZeroDivisionError) as error:
