@@ -70,6 +70,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, toy_files: Any) -> Path:
         options(folder, "half", steps=3),
         options(folder, "half-again", steps=3),
         options(folder, "half-again", steps=3, strategy="fsdp"),  # loads and writes, no more
+        options(folder, "two-go-on", steps=3),
+        options(folder, "two-go-on"),
         options(folder, "moved", steps=3),
         options(folder, "moved", strategy="fsdp"),
         options(folder, "interrupted", _interrupt=[1, 2]),
@@ -147,6 +149,12 @@ def test_four_processes_by_the_command_line(runs: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("trained 6 steps") == 1
     assert_same_run(runs, "four", "one")
+
+
+def test_two_processes_go_on_bit_for_bit(runs: Path) -> None:
+    file = f"checkpoints/step-{STEPS:08d}.safetensors"
+    whole, resumed = load_file(runs / "ddp" / file), load_file(runs / "two-go-on" / file)
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 def test_a_checkpoint_of_two_processes_goes_on_with_one(runs: Path) -> None:
