@@ -78,6 +78,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         model = UNet(model_config).train()
         model.diffusion, model.class_names = diffusion_config, data.class_names
+        model.recompute = config.recompute if config.recompute != "none" else model.recompute
         model = model.to(self._device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         ema = EMA(model, config.ema)
         optimizer = AdamWEMA(

@@ -23,7 +23,7 @@ from fastdiff.training.timesteps import LossSecondMomentTimes, UniformTimes
 FOLDER = "checkpoints"
 # What may change when a run goes on. The rest decides the numbers, and a checkpoint must agree with it.
 _FREE = (
-    {"data", "labels", "class_names", "out", "device", "threads", "resume", "progress"}
+    {"data", "labels", "class_names", "out", "device", "threads", "recompute", "resume", "progress"}
     | {"steps", "decay", "log_every", "checkpoint_every", "keep", "sample_every"}
     | {"preset", "image_size", "channels", "num_classes"}  # compared as the model that they lead to
 )
