@@ -87,6 +87,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         model = build_model(model_config).train()
         model.diffusion, model.class_names = diffusion, data.class_names
+        model.recompute = config.recompute if config.recompute != "none" else model.recompute
         parallel = Parallel(model, config.strategy, self._processes, self._device)
         optimizer = AdamWEMA(
             model.parameters(), config.lr, weight_decay=config.weight_decay, ema_rates=config.ema
