@@ -8,6 +8,7 @@ from typing import Literal
 
 from fastdiff.diffusion.loss import Loss
 from fastdiff.errors import FastdiffError
+from fastdiff.models.config import Recompute
 
 Fit = Literal["crop", "random-crop", "pad"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -87,6 +88,8 @@ class TrainConfig:
     """How diffusion times are drawn; "loss-second-moment" is IDDPM's importance sampling."""
     precision: Precision = "float32"
     """Of the forward and backward pass, by autocast; weights stay float32. float16 scales the loss."""
+    recompute: Recompute = "none"
+    """What the backward makes again to save memory: "selective" norms, "full" all; gradients stay the same."""
     seed: int = 0
     """Of everything random: weights, order, mirroring, times, noise, dropped labels and units."""
     device: str = "cpu"

@@ -87,6 +87,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         model = build_model(model_config).train()
         model.diffusion, model.class_names = diffusion, data.class_names
+        model.recompute = config.recompute if config.recompute != "none" else model.recompute
         parallel = Parallel(model, config.strategy, self._processes, self._device)
         optimizer = AdamWEMA(
             model.parameters(), config.lr, weight_decay=config.weight_decay, ema_rates=config.ema
@@ -170,8 +171,6 @@ class Trainer:
         config, step = self.config, self.state.step
         if step % config.log_every == 0:
             bar.set_postfix(self._write_log(), refresh=False)
-        if step % config.checkpoint_every == 0:
-            self._checkpoint()
         pictured = config.sample_every and step % config.sample_every == 0
         validated = self._validation is not None and step % config.val_every == 0
         if pictured or validated:
@@ -180,6 +179,8 @@ class Trainer:
                 self._log.write({"step": step, **self._validation.measure(averaged, self._device)})
             if pictured and self._processes.first:
                 self._write_picture(averaged)
+        if step % config.checkpoint_every == 0:  # last: what comes before is done again after a kill
+            self._checkpoint()
 
     def _write_picture(self, model: Any) -> None:
         held = self._batches.held(HELD).to(self._device)

@@ -66,7 +66,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, toy_files: Any) -> Path:
         train(config(folder, "contiguous"))
     plans = [
         options(folder, "ddp"),
-        options(folder, "fsdp", strategy="fsdp", sample_every=STEPS),
+        options(folder, "fsdp", strategy="fsdp", recompute="selective", sample_every=STEPS),
         options(folder, "half", steps=3),
         options(folder, "half-again", steps=3),
         options(folder, "half-again", steps=3, strategy="fsdp"),  # loads and writes, no more
