@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastdiff.nn.conv import Conv2d
 from fastdiff.nn.norm import GroupNormSiLU
+from fastdiff.nn.recompute import Dropout
 from fastdiff.nn.resample import downsample_mean, upsample_nearest
 
 M = TypeVar("M", bound=nn.Module)
@@ -49,15 +50,13 @@ class ResBlock(nn.Module):
         out_channels = out_channels or channels
         self.scale_shift_norm, self.resample, self.rescale = scale_shift_norm, resample, rescale
         # The fused norm contains the activation; Identity keeps its place in the numbering.
-        self.in_layers = nn.Sequential(
-            GroupNormSiLU(channels), nn.Identity(), Conv2d(channels, out_channels)
-        )
+        self.in_layers = nn.Sequential(GroupNormSiLU(channels), nn.Identity(), Conv2d(channels, out_channels))
         emb_out = 2 * out_channels if scale_shift_norm else out_channels
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, emb_out))
         self.out_layers = nn.Sequential(
             GroupNormSiLU(out_channels),
             nn.Identity(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             zero_module(Conv2d(out_channels, out_channels)),
         )
         self.skip_connection = (
