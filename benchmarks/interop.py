@@ -1,4 +1,4 @@
-"""diffusers' models and schedulers before and after fastdiff, turn by turn in one run.
+"""diffusers' models and schedulers, and guided-diffusion's calls, before and after fastdiff, turn by turn in one run.
 
     python benchmarks/interop.py [--rounds N] [--small]
 
@@ -17,6 +17,7 @@ from typing import Any
 import diffusers
 import torch
 import tyro
+from interop_guided import guided_calls
 from ratios import processor
 from timing import interleave
 
@@ -42,7 +43,7 @@ SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "
 @dataclass(frozen=True)
 class Row:
     what: str
-    diffusers_ms: float
+    before_ms: float
     fastdiff_ms: float
     ratio: float
 
@@ -116,10 +117,9 @@ def scheduler_rows(rounds: int) -> list[Row]:
 
 def main(rounds: int = 9, small: bool = False) -> None:
     rows = [*scheduler_rows(rounds), *unet_rows(rounds, small)]
-    heads = ["", "diffusers", "fastdiff", "times as fast"]
-    body = [
-        [r.what, f"{r.diffusers_ms:.2f} ms", f"{r.fastdiff_ms:.2f} ms", f"**{r.ratio:.2f}**"] for r in rows
-    ]
+    rows += [_row(what, *sides, rounds, 0.1) for what, sides in guided_calls(small).items()]
+    heads = ["", "before", "fastdiff", "times as fast"]
+    body = [[r.what, f"{r.before_ms:.2f} ms", f"{r.fastdiff_ms:.2f} ms", f"**{r.ratio:.2f}**"] for r in rows]
     print(f"{processor()}, {device_name()}, torch {torch.__version__}, diffusers {diffusers.__version__}\n")
     print(table(heads, body))
     if not small:

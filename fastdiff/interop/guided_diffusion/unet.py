@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdiff.models import Classifier, SuperResUNet, UNet
 from fastdiff.models.config import ClassifierConfig, UNetConfig
@@ -15,21 +15,29 @@ from fastdiff.nn import ResBlock as ResBlock
 from fastdiff.nn import Upsample as Upsample
 
 
-class _HalfTrunk:
-    """Half precision as guided-diffusion has it: asked for at construction, cast by ``convert_to_fp16``."""
+class _Trunk(nn.Module):
+    """What the original's networks have beside their layers.
+
+    Half precision is asked for at construction, cast by ``convert_to_fp16``. Weights are channels_last, which makes the
+    features so, whatever the images are: the layout that the kernels are for.
+    """
 
     use_fp16: bool
 
+    def __init__(self, config: UNetConfig | ClassifierConfig) -> None:
+        super().__init__(config)  # pyright: ignore[reportCallIssue] (the network, which is next)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
     def convert_to_fp16(self) -> None:
         """Cast the trunk's convolutions to float16; norms, linear layers and the output stay float32."""
-        self.half_trunk(torch.float16)  # pyright: ignore[reportAttributeAccessIssue]
+        self.half_trunk(torch.float16)  # pyright: ignore[reportCallIssue]
 
     def convert_to_fp32(self) -> None:
         """Back to float32."""
-        self.half_trunk(torch.float32)  # pyright: ignore[reportAttributeAccessIssue]
+        self.half_trunk(torch.float32)  # pyright: ignore[reportCallIssue]
 
 
-class UNetModel(_HalfTrunk, UNet):
+class UNetModel(_Trunk, UNet):
     """The U-Net, ``forward(x, timesteps, y=None)``. ``attention_resolutions`` are rates of downsampling here.
 
     Attention recomputes in the backward only if ``use_checkpoint`` is set (the original's always does).
@@ -97,7 +105,7 @@ class SuperResModel(UNetModel, SuperResUNet):
         return SuperResUNet.forward(self, x, timesteps, low_res, **kwargs)
 
 
-class EncoderUNetModel(_HalfTrunk, Classifier):
+class EncoderUNetModel(_Trunk, Classifier):
     """The noisy-image classifier, ``forward(x, timesteps)`` -> logits.
 
     Raises:
