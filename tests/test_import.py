@@ -52,6 +52,8 @@ OPTIONAL = (
     "matplotlib",
     "scipy",
     "diffusers",
+    "torchmetrics",
+    "torch_fidelity",
     "pyright",
     "ruff",
 )  # a machine with a GPU may have none of them
