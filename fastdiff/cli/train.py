@@ -13,7 +13,7 @@ from fastdiff.training import TrainConfig, train
 
 @dataclass(frozen=True)
 class Train(TrainConfig):
-    """Train a denoiser on your images: writes checkpoints, a log and, at the end, OUT/model.safetensors.
+    """Train a denoiser, an upsampler or a classifier on your images: writes checkpoints, a log and, at the end, OUT/model.safetensors.
 
     Stopped by Ctrl-C, or even killed, the same command goes on where it was.
     """

@@ -1,32 +1,56 @@
-"""What a training step sees: a function of (seed, step) alone.
+"""What a training step sees: a function of (seed, step, row) alone.
 
-So a resumed run draws what an unbroken one draws.
+So a resumed run draws what an unbroken one draws, and several processes draw together what one draws alone: each makes
+its own rows of the batch.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastdiff.ops.philox import normal
+from fastdiff.sampling.request import sample_seeds
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.data import ImageData
 from fastdiff.training.timesteps import LossSecondMomentTimes, UniformTimes
 
+NOISE_STREAM = 4  # of Philox; those below it are sampling's
 
-class Batch(NamedTuple):
-    """Inputs of one step: images, noise, times, the losses' weights and labels."""
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one step: images, the keys of their noise, times, the losses' weights and labels."""
 
     x0: Tensor  # [N,C,H,W] float32 in [-1, 1], channels_last
-    noise: Tensor  # like x0
+    seeds: Tensor  # [N] int64
     t: Tensor  # [N] int64
     weight: Tensor  # [N] float32
     y: Tensor | None  # [N] int64
+    step: int
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+    @property
+    def noise(self) -> Tensor:
+        """Like x0, drawn where x0 is."""
+        drawn = normal(self.seeds, self.x0.shape[1:], step=self.step, stream=NOISE_STREAM)
+        return drawn.contiguous(memory_format=torch.channels_last)
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(None if part is None else part.to(device) for part in self))  # pyright: ignore[reportArgumentType]
+        return self._map(lambda tensor: tensor.to(device))
+
+    def part(self, start: int, stop: int) -> Batch:
+        return self._map(lambda tensor: tensor[start:stop])
+
+    def _map(self, f: Callable[[Tensor], Tensor]) -> Batch:
+        y = None if self.y is None else f(self.y)
+        return Batch(f(self.x0), f(self.seeds), f(self.t), f(self.weight), y, self.step)
 
 
 class Batches:
@@ -36,31 +60,41 @@ class Batches:
         data: the images.
         config: seed, batch size, mirroring, label dropout.
         null_class: the label that replaces dropped ones; None drops none.
+        rows: which rows of the batch are wanted; None: all.
     """
 
-    def __init__(self, data: ImageData, config: TrainConfig, null_class: int | None) -> None:
+    def __init__(
+        self, data: ImageData, config: TrainConfig, null_class: int | None, rows: slice | None = None
+    ) -> None:
         self._data, self._config, self._null_class = data, config, null_class
+        self._rows = rows or slice(0, config.batch_size)
         self._order = Shuffled(len(data), config.seed)
 
     def draw(self, step: int, times: UniformTimes | LossSecondMomentTimes) -> Batch:
-        """The batch of update ``step`` (counted from 0), on the CPU."""
-        config = self._config
+        """The rows of update ``step`` (counted from 0), on the CPU."""
+        config, rows = self._config, self._rows
         n = config.batch_size
         generator = seeded(config.seed, "step", step)
-        indices = self._order.indices(step, n)
-        x0 = self._data.images[indices].float().div_(127.5).sub_(1)  # [-1, 1]
+        x0, y = self._images(self._order.indices(step, n)[rows])
         if config.flip:
-            mirrored = torch.rand(n, generator=generator) < 0.5
+            mirrored = (torch.rand(n, generator=generator) < 0.5)[rows]
             x0[mirrored] = x0[mirrored].flip(-1)
-        y = None
-        if self._data.labels is not None:
-            y = self._data.labels[indices]
-            if self._null_class is not None:
-                y[torch.rand(n, generator=generator) < config.label_dropout] = self._null_class
+        if y is not None and self._null_class is not None:
+            dropped = (torch.rand(n, generator=generator) < config.label_dropout)[rows]
+            y[dropped] = self._null_class
         t, weight = times.draw(n, generator)
-        noise = torch.randn(x0.shape, generator=generator)
-        x0, noise = (a.contiguous(memory_format=torch.channels_last) for a in (x0, noise))
-        return Batch(x0, noise, t, weight, y)
+        return Batch(x0, sample_seeds(n, config.seed)[rows], t[rows], weight[rows], y, step)
+
+    def held(self, count: int) -> tuple[Tensor, Tensor | None]:
+        """Up to ``count`` images, spread over the data, always the same, and their labels."""
+        count = min(count, len(self._data))
+        return self._images(torch.linspace(0, len(self._data) - 1, count).long())
+
+    def _images(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Images [M,C,H,W] float32 in [-1, 1], channels_last, and their labels [M]."""
+        x0 = self._data.images[indices].float().div_(127.5).sub_(1)
+        y = None if self._data.labels is None else self._data.labels[indices]
+        return x0.contiguous(memory_format=torch.channels_last), y
 
 
 class Shuffled:
@@ -88,8 +122,8 @@ class Shuffled:
         return self._order
 
 
-def seeded(seed: int, purpose: str, number: int) -> torch.Generator:
+def seeded(seed: int, purpose: str, *numbers: int) -> torch.Generator:
     """A CPU generator that depends on nothing but its arguments."""
     # SeedSequence mixes the words, so that neighbouring numbers give unrelated streams.
-    words = np.random.SeedSequence([seed, number, *purpose.encode()]).generate_state(1, np.uint64)
+    words = np.random.SeedSequence([seed, *numbers, *purpose.encode()]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(words[0]) & (2**63 - 1))

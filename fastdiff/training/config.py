@@ -13,7 +13,16 @@ Fit = Literal["crop", "pad"]
 Precision = Literal["float32", "bfloat16"]
 Timesteps = Literal["uniform", "loss-second-moment"]
 
-_POSITIVE = ("batch_size", "steps", "log_every", "checkpoint_every", "keep", "threads")
+_POSITIVE = (
+    "batch_size",
+    "steps",
+    "log_every",
+    "checkpoint_every",
+    "keep",
+    "threads",
+    "val_every",
+    "val_batches",
+)
 _NOT_NEGATIVE = ("seed", "warmup", "decay", "sample_every", "weight_decay", "clip_norm")
 
 
@@ -36,6 +45,10 @@ class TrainConfig:
     """What to do with another size: "crop" scales and cuts the centre out, "pad" adds a black rim."""
     flip: bool = False
     """Mirror half of the images, chosen at random."""
+    val_data: Path | None = None
+    """Images that are not trained on, as DATA; the averaged model is measured on them."""
+    val_labels: Path | None = None
+    """As LABELS, of VAL_DATA."""
 
     preset: str = "fashion-mnist"
     """The model: a preset's name, or a .json file {"model": {...}, "diffusion": {...}}."""
@@ -45,6 +58,10 @@ class TrainConfig:
     """Overrides the preset's image channels: 1 (grey) or 3 (RGB)."""
     num_classes: int | None = None
     """Overrides the preset's number of classes; 0 trains without labels."""
+    small_size: int | None = None
+    """Upsamplers: size of the images they enlarge; a quarter of the image size if left out."""
+    noised: bool = True
+    """Classifiers: train on noisy images, as guidance needs; --no-noised on clean ones, at time 0."""
 
     steps: int = 100_000
     """Steps in all; a resumed run counts from the first."""
@@ -65,7 +82,8 @@ class TrainConfig:
     label_dropout: float = 0.1
     """Share of labels replaced by "no class", if the model has it, for classifier-free guidance."""
     loss: Loss = "mse"
-    """What is minimised; a learned variance needs "hybrid", "rescaled_hybrid", "kl" or "rescaled_kl"."""
+    """What a denoiser or upsampler minimises; "mse" and "rescaled_mse" (ADM's) train a learned variance as well. A
+    classifier has its cross entropy."""
     timesteps: Timesteps = "uniform"
     """How diffusion times are drawn; "loss-second-moment" is IDDPM's importance sampling."""
     precision: Precision = "float32"
@@ -87,6 +105,10 @@ class TrainConfig:
     """How many checkpoints stay."""
     sample_every: int = 0
     """Steps between sample grids, 0 for none."""
+    val_every: int = 500
+    """Steps between measurements on VAL_DATA."""
+    val_batches: int = 10
+    """Batches of each; always the same ones."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -95,6 +117,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise FastdiffError(f"{name} must be at least 1, got {value}")
+        if self.seed >= 1 << 32:
+            raise FastdiffError(f"seed must be below 2^32, got {self.seed}")
         for name in _NOT_NEGATIVE:
             if not getattr(self, name) >= 0:
                 raise FastdiffError(f"{name} must be at least 0, got {getattr(self, name)}")

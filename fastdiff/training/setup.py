@@ -11,17 +11,18 @@ import torch
 
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
-from fastdiff.models.config import UNetConfig
+from fastdiff.models.config import ClassifierConfig, ModelConfig, UNetConfig
 from fastdiff.training.config import TrainConfig
 
-C = TypeVar("C", UNetConfig, DiffusionConfig)
+C = TypeVar("C", bound=UNetConfig | ClassifierConfig | DiffusionConfig)
+_KINDS = ("unet", "classifier")
 
 
-def architecture(config: TrainConfig) -> tuple[UNetConfig, DiffusionConfig]:
+def architecture(config: TrainConfig) -> tuple[ModelConfig, DiffusionConfig]:
     """The preset (or .json file) of a run, with the run's overrides.
 
     Raises:
-        FastdiffError: an unknown preset, a broken file, a model that is not an image-to-image denoiser.
+        FastdiffError: an unknown preset, a broken file, an override that the model cannot take.
     """
     if config.preset.endswith(".json"):
         model, diffusion = _from_file(Path(config.preset))
@@ -30,6 +31,8 @@ def architecture(config: TrainConfig) -> tuple[UNetConfig, DiffusionConfig]:
     changes: dict[str, Any] = {}
     if config.image_size is not None:
         changes["image_size"] = config.image_size
+    if isinstance(model, ClassifierConfig):
+        return _classifier(model, config, changes), diffusion
     if config.channels is not None:
         changes |= {"in_channels": config.channels, "out_channels": config.channels}
     if config.num_classes == 0:
@@ -39,29 +42,40 @@ def architecture(config: TrainConfig) -> tuple[UNetConfig, DiffusionConfig]:
     return replace(model, **changes, learn_sigma=diffusion.learns_variance), diffusion
 
 
-def _from_zoo(name: str) -> tuple[UNetConfig, DiffusionConfig]:
+def _classifier(model: ClassifierConfig, config: TrainConfig, changes: dict[str, Any]) -> ClassifierConfig:
+    if config.num_classes == 0:
+        raise FastdiffError("a classifier needs classes; leave out --num-classes 0")
+    if config.channels is not None:
+        changes["in_channels"] = config.channels
+    if config.num_classes is not None:
+        changes["num_outputs"] = config.num_classes
+    return replace(model, **changes)
+
+
+def _from_zoo(name: str) -> tuple[ModelConfig, DiffusionConfig]:
     from fastdiff.zoo import PRESETS
 
     if name not in PRESETS:
         raise FastdiffError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}, or a .json file")
-    preset = PRESETS[name]
-    if not isinstance(preset.model, UNetConfig) or preset.model.low_res is not None:
-        raise FastdiffError(f"fastdiff train trains denoisers of images, and {name!r} is none")
-    return preset.model, preset.diffusion
+    return PRESETS[name].model, PRESETS[name].diffusion
 
 
-def _from_file(path: Path) -> tuple[UNetConfig, DiffusionConfig]:
+def _from_file(path: Path) -> tuple[ModelConfig, DiffusionConfig]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise FastdiffError(f"cannot read {path}: {error}") from None
     if (
         not isinstance(content, dict)
-        or not content.keys() <= {"model", "diffusion"}
+        or not content.keys() <= {"kind", "model", "diffusion"}
         or "model" not in content
+        or content.get("kind", "unet") not in _KINDS
     ):
-        raise FastdiffError(f'{path} must hold {{"model": {{...}}, "diffusion": {{...}}}}')
-    model = _build(UNetConfig, content["model"], path)
+        raise FastdiffError(
+            f'{path} must hold {{"kind": "unet" or "classifier", "model": {{...}}, "diffusion": {{...}}}}'
+        )
+    kind = ClassifierConfig if content.get("kind") == "classifier" else UNetConfig
+    model = _build(kind, content["model"], path)
     return model, _build(DiffusionConfig, content.get("diffusion", {}), path)
 
 

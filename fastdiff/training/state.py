@@ -14,7 +14,7 @@ from torch import Tensor
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
 from fastdiff.files import write_tensors
-from fastdiff.models import UNet, UNetConfig
+from fastdiff.models import Classifier, ModelConfig, UNet
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.ema import EMA
 from fastdiff.training.optimizer import AdamWEMA
@@ -23,7 +23,20 @@ from fastdiff.training.timesteps import LossSecondMomentTimes, UniformTimes
 FOLDER = "checkpoints"
 # What may change when a run goes on. The rest decides the numbers, and a checkpoint must agree with it.
 _FREE = (
-    {"data", "labels", "class_names", "out", "device", "threads", "resume", "progress"}
+    {
+        "data",
+        "labels",
+        "val_data",
+        "val_labels",
+        "val_every",
+        "val_batches",
+        "class_names",
+        "out",
+        "device",
+        "threads",
+        "resume",
+        "progress",
+    }
     | {"steps", "decay", "log_every", "checkpoint_every", "keep", "sample_every"}
     | {"preset", "image_size", "channels", "num_classes"}  # compared as the model that they lead to
 )
@@ -33,13 +46,15 @@ _FREE = (
 class TrainState:
     """Everything that changes while training. ``step`` counts the updates that were made."""
 
-    model: UNet
-    ema: EMA[UNet]
+    model: UNet | Classifier
+    ema: EMA[UNet | Classifier]
     optimizer: AdamWEMA
     times: UniformTimes | LossSecondMomentTimes
     step: int = 0
     seconds: float = 0.0  # spent training, over all resumptions
-    pending: list[Tensor] = field(default_factory=list)  # [loss, gradient norm] of each step not yet logged
+    pending: list[Tensor] = field(
+        default_factory=list
+    )  # [measures ..., gradient norm] of each step not yet logged
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state, under the prefixes model, ema, optimizer, times."""
@@ -69,7 +84,7 @@ class TrainState:
 
 
 def identity(
-    config: TrainConfig, images: int, model: UNetConfig, diffusion: DiffusionConfig
+    config: TrainConfig, images: int, model: ModelConfig, diffusion: DiffusionConfig
 ) -> dict[str, Any]:
     """What must agree between a checkpoint and the run that goes on from it."""
     fixed = {f.name: getattr(config, f.name) for f in fields(TrainConfig) if f.name not in _FREE}

@@ -15,18 +15,37 @@ from fastdiff.training.timesteps import UniformTimes
 TIMES = UniformTimes(100)
 
 
-def batches(count: int = 30, null_class: int | None = 10, **options: Any) -> Batches:
+def batches(
+    count: int = 30, null_class: int | None = 10, rows: slice | None = None, **options: Any
+) -> Batches:
     images = torch.arange(count, dtype=torch.uint8)[:, None, None, None].repeat(1, 1, 4, 4)
     images[..., 0] = 255  # a bright left column, to see the mirroring
     config = TrainConfig(data=".", out=".", **{"batch_size": 8, "label_dropout": 0.0, **options})  # pyright: ignore
-    return Batches(ImageData(images, torch.arange(count) % 10), config, null_class)
+    return Batches(ImageData(images, torch.arange(count) % 10), config, null_class, rows)
 
 
 def test_a_step_draws_the_same_from_anywhere() -> None:
     walked = [batches(flip=True, label_dropout=0.3).draw(step, TIMES) for step in range(9)]
     jumped = batches(flip=True, label_dropout=0.3).draw(8, TIMES)
-    for a, b in zip(walked[8], jumped, strict=True):
-        assert a is not None and torch.equal(a, b)
+    for name in ("x0", "noise", "t", "weight", "y"):
+        assert torch.equal(getattr(walked[8], name), getattr(jumped, name)), name
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_rows_of_processes_are_the_batch_of_one(processes: int) -> None:
+    whole = batches(flip=True, label_dropout=0.3).draw(5, TIMES)
+    rows = [slice(i * 8 // processes, (i + 1) * 8 // processes) for i in range(processes)]
+    parts = [batches(flip=True, label_dropout=0.3, rows=mine).draw(5, TIMES) for mine in rows]
+    for name in ("x0", "noise", "t", "weight", "y"):
+        together = torch.cat([getattr(part, name) for part in parts])
+        assert torch.equal(together, getattr(whole, name)), name
+
+
+def test_a_part_is_the_rows_of_the_batch() -> None:
+    whole = batches().draw(2, TIMES)
+    part = whole.part(3, 5)
+    assert len(part) == 2
+    assert torch.equal(part.noise, whole.noise[3:5]) and torch.equal(part.x0, whole.x0[3:5])
 
 
 def test_seed_and_step_matter() -> None:

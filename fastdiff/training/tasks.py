@@ -1,0 +1,167 @@
+"""What a step minimises: the loss of a denoiser, of an upsampler, or of a classifier of noisy images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from fastdiff.diffusion.config import DiffusionConfig
+from fastdiff.diffusion.gaussian import GaussianDiffusion
+from fastdiff.diffusion.loss import Loss, training_losses
+from fastdiff.errors import FastdiffError
+from fastdiff.models import Classifier, ClassifierConfig, ModelConfig, UNet
+from fastdiff.training import preview
+from fastdiff.training.batches import Batch
+from fastdiff.training.config import TrainConfig
+
+UPSCALING = 4  # of both released upsamplers, 64 to 256 and 128 to 512
+
+Network = Callable[..., Tensor]
+
+
+class Task(Protocol):
+    """A kind of training.
+
+    Attributes:
+        measures: what is measured of each image; the first is the loss.
+        num_classes: classes of the labels it needs; None needs no labels.
+        null_class: the label that replaces dropped ones; None drops none.
+    """
+
+    measures: tuple[str, ...]
+    num_classes: int | None
+    null_class: int | None
+
+    def losses(self, model: Network, batch: Batch) -> Tensor:
+        """The measures of each image, [N, len(measures)]; gradients flow through the first."""
+        ...
+
+    def picture(self, model: UNet | Classifier, held: Tensor, labels: Tensor | None) -> Image.Image | None:
+        """What the model has learned so far, on images that are held for it; None for what makes no images."""
+        ...
+
+
+def make_task(config: TrainConfig, model: ModelConfig, diffusion: DiffusionConfig) -> Task:
+    """The task that a network of this kind is for.
+
+    Raises:
+        FastdiffError: options that are another task's.
+    """
+    process = GaussianDiffusion(diffusion)
+    if isinstance(model, ClassifierConfig):
+        return Classification(config, model, process)
+    if not config.noised:
+        raise FastdiffError("only a classifier can be trained without noise; leave out --no-noised")
+    if model.low_res is None:
+        if config.small_size is not None:
+            raise FastdiffError("small_size is an upsampler's option, and this model enlarges nothing")
+        return Denoising(process, config.loss, model.num_classes, model.null_class)
+    small_size = config.small_size or model.image_size // UPSCALING
+    if not 1 <= small_size < model.image_size:
+        raise FastdiffError(
+            f"small_size must be at least 1 and below the image size, {model.image_size}, got {small_size}"
+        )
+    return Upsampling(process, config.loss, model.num_classes, model.null_class, small_size)
+
+
+class Denoising:
+    """x_t -> noise, x_0 or v, and perhaps a variance: see :func:`fastdiff.diffusion.loss.training_losses`."""
+
+    def __init__(
+        self, diffusion: GaussianDiffusion, loss: Loss, num_classes: int | None, null_class: int | None
+    ) -> None:
+        self._diffusion = diffusion
+        self._loss: Loss = loss
+        self.num_classes: int | None = num_classes
+        self.null_class: int | None = null_class
+        parts = diffusion.config.learns_variance and "kl" not in loss
+        self.measures: tuple[str, ...] = ("loss", "mse", "vb") if parts else ("loss",)
+
+    def losses(self, model: Network, batch: Batch) -> Tensor:
+        found = training_losses(
+            self._diffusion,
+            model,
+            batch.x0,
+            batch.t,
+            noise=batch.noise,
+            loss=self._loss,
+            **self._condition(batch),
+        )
+        return torch.stack([found[name] for name in self.measures], dim=1)
+
+    def _condition(self, batch: Batch) -> dict[str, Tensor]:
+        return {} if batch.y is None else {"y": batch.y}
+
+    def picture(self, model: UNet | Classifier, held: Tensor, labels: Tensor | None) -> Image.Image | None:
+        assert isinstance(model, UNet)
+        return preview.samples(model)
+
+
+class Upsampling(Denoising):
+    """As :class:`Denoising`, given x_0 reduced to ``small_size`` by the means of areas.
+
+    Source: Dhariwal & Nichol 2021, section 6.3; the reduction is the one of guided-diffusion's super_res_train.
+    """
+
+    def __init__(
+        self,
+        diffusion: GaussianDiffusion,
+        loss: Loss,
+        num_classes: int | None,
+        null_class: int | None,
+        small_size: int,
+    ) -> None:
+        super().__init__(diffusion, loss, num_classes, null_class)
+        self._small_size = small_size
+
+    def reduce(self, x0: Tensor) -> Tensor:
+        """[N,C,H,W] -> [N,C,small_size,small_size]."""
+        return F.interpolate(x0, size=(self._small_size, self._small_size), mode="area")
+
+    def _condition(self, batch: Batch) -> dict[str, Tensor]:
+        return {"low_res": self.reduce(batch.x0), **super()._condition(batch)}
+
+    def picture(self, model: UNet | Classifier, held: Tensor, labels: Tensor | None) -> Image.Image | None:
+        assert isinstance(model, UNet)
+        return preview.enlarged(model, held, self.reduce(held), labels)
+
+
+class Classification:
+    """x_t, t -> class, by cross entropy: the classifier that guides sampling.
+
+    Measured are the loss and the shares of images whose class is the first, or among the first five, of the logits.
+    Without noise (``config.noised``) it sees x_0 at time 0.
+
+    Source: Dhariwal & Nichol 2021, section 4.
+    """
+
+    def __init__(self, config: TrainConfig, model: ClassifierConfig, diffusion: GaussianDiffusion) -> None:
+        if config.loss != "mse":
+            raise FastdiffError(
+                f"a classifier is trained by cross entropy, not {config.loss!r}; leave out --loss"
+            )
+        if not config.noised and config.timesteps != "uniform":
+            raise FastdiffError("without noise there is only one time; leave out --timesteps")
+        self._diffusion, self._noised = diffusion, config.noised
+        self.num_classes: int | None = model.num_outputs
+        self.null_class: int | None = None
+        self._best = tuple(k for k in (1, 5) if k <= model.num_outputs)
+        self.measures: tuple[str, ...] = ("loss", *(f"acc@{k}" for k in self._best))
+
+    def losses(self, model: Network, batch: Batch) -> Tensor:
+        assert batch.y is not None
+        x, t = batch.x0, torch.zeros_like(batch.t)
+        if self._noised:
+            x, t = self._diffusion.q_sample(batch.x0, batch.t, batch.noise), batch.t
+        logits = model(x, self._diffusion.model_time(t)).float()
+        loss = F.cross_entropy(logits, batch.y, reduction="none")
+        best = logits.detach().topk(self._best[-1], dim=1).indices == batch.y[:, None]  # [N, k]
+        return torch.stack([loss, *(best[:, :k].any(dim=1).float() for k in self._best)], dim=1)
+
+    def picture(self, model: UNet | Classifier, held: Tensor, labels: Tensor | None) -> Image.Image | None:
+        return None
