@@ -19,7 +19,7 @@ from fastdiff.checkpoint import bundled
 from fastdiff.cli.info import device_name
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser
 from fastdiff.errors import FastdiffError
-from fastdiff.evaluation.compare import METRICS, Comparison, How, compare
+from fastdiff.evaluation.metrics import METRICS, Comparison, How, compare
 from fastdiff.evaluation.features import Features, load_features
 from fastdiff.evaluation.images import Images, read_images
 from fastdiff.evaluation.reference import Reference, read_reference, write_reference
@@ -199,7 +199,7 @@ class Evaluate:
     # --- a model's bound ----------------------------------------------------------------------------------
 
     def _bound(self) -> int:
-        from fastdiff.evaluation.likelihood import likelihood
+        from fastdiff.evaluation.likelihood import image_nll
         from fastdiff.evaluation.plots import draw_bound
 
         if self.reference is None:
@@ -217,7 +217,7 @@ class Evaluate:
             labels=self.labels,
         ).first(self.n)
         check_folder(self.out, BOUND_FILES)
-        found = likelihood(
+        found = image_nll(
             model,
             images,
             timestep_respacing=self.timestep_respacing,

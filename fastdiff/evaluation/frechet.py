@@ -117,7 +117,8 @@ def _import(module: str) -> Any:
 
     try:
         return importlib.import_module(f"torchmetrics.image.{module}")
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
+        reason = str(error).partition("\n")[0]
         raise FastdiffError(
-            f"these metrics need torchmetrics ({error}); pip install 'fastdiff[evaluate]'"
+            f"these metrics need torchmetrics ({reason}); pip install 'fastdiff[evaluate]'"
         ) from None

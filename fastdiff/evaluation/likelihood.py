@@ -42,7 +42,7 @@ class Likelihood:
         }
 
 
-def likelihood(
+def image_nll(
     model: Any,
     images: Images,
     *,

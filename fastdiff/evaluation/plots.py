@@ -31,7 +31,8 @@ def draw_bound(summary: dict[str, Any], path: Path, title: str = "") -> None:
     axes.set(xscale="log", yscale="log", xlabel="timestep t, counted from 1", ylabel="bits per dimension")
     axes.grid(which="major", alpha=0.4)
     axes.set_title(title, fontsize=10)
-    total = f"total {summary['bits_per_dim']:.3f}, of it prior {summary['prior']:.2g} and t = 1 {summary['vb'][0]:.3f}"
-    axes.text(0.98, 0.95, total, transform=axes.transAxes, ha="right", va="top")
+    total = f"total {summary['bits_per_dim']:.3f} bits per dimension"
+    parts = f"prior {summary['prior']:.2g}, t = 1: {summary['vb'][0]:.3f}"
+    axes.text(0.98, 0.96, f"{total}\n{parts}", transform=axes.transAxes, ha="right", va="top")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
