@@ -23,7 +23,13 @@ STYLES = {
     "heun": ("#009E73", "D"),
     "dpmpp": ("#0072B2", "v"),
 }
-NAMES = {"ancestral": "ancestral", "ddim": "DDIM", "euler": "Euler", "heun": "Heun", "dpmpp": "DPM-Solver++ 2M"}
+NAMES = {
+    "ancestral": "ancestral",
+    "ddim": "DDIM",
+    "euler": "Euler",
+    "heun": "Heun",
+    "dpmpp": "DPM-Solver++ 2M",
+}
 INK, QUIET = "#22272e", "#6b737d"
 plt.rcParams.update({"font.size": 9.5, "font.family": "DejaVu Sans", "text.color": INK})
 
@@ -31,7 +37,9 @@ plt.rcParams.update({"font.size": 9.5, "font.family": "DejaVu Sans", "text.color
 def draw(source: Path, picture: Path) -> None:
     """FID on the left, precision and recall on the right, all over network calls."""
     content = json.loads(source.read_text())
-    figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.9), dpi=130, layout="constrained", width_ratios=(1.6, 1, 1))
+    figure, panels = plt.subplots(
+        1, 3, figsize=(10.5, 3.9), dpi=130, layout="constrained", width_ratios=(1.6, 1, 1)
+    )
     for axes, metric in zip(panels, ("fid", "precision", "recall"), strict=True):
         _panel(axes, content, metric)
     panels[0].set(yscale="log", ylabel=f"FID on {content['about']['features']} features")
@@ -50,7 +58,9 @@ def _panel(axes: Any, content: dict[str, Any], metric: str) -> None:
         x, y = [r["nfe"] for r in rows], [r[metric] for r in rows]
         axes.plot(x, y, color=colour, marker=mark, markersize=5, linewidth=1.6, label=NAMES[sampler])
     real = content["real"][metric]
-    axes.axhline(real, color=QUIET, linestyle=(0, (4, 3)), linewidth=1, label=f"as many real images ({content['n']})")
+    axes.axhline(
+        real, color=QUIET, linestyle=(0, (4, 3)), linewidth=1, label=f"as many real images ({content['n']})"
+    )
     calls = sorted({r["nfe"] for r in content["rows"] if r["sampler"] != "heun"})
     axes.set(xscale="log", xlabel="network calls per image")
     axes.set_xticks(calls, [str(c) for c in calls])

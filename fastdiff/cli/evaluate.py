@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,9 +20,9 @@ from fastdiff.checkpoint import bundled
 from fastdiff.cli.info import device_name
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser
 from fastdiff.errors import FastdiffError
-from fastdiff.evaluation.metrics import METRICS, Comparison, How, compare
 from fastdiff.evaluation.features import Features, load_features
-from fastdiff.evaluation.images import Images, read_images
+from fastdiff.evaluation.images import Images, Shape, read_images
+from fastdiff.evaluation.metrics import METRICS, Comparison, How, check_reference, compare
 from fastdiff.evaluation.reference import Reference, read_reference, write_reference
 from fastdiff.files import atomic_path
 from fastdiff.training.setup import usable_device
@@ -46,7 +47,7 @@ class Evaluate:
     metrics: tuple[Literal["fid", "sfid", "is", "precision", "recall"], ...] = ()
     """Which; left out, all that the reference has what it takes for."""
     features: str | None = None
-    """"inception", or a classifier's checkpoint; left out, inception if given its weights, else the bundled classifier."""
+    """"inception" or a classifier's checkpoint; left out, inception if its weights are given, else the bundled one."""
     inception_weights: Path | None = None
     """Inception's weights, the file pt_inception-2015-12-05-6726825d.pth; nothing is downloaded."""
     fit: Literal["crop", "pad"] | None = None
@@ -105,16 +106,19 @@ class Evaluate:
         features = load_features(
             self.features, inception_weights=self.inception_weights, device=usable_device(self.device)
         )
-        source = None if self._is_checkpoint else self._read_samples(features)
-        shape = source.shape if source is not None else features.shape
-        reference = (
-            None
-            if self.reference is None
-            else read_reference(self.reference, shape, fit=self.fit, why="the images it is compared with")
+        model = (
+            load_denoiser(self.samples, self.preset, self.device, self.dtype) if self._is_checkpoint else None
         )
+        source = self._read_samples(features) if model is None else self._batches(model)
+        shape = source.shape if isinstance(source, Images) else _shape(model)
+        reference = None
+        if self.reference is not None:
+            why = "the images it is compared with"
+            reference = read_reference(self.reference, shape, fit=self.fit, why=why)
+            check_reference(reference, features, shape)
         check_folder(self.out, (FILE,))
-        samples = source or self._sample(features)
-        how = How(self.batch_size, self.seed, self.progress)
+        samples = source if isinstance(source, Images) else self._sampled(source)
+        how = How(self.batch_size, self.seed, self.device, self.progress)
         keep = self.save_statistics is not None
         found = compare(samples, reference, features, self.metrics or None, how, keep=keep)
         self._report(features, samples, reference, found)
@@ -129,10 +133,10 @@ class Evaluate:
         why = f"the images that {features.name} looks at"
         return read_images(Path(self.samples), features.shape, fit=self.fit, why=why).first(self.n)
 
-    def _sample(self, features: Features) -> Images:
-        model = load_denoiser(self.samples, self.preset, self.device, self.dtype)
+    def _batches(self, model: Any) -> Iterator[Tensor]:
+        """What the checkpoint will make; mistakes are told now."""
         n = self.n or SAMPLED
-        batches = fastdiff.sample_batches(
+        return fastdiff.sample_batches(
             model,
             n,
             classes=self._labels(model, n),
@@ -144,8 +148,10 @@ class Evaluate:
             batch_size=self.batch_size,
             progress=False,
         )
+
+    def _sampled(self, batches: Iterator[Tensor]) -> Images:
         images = []
-        with tqdm(total=n, disable=not self.progress, unit="img", desc="samples") as bar:
+        with tqdm(total=self.n or SAMPLED, disable=not self.progress, unit="img", desc="samples") as bar:
             for batch in batches:
                 images.append(fastdiff.to_uint8(batch).movedim(-1, 1).cpu())
                 bar.update(len(batch))
@@ -205,15 +211,12 @@ class Evaluate:
         if self.reference is None:
             raise FastdiffError("--bits-per-dim needs images: give --reference DATA")
         model = load_denoiser(self.samples, self.preset, self.device, self.dtype)
-        config = model.config
-        shape = (config.in_channels, config.image_size, config.image_size)
-        why = "the images of the model"
         images = read_images(
             self.reference,
-            shape,
+            _shape(model),
             fit=self.fit,
-            why=why,
-            num_classes=config.num_classes,
+            why="the images of the model",
+            num_classes=model.config.num_classes,
             labels=self.labels,
         ).first(self.n)
         check_folder(self.out, BOUND_FILES)
@@ -230,9 +233,7 @@ class Evaluate:
         steps = len(found["timesteps"])
         title = f"{self.samples}: {found['images']} images, {steps} of {model.diffusion.steps} steps"
         draw_bound(found, self.out / BOUND_FILES[1], title)
-        spread = (
-            "" if found["standard_error"] is None else f" (standard error {found['standard_error']:.4f})"
-        )
+        spread = "" if found["standard_error"] is None else f" (standard error {found['standard_error']:.4f})"
         print(f"device     {device_name(self.device)}")
         print(f"model      {title}")
         print(f"total      {found['bits_per_dim']:.4f} bits per dimension{spread}; lower is better")
@@ -240,6 +241,11 @@ class Evaluate:
         print(f"last step  {found['vb'][0]:.4f}, -log p(x_0 | x_1)")
         print(f"wrote      {', '.join(str(self.out / name) for name in BOUND_FILES)}")
         return 0
+
+
+def _shape(model: Any) -> Shape:
+    config = model.config
+    return config.in_channels, config.image_size, config.image_size
 
 
 def _count(reference: Reference) -> int | None:

@@ -13,7 +13,9 @@ from fastdiff.errors import FastdiffError
 from fastdiff.models import Classifier, ClassifierConfig
 
 BUNDLED = "fashion-mnist-classifier"
-SPATIAL_CHANNELS = 7  # ADM's evaluator: of 17x17 positions they make 2023 features, about as many as FID's 2048
+SPATIAL_CHANNELS = (
+    7  # ADM's evaluator: of 17x17 positions they make 2023 features, about as many as FID's 2048
+)
 
 
 class Extracted(NamedTuple):
@@ -57,7 +59,9 @@ def load_features(
 
         return InceptionFeatures(inception_weights, device)
     if inception_weights is not None:
-        raise FastdiffError(f"features {name!r} have no use for Inception's weights; leave out one of the two")
+        raise FastdiffError(
+            f"features {name!r} have no use for Inception's weights; leave out one of the two"
+        )
     model = load(name, device=device)
     if not isinstance(model, Classifier):
         raise FastdiffError(f"{name} is no classifier; features come from one, such as {BUNDLED}")

@@ -90,7 +90,9 @@ class FrechetDistance:
             ("reference", metric.real_features_num_samples),
         ):
             if n < 2:
-                raise FastdiffError(f"a Fréchet distance needs at least 2 images, and the {side} are {int(n)}")
+                raise FastdiffError(
+                    f"a Fréchet distance needs at least 2 images, and the {side} are {int(n)}"
+                )
         return float(metric.compute())
 
 
@@ -105,7 +107,9 @@ def inception_score(logits: Tensor, *, seed: int = 0) -> float:
     """
     splits = max(1, round(len(logits) / SPLIT))
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore", UserWarning)  # that it keeps the logits, and that one split has no spread
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # that it keeps the logits, and that one split has no spread
         torch.manual_seed(seed)
         metric: Any = _import("inception").InceptionScore(feature=_AsGiven(logits.shape[1]), splits=splits)
         metric.update(logits.double())
@@ -117,7 +121,10 @@ def _import(module: str) -> Any:
 
     try:
         return importlib.import_module(f"torchmetrics.image.{module}")
-    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that was built for another torch
+    except (
+        ImportError,
+        RuntimeError,
+    ) as error:  # RuntimeError: a torchvision that was built for another torch
         reason = str(error).partition("\n")[0]
         raise FastdiffError(
             f"these metrics need torchmetrics ({reason}); pip install 'fastdiff[evaluate]'"

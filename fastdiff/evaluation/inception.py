@@ -1,4 +1,4 @@
-"""Inception's features: the network of torch-fidelity, which agrees with TensorFlow's of 2015, on a local weights file."""
+"""Inception's features: torch-fidelity's network, which agrees with TensorFlow's of 2015, on a local weights file."""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ def precision_recall(
     for name, features in (("samples", samples), ("reference", reference)):
         if len(features) <= neighbours:
             raise FastdiffError(
-                f"precision and recall need more than {neighbours} images on either side; the {name} are {len(features)}"
+                f"precision and recall need more than {neighbours} images on either side; "
+                f"the {name} are {len(features)}"
             )
     if samples.shape[1] != reference.shape[1]:
         raise FastdiffError(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from fastdiff.errors import FastdiffError
 from fastdiff.evaluation.features import Features
 from fastdiff.evaluation.frechet import SPLIT, FrechetDistance, inception_score
-from fastdiff.evaluation.images import Images, words
+from fastdiff.evaluation.images import Images, Shape, words
 from fastdiff.evaluation.manifold import NEIGHBOURS, precision_recall
 from fastdiff.evaluation.reference import Reference
 
@@ -71,11 +71,12 @@ class Comparison:
 
 @dataclass(frozen=True)
 class How:
-    """How features are computed: images at a time, the order of the Inception Score's splits, a bar to look at."""
+    """How to compute it."""
 
-    batch_size: int = 64
-    seed: int = 0
-    progress: bool = True
+    batch_size: int = 64  # images at a time
+    seed: int = 0  # of the order in which the Inception Score splits
+    device: torch.device | str = "cpu"  # where the distances of precision and recall are computed
+    progress: bool = True  # show bars
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -103,14 +104,16 @@ def compare(
     """
     how = how or How()
     wanted, warnings = _wanted(metrics, reference)
-    _check(samples, reference, features)
+    _check_images(samples, features)
+    if reference is not None:
+        check_reference(reference, features, samples.shape)
     distances = {name: FrechetDistance() for name in _FRECHET if name in wanted or keep}
     ours = _gather(samples, features, distances, how, is_reference=False)
     for name, distance in distances.items():
-        if len(samples) <= distance.num_features:
+        if name in wanted and len(samples) <= distance.num_features:
             warnings.append(
-                f"{METRICS[name].title} of {len(samples)} samples in {distance.num_features} features says more of their "
-                "number than of their quality; give more samples than features"
+                f"{METRICS[name].title} of {len(samples)} samples in {distance.num_features} features says more of "
+                "their number than of their quality; give more samples than features"
             )
     values: dict[str, float] = {}
     if "is" in wanted:
@@ -126,7 +129,8 @@ def compare(
             pool = _gather(reference.images, features, missing, how, is_reference=True).pool
         values |= {name: distances[name].compute() for name in distances if name in wanted}
         if pool is not None and {*_MANIFOLD} & {*wanted}:
-            values |= zip(_MANIFOLD, precision_recall(ours.pool, pool, progress=how.progress), strict=True)
+            sets = (ours.pool.to(how.device), pool.to(how.device))
+            values |= zip(_MANIFOLD, precision_recall(*sets, progress=how.progress), strict=True)
         if keep:
             known = {name: distance.reference for name, distance in distances.items()}
             kept = Reference(reference.name, known["fid"], known["sfid"], pool, features=features.name)
@@ -141,7 +145,7 @@ class _Gathered(NamedTuple):
 def _gather(
     images: Images, features: Features, distances: dict[str, FrechetDistance], how: How, *, is_reference: bool
 ) -> _Gathered:
-    """Features of all images. Spatial ones are as many as pooled ones but nobody needs them again: they are added up."""
+    """Features of all images. The spatial ones, which nobody needs again, are added up and let go."""
     pool, logits = [], []
     bar = tqdm(total=len(images), disable=not how.progress, unit="img", desc="features")
     with bar:
@@ -158,15 +162,33 @@ def _gather(
     return _Gathered(torch.cat(pool), torch.cat(logits))
 
 
-def _check(samples: Images, reference: Reference | None, features: Features) -> None:
-    for images in (samples, None if reference is None else reference.images):
-        if images is not None and features.shape not in (None, images.shape):
-            raise FastdiffError(
-                f"{images.name} holds {words(images.shape)}; {features.name} looks at {words(features.shape)}"
-            )
-    if reference is not None and reference.features not in (None, features.name):
+def check_reference(reference: Reference, features: Features, shape: Shape) -> None:
+    """Tell before the work, not after, if these features cannot be compared with the reference.
+
+    Args:
+        shape: of the samples.
+
+    Raises:
+        FastdiffError: images of another shape, statistics of other features, no torchmetrics.
+    """
+    if reference.images is not None:
+        _check_images(reference.images, features)
+    if reference.features not in (None, features.name):
         raise FastdiffError(
             f"{reference.name} has statistics of the features of {reference.features}, not of {features.name}"
+        )
+    one = features(torch.zeros(1, *shape, dtype=torch.uint8))
+    for found, moments in ((one.pool, reference.fid), (one.spatial, reference.sfid)):
+        distance = FrechetDistance()
+        distance.update(found)
+        if moments is not None:
+            distance.reference = moments
+
+
+def _check_images(images: Images, features: Features) -> None:
+    if features.shape not in (None, images.shape):
+        raise FastdiffError(
+            f"{images.name} holds {words(images.shape)}; {features.name} looks at {words(features.shape)}"
         )
 
 
@@ -177,7 +199,9 @@ def _wanted(metrics: Sequence[str] | None, reference: Reference | None) -> tuple
         if reference is None:
             lacks |= {} if name == "is" else {name: "it needs a reference; give --reference DATA"}
         elif name in _FRECHET and reference.images is None and reference.moments(name) is None:
-            lacks[name] = f"{reference.name} has no {'mu_s and sigma_s' if name == 'sfid' else 'mu and sigma'}"
+            lacks[name] = (
+                f"{reference.name} has no {'mu_s and sigma_s' if name == 'sfid' else 'mu and sigma'}"
+            )
         elif name in _MANIFOLD and reference.images is None and reference.pool is None:
             lacks[name] = f"{reference.name} has neither images nor their features"
     if metrics is None:

@@ -106,7 +106,9 @@ def test_statistics_are_written_and_read(command, files, tmp_path) -> None:
 def test_a_checkpoint_is_sampled_first(command, files, tmp_path) -> None:
     """The very images of fastdiff sample."""
     options = ("--n", 6, "--steps", 3, "--sampler", "euler", "--seed", 5, "--classes", "circle", "1")
-    found = _evaluate(command, files, "tiny", "--reference", files["real"], *options, out=tmp_path / "at once")
+    found = _evaluate(
+        command, files, "tiny", "--reference", files["real"], *options, out=tmp_path / "at once"
+    )
     assert found["samples"]["sampler"] == "euler" and found["samples"]["images"] == 6
     assert any(warning.startswith("FID of 6 samples in 32 features") for warning in found["warnings"])
     ended = command(
@@ -128,7 +130,9 @@ def test_inception_score_alone_needs_no_reference(command, files, tmp_path) -> N
 
 def test_bits_per_dim(command, files, tmp_path) -> None:
     options = ("--bits-per-dim", "--reference", files["real"], "--n", 5, "--timestep-respacing", 10)
-    ended = command("evaluate", files["tiny"], *options, "--batch-size", 2, "--no-progress", "--out", tmp_path)
+    ended = command(
+        "evaluate", files["tiny"], *options, "--batch-size", 2, "--no-progress", "--out", tmp_path
+    )
     assert ended.code == 0, ended.err
     found = json.loads((tmp_path / "bits_per_dim.json").read_text(encoding="utf-8"))
     assert found["images"] == 5 and len(found["vb"]) == len(found["timesteps"]) == 10

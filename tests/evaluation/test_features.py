@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import images, tiny_classifier
+from tiny_images import images, tiny_classifier
 from torch import Tensor, nn
 
 import fastdiff
@@ -92,7 +92,10 @@ class StandIn(nn.Module):
 def weights(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     file = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
-    tensors = {"fc.weight": torch.randn(1008, 2048), "Mixed_6d.branch1x1.conv.weight": torch.zeros(192, 768, 1, 1)}
+    tensors = {
+        "fc.weight": torch.randn(1008, 2048),
+        "Mixed_6d.branch1x1.conv.weight": torch.zeros(192, 768, 1, 1),
+    }
     torch.save(tensors, file)
     return file
 

@@ -99,7 +99,7 @@ def test_inception_score_of_two_predictions() -> None:
 
 
 def test_inception_score_splits_as_adm_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In parts of 5000: sorted by class and unshuffled they would score less. Repeatable, and torch's stream is left."""
+    """In parts, shuffled: sorted by class they would score less. Repeatable, and torch's own stream is left alone."""
     monkeypatch.setattr("fastdiff.evaluation.frechet.SPLIT", 50)
     certain = 1e4 * torch.eye(5).repeat_interleave(20, 0)
     torch.manual_seed(0)

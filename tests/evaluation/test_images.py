@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import pictures
 from PIL import Image
+from tiny_images import pictures
 
 from fastdiff.errors import FastdiffError
 from fastdiff.evaluation.images import read_images
@@ -48,7 +48,9 @@ def test_first(folder: Path) -> None:
 
 
 def test_another_size_is_fitted_only_if_asked(folder: Path) -> None:
-    with pytest.raises(FastdiffError, match="8 x 8 pixels and all must be grey images of 10 x 10 .*--fit pad"):
+    with pytest.raises(
+        FastdiffError, match="8 x 8 pixels and all must be grey images of 10 x 10 .*--fit pad"
+    ):
         read_images(folder / "grey.npz", (1, 10, 10))
     padded = read_images(folder / "grey.npz", (1, 10, 10), fit="pad").images
     assert np.array_equal(padded[:, 0, 1:9, 1:9], pictures(3)[..., 0]) and not padded[:, 0, 0].any()

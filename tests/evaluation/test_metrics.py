@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import images, pictures
+from tiny_images import images, pictures
 
 from fastdiff.errors import FastdiffError
 from fastdiff.evaluation.frechet import FrechetDistance, inception_score
@@ -67,7 +67,9 @@ def test_adm_reference_batches(features, tmp_path: Path) -> None:
     """arr_0 beside mu, sigma, mu_s, sigma_s of more images: distances by these, precision and recall by arr_0."""
     many = compare(images(30), _reference(200, 4), features, how=QUIET, keep=True).statistics
     assert many is not None and many.fid is not None and many.sfid is not None
-    names = dict(mu=many.fid.mean, sigma=many.fid.covariance, mu_s=many.sfid.mean, sigma_s=many.sfid.covariance)
+    names = dict(
+        mu=many.fid.mean, sigma=many.fid.covariance, mu_s=many.sfid.mean, sigma_s=many.sfid.covariance
+    )
     np.savez(tmp_path / "batch.npz", arr_0=pictures(40, 1), **names)
     found = compare(images(30), read_reference(tmp_path / "batch.npz"), features, how=QUIET).values
     by_many = compare(images(30), _reference(200, 4), features, how=QUIET).values
@@ -111,7 +113,9 @@ def test_mistakes(features) -> None:
         How(batch_size=0)
     small = images(9)
     small = type(small)(torch.zeros(9, 1, 4, 4, dtype=torch.uint8), "small")
-    with pytest.raises(FastdiffError, match="small holds grey images of 4 x 4 pixels; tiny looks at grey images"):
+    with pytest.raises(
+        FastdiffError, match="small holds grey images of 4 x 4 pixels; tiny looks at grey images"
+    ):
         compare(small, _reference(), features, how=QUIET)
 
 
