@@ -17,7 +17,7 @@ from fastdiff.cli.shared import check_folder, class_number, load_denoiser
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
 from fastdiff.images import grid
-from fastdiff.training.readers import open_image, read
+from fastdiff.training.readers import open_image, read_npz
 
 FILES = ("inpaint.png", "inpaint.npz")
 UNKNOWN_COLOUR = (224, 122, 62)  # of hidden pixels in the picture
@@ -131,7 +131,7 @@ def read_images(path: Path, size: int, channels: int) -> np.ndarray:
     if not path.is_file():
         raise FastdiffError(f"no image at {path}; give a picture or an .npz")
     if path.suffix == ".npz":
-        images = np.stack([np.asarray(image) for image in read(path).images])
+        images = read_npz(path).images
         images = images[..., None] if images.ndim == 3 else images
     else:
         picture = open_image(path).convert({1: "L", 3: "RGB"}[channels])

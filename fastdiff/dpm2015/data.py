@@ -112,7 +112,8 @@ def read_images(path: Path, size: int, channels: int) -> Tensor:
     """
     from fastdiff.training.data import load_data
 
-    return load_data(path, image_size=size, channels=channels, num_classes=None, fit="pad").images
+    data = load_data(path, image_size=size, channels=channels, num_classes=None, fit="pad")
+    return data.fetch(torch.arange(len(data)))
 
 
 def read_cifar10(path: Path) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from fastdiff.ops.philox import normal
 from fastdiff.sampling.request import sample_seeds
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.data import ImageData
+from fastdiff.training.loading import ImageLoader
 from fastdiff.training.timesteps import LossSecondMomentTimes, UniformTimes
 
 NOISE_STREAM = 4  # of Philox; those below it are sampling's
@@ -26,7 +28,7 @@ NOISE_STREAM = 4  # of Philox; those below it are sampling's
 class Batch:
     """Rows of one step: images, the keys of their noise, times, the losses' weights and labels."""
 
-    x0: Tensor  # [N,C,H,W] float32 in [-1, 1], channels_last
+    pixels: Tensor  # [N,C,H,W] uint8
     seeds: Tensor  # [N] int64
     t: Tensor  # [N] int64
     weight: Tensor  # [N] float32
@@ -36,21 +38,27 @@ class Batch:
     def __len__(self) -> int:
         return len(self.t)
 
+    @cached_property
+    def x0(self) -> Tensor:
+        """[N,C,H,W] float32 in [-1, 1], channels_last."""
+        return self.pixels.contiguous(memory_format=torch.channels_last).float().div_(127.5).sub_(1)
+
     @property
     def noise(self) -> Tensor:
-        """Like x0, drawn where x0 is."""
-        drawn = normal(self.seeds, self.x0.shape[1:], step=self.step, stream=NOISE_STREAM)
+        """Like x0, drawn where the images are."""
+        drawn = normal(self.seeds, self.pixels.shape[1:], step=self.step, stream=NOISE_STREAM)
         return drawn.contiguous(memory_format=torch.channels_last)
 
     def to(self, device: torch.device) -> Batch:
-        return self._map(lambda tensor: tensor.to(device))
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def part(self, start: int, stop: int) -> Batch:
+        """Rows start, ..., stop - 1."""
         return self._map(lambda tensor: tensor[start:stop])
 
     def _map(self, f: Callable[[Tensor], Tensor]) -> Batch:
         y = None if self.y is None else f(self.y)
-        return Batch(f(self.x0), f(self.seeds), f(self.t), f(self.weight), y, self.step)
+        return Batch(f(self.pixels), f(self.seeds), f(self.t), f(self.weight), y, self.step)
 
 
 class Batches:
@@ -58,9 +66,9 @@ class Batches:
 
     Args:
         data: the images.
-        config: seed, batch size, mirroring, label dropout.
+        config: seed, batch size, mirroring, label dropout, workers.
         null_class: the label that replaces dropped ones; None drops none.
-        rows: which rows of the batch are wanted; None: all.
+        rows: which rows of the batch are wanted, and read; None: all.
     """
 
     def __init__(
@@ -69,32 +77,40 @@ class Batches:
         self._data, self._config, self._null_class = data, config, null_class
         self._rows = rows or slice(0, config.batch_size)
         self._order = Shuffled(len(data), config.seed)
+        pin_memory = config.device.startswith("cuda")
+        self._loader = ImageLoader(data, self._indices, config.workers, pin_memory=pin_memory)
 
     def draw(self, step: int, times: UniformTimes | LossSecondMomentTimes) -> Batch:
         """The rows of update ``step`` (counted from 0), on the CPU."""
         config, rows = self._config, self._rows
         n = config.batch_size
         generator = seeded(config.seed, "step", step)
-        x0, y = self._images(self._order.indices(step, n)[rows])
+        pixels, y = self._loader.images(step), self._labels(self._indices(step))
         if config.flip:
             mirrored = (torch.rand(n, generator=generator) < 0.5)[rows]
-            x0[mirrored] = x0[mirrored].flip(-1)
+            pixels[mirrored] = pixels[mirrored].flip(-1)
         if y is not None and self._null_class is not None:
             dropped = (torch.rand(n, generator=generator) < config.label_dropout)[rows]
             y[dropped] = self._null_class
         t, weight = times.draw(n, generator)
-        return Batch(x0, sample_seeds(n, config.seed)[rows], t[rows], weight[rows], y, step)
+        return Batch(pixels, sample_seeds(n, config.seed)[rows], t[rows], weight[rows], y, step)
 
-    def held(self, count: int) -> tuple[Tensor, Tensor | None]:
+    def held(self, count: int) -> Batch:
         """Up to ``count`` images, spread over the data, always the same, and their labels."""
         count = min(count, len(self._data))
-        return self._images(torch.linspace(0, len(self._data) - 1, count).long())
+        indices = torch.linspace(0, len(self._data) - 1, count).long()
+        zeros = torch.zeros_like(indices)
+        return Batch(self._data.fetch(indices), zeros, zeros, zeros, self._labels(indices), step=0)
 
-    def _images(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Images [M,C,H,W] float32 in [-1, 1], channels_last, and their labels [M]."""
-        x0 = self._data.images[indices].float().div_(127.5).sub_(1)
-        y = None if self._data.labels is None else self._data.labels[indices]
-        return x0.contiguous(memory_format=torch.channels_last), y
+    def close(self) -> None:
+        """End the processes that decode images."""
+        self._loader.close()
+
+    def _indices(self, step: int) -> Tensor:
+        return self._order.indices(step, self._config.batch_size)[self._rows]
+
+    def _labels(self, indices: Tensor) -> Tensor | None:
+        return None if self._data.labels is None else self._data.labels[indices]
 
 
 class Shuffled:

@@ -10,20 +10,16 @@ from fastdiff.diffusion.loss import Loss
 from fastdiff.errors import FastdiffError
 
 Fit = Literal["crop", "pad"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 Timesteps = Literal["uniform", "loss-second-moment"]
+Strategy = Literal["ddp", "fsdp"]
 
-_POSITIVE = (
-    "batch_size",
-    "steps",
-    "log_every",
-    "checkpoint_every",
-    "keep",
-    "threads",
-    "val_every",
-    "val_batches",
-)
+MOST_AVERAGES = 4  # that one pass of the optimizer's kernels keeps
+
+_POSITIVE = ("batch_size", "steps", "threads", "log_every", "checkpoint_every", "keep")
+_POSITIVE += ("val_every", "val_batches")
 _NOT_NEGATIVE = ("seed", "warmup", "decay", "sample_every", "weight_decay", "clip_norm")
+_NOT_NEGATIVE += ("microbatch", "workers")
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,8 @@ class TrainConfig:
     """
 
     data: Path
-    """A folder of images (class = subfolder), an IDX images file (.gz or not), or an .npz."""
+    """A folder or .zip of images (class = first folder), webdataset shards (a .tar, a folder of them or a pattern
+    such as 'train-{000..146}.tar'), an IDX images file (.gz or not), or an .npz."""
     out: Path
     """Folder for checkpoints, log.jsonl, sample grids and, at the end, model.safetensors."""
     labels: Path | None = None
@@ -45,6 +42,8 @@ class TrainConfig:
     """What to do with another size: "crop" scales and cuts the centre out, "pad" adds a black rim."""
     flip: bool = False
     """Mirror half of the images, chosen at random."""
+    workers: int | None = None
+    """Processes that decode images ahead of their step; left out, as many as make sense, 0 if images are in memory."""
     val_data: Path | None = None
     """Images that are not trained on, as DATA; the averaged model is measured on them."""
     val_labels: Path | None = None
@@ -66,7 +65,9 @@ class TrainConfig:
     steps: int = 100_000
     """Steps in all; a resumed run counts from the first."""
     batch_size: int = 64
-    """Images a step."""
+    """Images a step, of all processes together."""
+    microbatch: int = 0
+    """Images that a process takes at a time; gradients of a step's parts add up to the whole's. 0: all."""
     lr: float = 1e-3
     """Learning rate of AdamW after the warm-up."""
     warmup: int = 200
@@ -77,8 +78,9 @@ class TrainConfig:
     """AdamW's decoupled weight decay."""
     clip_norm: float = 1.0
     """Largest norm of the whole gradient; 0 does not clip."""
-    ema: float = 0.999
-    """Decay of the weights' moving average, which is what is saved in the end."""
+    ema: tuple[float, ...] = (0.999,)
+    """Decays of the weights' moving averages, up to four: the first is saved as model.safetensors, another as
+    model-ema-DECAY.safetensors."""
     label_dropout: float = 0.1
     """Share of labels replaced by "no class", if the model has it, for classifier-free guidance."""
     loss: Loss = "mse"
@@ -87,11 +89,13 @@ class TrainConfig:
     timesteps: Timesteps = "uniform"
     """How diffusion times are drawn; "loss-second-moment" is IDDPM's importance sampling."""
     precision: Precision = "float32"
-    """Of the forward and backward pass; the weights stay float32."""
+    """Of the forward and backward pass (autocast); the weights stay float32. float16 scales the loss."""
     seed: int = 0
     """Of everything random: weights, order, mirroring, times, noise, dropped labels and units."""
     device: str = "cpu"
-    """Where to run."""
+    """Where to run: cpu, cuda or cuda:N. Under torchrun, cuda is a GPU for each process."""
+    strategy: Strategy = "ddp"
+    """Under torchrun: "ddp" keeps the model on every process, "fsdp" (FSDP2) a share of it, for what does not fit."""
     threads: int | None = None
     """CPU threads; all cores if left out."""
 
@@ -109,6 +113,8 @@ class TrainConfig:
     """Steps between measurements on VAL_DATA."""
     val_batches: int = 10
     """Batches of each; always the same ones."""
+    tensorboard: bool = False
+    """Also write the log and the sample grids to OUT/tensorboard; needs the package tensorboard."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -120,13 +126,17 @@ class TrainConfig:
         if self.seed >= 1 << 32:
             raise FastdiffError(f"seed must be below 2^32, got {self.seed}")
         for name in _NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                raise FastdiffError(f"{name} must be at least 0, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise FastdiffError(f"{name} must be at least 0, got {value}")
         if not 0 < self.lr < float("inf"):
             raise FastdiffError(f"lr must be a positive number, got {self.lr}")
-        for name in ("ema", "label_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise FastdiffError(f"{name} must be from 0 to below 1, got {getattr(self, name)}")
+        for name, values in (("ema", self.ema), ("label_dropout", (self.label_dropout,))):
+            for value in values:
+                if not 0 <= value < 1:
+                    raise FastdiffError(f"{name} must be from 0 to below 1, got {value}")
+        if not 1 <= len(set(self.ema)) == len(self.ema) <= MOST_AVERAGES:
+            raise FastdiffError(f"ema must be one to {MOST_AVERAGES} different decays, got {self.ema}")
         if self.channels not in (None, 1, 3):
             raise FastdiffError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
 

@@ -1,4 +1,4 @@
-"""Training images in memory, all of one size, and the batch that a step sees."""
+"""Training images, all of one size: in memory, or decoded when they are asked for."""
 
 from __future__ import annotations
 
@@ -7,26 +7,62 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from fastdiff.errors import FastdiffError
 from fastdiff.training.config import Fit
-from fastdiff.training.readers import RawData, read
+from fastdiff.training.fit import fit_image
+from fastdiff.training.readers import Arrays, EncodedImages, read
 
-_MODES = {1: "L", 3: "RGB"}
+
+@dataclass(frozen=True)
+class Decoded:
+    """N images that are decoded and fitted each time they are asked for."""
+
+    source: EncodedImages
+    size: int
+    channels: int
+    fit: Fit = "crop"
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        """[n,channels,size,size] uint8."""
+        images = np.empty((len(indices), self.size, self.size, self.channels), np.uint8)
+        for row, index in zip(images, indices.tolist(), strict=True):
+            image = self.source.image(index)
+            try:
+                row[:] = fit_image(image, self.size, self.channels, self.fit)
+            except FastdiffError as error:
+                raise FastdiffError(f"{self.source.name(index)}: {error}") from None
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images [N,C,H,W] uint8 and labels [N] int64 (or None), with the classes' names."""
+    """N images, labels [N] int64 (or None), and the classes' names."""
 
-    images: Tensor
+    images: Tensor | Decoded  # [N,C,H,W] uint8
     labels: Tensor | None = None
     class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether fetching is indexing; otherwise it reads and decodes."""
+        return isinstance(self.images, Tensor)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        """The images [n,C,H,W] uint8 at ``indices`` [n] int64.
+
+        Raises:
+            FastdiffError: an image that cannot be read or fitted, with its name.
+        """
+        return self.images[indices] if isinstance(self.images, Tensor) else self.images.fetch(indices)
 
 
 def load_data(
@@ -38,19 +74,23 @@ def load_data(
     labels: Path | None = None,
     class_names: tuple[str, ...] = (),
     fit: Fit = "crop",
+    progress: bool = False,
 ) -> ImageData:
-    """Read images from a folder, an IDX file or an .npz and fit them to [N,channels,image_size,image_size].
+    """Open a data set whose images are fitted to [channels,image_size,image_size]; docs/data.md shows the kinds.
+
+    IDX files and .npz are read whole; folders and archives are only looked through, and their first image is tried.
 
     Args:
         num_classes: classes of the model; None leaves the labels out.
         labels: the labels file of IDX images, found by name if None.
         class_names: replace the data's own.
-        fit: "crop" or "pad", see :func:`fit_image`.
+        fit: "crop" or "pad", see :func:`fastdiff.training.fit.fit_image`.
+        progress: show a bar where it takes longer than a second.
 
     Raises:
         FastdiffError: whatever cannot be read, or labels that the model cannot take.
     """
-    raw = read(path, labels)
+    raw = read(path, labels, progress=progress)
     targets = None if num_classes is None else _labels(raw, path, num_classes)
     names = class_names or raw.class_names
     if targets is None:
@@ -59,20 +99,33 @@ def load_data(
         raise FastdiffError(
             f"{len(names)} class names for {num_classes} classes; give --num-classes {len(names)}"
         )
-    images = np.empty((raw.count, image_size, image_size, channels), np.uint8)
-    for i, image in enumerate(raw.images):
-        images[i] = fit_image(image, image_size, channels, fit)
-    return ImageData(torch.from_numpy(images).permute(0, 3, 1, 2), targets, names)
+    if isinstance(raw, Arrays):
+        return ImageData(_fitted(raw.images, image_size, channels, fit, progress), targets, names)
+    data = ImageData(Decoded(raw, image_size, channels, fit), targets, names)
+    data.fetch(torch.tensor([0]))  # what is wrong with all images is told before training starts
+    return data
 
 
-def _labels(raw: RawData, path: Path, num_classes: int) -> Tensor:
+def _fitted(images: np.ndarray, size: int, channels: int, fit: Fit, progress: bool) -> Tensor:
+    """All of ``images`` [N,H,W] or [N,H,W,C], fitted: [N,channels,size,size]."""
+    stored = images[..., None] if images.ndim == 3 else images
+    if stored.shape[1:] == (size, size, channels):
+        return torch.from_numpy(stored).permute(0, 3, 1, 2)
+    fitted = np.empty((len(images), size, size, channels), np.uint8)
+    bar = tqdm(images, "fitting images", unit="img", disable=not progress, delay=1, leave=False)
+    for row, image in zip(fitted, bar, strict=True):
+        row[:] = fit_image(image, size, channels, fit)
+    return torch.from_numpy(fitted).permute(0, 3, 1, 2)
+
+
+def _labels(raw: Arrays | EncodedImages, path: Path, num_classes: int) -> Tensor:
     if raw.labels is None:
         raise FastdiffError(
             f"the model has {num_classes} classes but {path} has no labels; give --num-classes 0"
         )
-    if raw.labels.shape != (raw.count,) or raw.labels.dtype.kind not in "iu":
+    if raw.labels.shape != (len(raw),) or raw.labels.dtype.kind not in "iu":
         raise FastdiffError(
-            f"labels of {path} must be {raw.count} whole numbers, one per image, "
+            f"labels of {path} must be {len(raw)} whole numbers, one per image, "
             f"got {raw.labels.dtype} {list(raw.labels.shape)}"
         )
     wrong = raw.labels[(raw.labels < 0) | (raw.labels >= num_classes)]
@@ -81,43 +134,3 @@ def _labels(raw: RawData, path: Path, num_classes: int) -> Tensor:
             f"label {wrong[0]} in {path} is out of range: the model's classes are 0 to {num_classes - 1}"
         )
     return torch.from_numpy(raw.labels.astype(np.int64))
-
-
-def fit_image(image: np.ndarray | Image.Image, size: int, channels: int, fit: Fit = "crop") -> np.ndarray:
-    """One image to [size,size,channels] uint8, grey or RGB; transparency is dropped.
-
-    "crop" is ADM's: halve by box filters while the shorter side is at least twice ``size``, scale it
-    bicubically to ``size``, cut the centre out. "pad" centres the image on black.
-
-    Raises:
-        FastdiffError: an image larger than ``size`` with "pad"; channels other than 1, 3 or 4.
-    """
-    picture = image if isinstance(image, Image.Image) else _from_array(image)
-    picture = picture.convert(_MODES[channels])
-    width, height = picture.size
-    if fit == "crop":
-        picture = _centre_crop(picture, size)
-    elif max(width, height) > size:
-        raise FastdiffError(f"cannot pad a {width}x{height} image to {size}x{size}; use --fit crop")
-    else:
-        padded = Image.new(picture.mode, (size, size))
-        padded.paste(picture, ((size - width) // 2, (size - height) // 2))
-        picture = padded
-    return np.asarray(picture).reshape(size, size, channels)
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim == 3 and array.shape[2] not in (1, 3, 4):
-        raise FastdiffError(f"images must have 1, 3 or 4 channels in the last place, got {list(array.shape)}")
-    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
-
-
-def _centre_crop(picture: Image.Image, size: int) -> Image.Image:
-    while min(picture.size) >= 2 * size:
-        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-    scale = size / min(picture.size)
-    if scale != 1:
-        scaled = (round(picture.width * scale), round(picture.height * scale))
-        picture = picture.resize(scaled, Image.Resampling.BICUBIC)
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
-    return picture.crop((left, top, left + size, top + size))

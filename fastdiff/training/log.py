@@ -1,4 +1,4 @@
-"""The run's log: one JSON object a line."""
+"""The run's log: one JSON object a line, and TensorBoard's files if they are asked for."""
 
 from __future__ import annotations
 
@@ -6,23 +6,88 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
 
 
 class Log:
-    """Lines with a ``step`` each, appended one by one, so that they can be watched while the run goes on."""
+    """OUT/log.jsonl, whose lines have a ``step`` each and can be watched meanwhile; pictures in OUT/samples.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        out: the run's folder.
+        tensorboard: write both to OUT/tensorboard as well.
 
-    def write(self, line: dict[str, Any]) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+    Raises:
+        FastdiffError: TensorBoard's package is missing.
+    """
 
-    def cut(self, step: int) -> None:
-        """Drop the lines of later steps, which will be done again, and a line that was half written."""
+    def __init__(self, out: Path, *, tensorboard: bool = False) -> None:
+        self._out, self.path = out, out / "log.jsonl"
+        self._writer_class = _summary_writer() if tensorboard else None
+        self._board: Any = None
+
+    def resume(self, step: int) -> None:
+        """Open the log, without lines of later steps, which will be done again, nor one that was half written."""
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         if kept != lines:
             with atomic_path(self.path) as temporary:
                 temporary.write_text("".join(kept), encoding="utf-8")
+        if self._writer_class is not None:
+            # The files of a run that was stopped stay; what they say of later steps is passed over.
+            self._board = self._writer_class(str(self._out / "tensorboard"), purge_step=step + 1)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """A line. Its numbers are TensorBoard's train/<name>, or val/<name> if they are named val_<name>."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self._board is not None:
+            for name, value in line.items():
+                if name != "step" and value is not None:
+                    tag = f"val/{name[4:]}" if name.startswith("val_") else f"train/{name}"
+                    self._board.add_scalar(tag, value, line["step"])
+            self._board.flush()  # or a kill would lose up to two minutes
+
+    def picture(self, step: int, picture: Image.Image) -> None:
+        """OUT/samples/step-<step>.png."""
+        path = self._out / "samples" / f"step-{step:08d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            picture.save(temporary, format="PNG")
+        if self._board is not None:
+            self._board.add_image("samples", np.asarray(picture), step, dataformats="HWC")
+            self._board.flush()
+
+    def close(self) -> None:
+        """Finish TensorBoard's file."""
+        if self._board is not None:
+            self._board.close()
+
+
+class NoLog(Log):
+    """Of a process that leaves writing to another."""
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+
+    def resume(self, step: int) -> None:
+        pass
+
+    def write(self, line: dict[str, Any]) -> None:
+        pass
+
+    def picture(self, step: int, picture: Image.Image) -> None:
+        pass
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise FastdiffError(
+            "--tensorboard needs the package tensorboard: pip install tensorboard, or leave it out"
+        ) from None
+    return SummaryWriter

@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
+import dataclasses
 import time
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from tqdm import tqdm
 
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
-from fastdiff.files import atomic_path
 from fastdiff.models import ModelConfig, build_model
-from fastdiff.training.batches import Batches, seeded
+from fastdiff.training.batches import Batches
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.data import ImageData, load_data
-from fastdiff.training.ema import EMA
-from fastdiff.training.log import Log
-from fastdiff.training.optimizer import AdamWEMA, clip_factor
+from fastdiff.training.distributed import Processes, join, local_device
+from fastdiff.training.interrupt import interrupts
+from fastdiff.training.log import Log, NoLog
+from fastdiff.training.optimizer import AdamWEMA
+from fastdiff.training.parallel import Parallel
+from fastdiff.training.precision import LossScale
 from fastdiff.training.preview import HELD
 from fastdiff.training.setup import architecture, usable_device
 from fastdiff.training.state import TrainState, checkpoints, identity, load_checkpoint, save_checkpoint
 from fastdiff.training.tasks import make_task
 from fastdiff.training.timesteps import make_times
+from fastdiff.training.update import Update
 from fastdiff.training.validation import Validation
 
 
 class TrainResult(NamedTuple):
-    """How a run ended: updates made, and the saved model, or None if it was interrupted."""
+    """How a run ended: steps made, and the saved model, or None if it was interrupted."""
 
     step: int
     model: Path | None
@@ -45,44 +44,60 @@ def train(config: TrainConfig) -> TrainResult:
     """Train a denoiser, an upsampler or a classifier as ``config`` says; see :class:`TrainConfig` for every choice.
 
     Weights, data order, mirroring, times, noise, dropped labels and dropped units are functions of
-    (seed, step) alone. A run that is stopped, even killed, and started again is therefore bit for bit the run
+    (seed, step, row) alone. A run that is stopped, even killed, and started again is therefore bit for bit the run
     that never stopped, on the same machine and library versions. Ctrl-C writes a checkpoint first.
 
+    Under torchrun, processes share each batch, and the run is that of one process up to rounding.
+
     Returns:
-        The number of updates and ``OUT/model.safetensors``: the averaged weights, with their configuration.
+        The number of steps and ``OUT/model.safetensors``: the averaged weights, with their configuration.
 
     Raises:
         FastdiffError: bad input; NaN or Inf in the loss or its gradient, with the step's number.
     """
-    return Trainer(config).run()
+    config = dataclasses.replace(config, device=local_device(config.device))
+    device = usable_device(config.device)
+    with join(device, group=config.strategy == "fsdp") as processes:
+        return Trainer(config, processes).run()
 
 
 class Trainer:
-    """One run: what it reads, its state, and its one step."""
+    """One run: what it reads, its state, and what is written when.
 
-    def __init__(self, config: TrainConfig) -> None:
+    Args:
+        config: the run.
+        processes: that share it; this one alone if left out.
+    """
+
+    def __init__(self, config: TrainConfig, processes: Processes | None = None) -> None:
         self.config = config
+        self._processes = processes or Processes()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self._device = usable_device(config.device)
-        model_config, diffusion_config = architecture(config)
-        self._task = make_task(config, model_config, diffusion_config)
+        rows = self._processes.rows(config.batch_size)
+        first = self._processes.first
+        self._log = Log(config.out, tensorboard=config.tensorboard) if first else NoLog()
+        model_config, diffusion = architecture(config)
+        self._task = make_task(config, model_config, diffusion)
         data = self._load(model_config, config.data, config.labels)
-        self._batches = Batches(data, config, self._task.null_class)
-        self._validation = self._make_validation(model_config, diffusion_config)
-        self._identity = identity(config, len(data), model_config, diffusion_config)
-        self._log = Log(config.out / "log.jsonl")
+        self._batches = Batches(data, config, self._task.null_class, rows)
+        self._validation = self._make_validation(model_config, diffusion)
+        self._identity = identity(config, len(data), model_config, diffusion)
         torch.manual_seed(config.seed)
         model = build_model(model_config).train()
-        model.diffusion, model.class_names = diffusion_config, data.class_names
-        model = model.to(self._device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        ema = EMA(model, config.ema)
+        model.diffusion, model.class_names = diffusion, data.class_names
+        parallel = Parallel(model, config.strategy, self._processes, self._device)
         optimizer = AdamWEMA(
-            model.parameters(), config.lr, weight_decay=config.weight_decay, ema_rates=(config.ema,)
+            model.parameters(), config.lr, weight_decay=config.weight_decay, ema_rates=config.ema
         )
-        optimizer.use_averages(0, ema.model.parameters())
-        times = make_times(config.timesteps, diffusion_config.steps)
-        self.state = TrainState(model, ema, optimizer, times)
+        optimizer.prepare()
+        scale = LossScale() if config.precision == "float16" else None
+        self.state = TrainState(model, optimizer, make_times(config.timesteps, diffusion.steps), scale)
+        self._update = Update(
+            config, self._task, self._batches, parallel, self._processes, self.state, self._device
+        )
+        self._logged = 0, 0.0  # steps and seconds at the last line of the log
 
     def _load(self, model: ModelConfig, path: Path, labels: Path | None) -> ImageData:
         return load_data(
@@ -93,6 +108,7 @@ class Trainer:
             labels=labels,
             class_names=self.config.class_names,
             fit=self.config.fit,
+            progress=self.config.progress and self._processes.first,
         )
 
     def _make_validation(self, model: ModelConfig, diffusion: DiffusionConfig) -> Validation | None:
@@ -100,34 +116,31 @@ class Trainer:
         if config.val_data is None:
             return None
         data = self._load(model, config.val_data, config.val_labels)
-        batches = Batches(data, replace(config, flip=False), null_class=None)
-        return Validation(self._task, batches, config.val_batches, diffusion.steps)
+        return Validation(config, self._task, data, diffusion.steps, self._processes)
 
     def run(self) -> TrainResult:
-        """Train to the end, or until Ctrl-C."""
+        """Train to the end, or until Ctrl-C on any process."""
         config, state = self.config, self.state
         self._resume()
         bar = tqdm(
             total=config.steps * config.batch_size,
             initial=state.step * config.batch_size,
-            disable=not config.progress,
+            disable=not (config.progress and self._processes.first),
             unit="img",
             unit_scale=True,
         )
-        with bar, _interrupts() as interrupted:
+        closing = contextlib.closing
+        with bar, interrupts() as interrupted, closing(self._batches), closing(self._log):
             started = time.perf_counter() - state.seconds
-            while state.step < config.steps and not interrupted.is_set():
-                state.pending.append(self._step())
+            while state.step < config.steps and not self._processes.any(interrupted.is_set()):
+                state.pending.append(self._update())
                 state.seconds = time.perf_counter() - started
                 bar.update(config.batch_size)
                 self._write_what_is_due(bar)
-        self._checkpoint()
-        if state.step < config.steps:
-            return TrainResult(state.step, None)
-        from fastdiff.checkpoint import save
-
-        save(state.ema.model, config.out / "model.safetensors")
-        return TrainResult(state.step, config.out / "model.safetensors")
+            self._checkpoint()
+        model = self._save() if state.step == config.steps else None
+        self._processes.wait()
+        return TrainResult(state.step, model)
 
     def _resume(self) -> None:
         config = self.config
@@ -140,112 +153,90 @@ class Trainer:
             raise FastdiffError(f"{config.out} holds an earlier run; resume it or give another --out")
         if found:
             load_checkpoint(found[-1], self.state, self._identity)
+        if not self._processes.agree(self.state.step):
+            raise FastdiffError(
+                f"processes found different checkpoints in {config.out}; give an --out that all machines share"
+            )
         if self.state.step > config.steps:
             raise FastdiffError(f"{config.out} is at step {self.state.step} already, beyond {config.steps}")
-        self._log.cut(self.state.step)
-
-    def _step(self) -> Tensor:
-        """One update. Returns [measures ..., gradient norm], still on the device: reading them would stall a GPU."""
-        config, state = self.config, self.state
-        batch = self._batches.draw(state.step, state.times).to(self._device)
-        torch.manual_seed(
-            seeded(config.seed, "dropout", state.step).initial_seed()
-        )  # dropout has no generator
-        for group in state.optimizer.param_groups:
-            group["lr"] = config.learning_rate(state.step)
-            group["ema_rates"] = (state.ema.decay_at(state.step),)
-        with self._autocast():
-            measures = self._task.losses(state.model, batch)
-        weighted = (measures * batch.weight[:, None]).mean(dim=0)
-        state.optimizer.zero_grad(set_to_none=True)
-        weighted[0].backward()
-        norm = get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
-        state.optimizer.step(grad_factor=clip_factor(norm, config.clip_norm) if config.clip_norm else None)
-        state.ema.copy_buffers(state.model)
-        state.times.update(batch.t, measures[:, 0].detach())
-        state.step += 1
-        return torch.cat([weighted.detach(), norm.detach()[None]])
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        self._log.resume(self.state.step)
+        self._logged = self.state.step, self.state.seconds
 
     def _write_what_is_due(self, bar: tqdm) -> None:
         config, step = self.config, self.state.step
         if step % config.log_every == 0:
-            loss = self._write_log()
-            bar.set_postfix(step=step, loss=f"{loss:.4f}", refresh=False)
+            bar.set_postfix(self._write_log(), refresh=False)
         if step % config.checkpoint_every == 0:
             self._checkpoint()
-        if config.sample_every and step % config.sample_every == 0:
-            self._write_picture()
-        if self._validation is not None and step % config.val_every == 0:
-            means = self._validation.measure(self.state.ema.model, self._device, self._autocast()).tolist()
-            named = zip(self._task.measures, means, strict=True)
-            self._log.write({"step": step, **{f"val_{name}": value for name, value in named}})
+        pictured = config.sample_every and step % config.sample_every == 0
+        validated = self._validation is not None and step % config.val_every == 0
+        if pictured or validated:
+            averaged = self.state.averaged()
+            if self._validation is not None and validated:
+                self._log.write({"step": step, **self._validation.measure(averaged, self._device)})
+            if pictured and self._processes.first:
+                self._write_picture(averaged)
 
-    def _write_picture(self) -> None:
-        """OUT/samples/step-<step>.png, if the model makes images."""
-        held, labels = self._batches.held(HELD)
-        labels = None if labels is None else labels.to(self._device)
-        picture = self._task.picture(self.state.ema.model, held.to(self._device), labels)
+    def _write_picture(self, model: Any) -> None:
+        held = self._batches.held(HELD).to(self._device)
+        picture = self._task.picture(model, held.x0, held.y)
         if picture is not None:
-            path = self.config.out / "samples" / f"step-{self.state.step:08d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(path) as temporary:
-                picture.save(temporary, format="PNG")
+            self._log.picture(self.state.step, picture)
 
-    def _write_log(self) -> float:
-        """A line with the means since the last one. Returns the loss."""
+    def _write_log(self) -> dict[str, Any]:
+        """A line with the means since the last one, of the steps that were not skipped. Returns what the bar shows."""
         state, config = self.state, self.config
-        *means, norm = self._finite().mean(dim=0).tolist()
+        rows = self._finite()
+        kept = rows[rows[:, -1] == 0, :-1]
+        means = kept.mean(dim=0).tolist() if len(kept) else [None] * (rows.shape[1] - 1)
+        step, seconds = self._logged
         state.pending.clear()
-        self._log.write(
-            {
-                "step": state.step,
-                **dict(zip(self._task.measures, means, strict=True)),
-                "grad_norm": norm,
-                "lr": config.learning_rate(state.step - 1),
-                "seconds": round(state.seconds, 2),
-            }
+        line = dict(zip(("step", *self._task.measures, "grad_norm"), (state.step, *means), strict=True))
+        line["lr"] = config.learning_rate(state.step - 1)
+        if state.scale is not None:
+            line |= {"loss_scale": state.scale.scale, "skipped": int(rows[:, -1].sum())}
+        line["images_per_second"] = round(
+            (state.step - step) * config.batch_size / max(state.seconds - seconds, 1e-9), 2
         )
-        return means[0]
+        line["seconds"] = round(state.seconds, 2)
+        self._log.write(line)
+        self._logged = state.step, state.seconds
+        loss = means[0]
+        return {"step": state.step, "loss": "-" if loss is None else f"{loss:.4f}"}
 
     def _checkpoint(self) -> None:
         self._finite()
-        save_checkpoint(self.config.out, self.state, self._identity, self.config.keep)
+        out, first = self.config.out, self._processes.first
+        save_checkpoint(out, self.state, self._identity, self.config.keep, write=first)
+
+    def _save(self) -> Path:
+        """The averages as models. Returns the first one's file."""
+        from fastdiff.checkpoint import save
+
+        files = [
+            self.config.out / ("model.safetensors" if i == 0 else f"model-ema-{decay}.safetensors")
+            for i, decay in enumerate(self.config.ema)
+        ]
+        for i, file in enumerate(files):
+            averaged = self.state.averaged(i)
+            if self._processes.first:
+                save(averaged, file)
+        return files[0]
 
     def _finite(self) -> Tensor:
-        """The pending [measures ..., gradient norm] rows, float64 on the CPU; the guard against NaN and Inf."""
+        """The pending rows (see :class:`Update`), float64 on the CPU; the guard against NaN and Inf.
+
+        What float16 skipped is no reason to stop.
+        """
         state = self.state
-        rows = torch.stack(state.pending).double().cpu() if state.pending else torch.empty(0, 1)
-        bad = (~rows.isfinite()).any(dim=1).nonzero()
+        rows = torch.stack(state.pending).double().cpu() if state.pending else torch.empty(0, 2)
+        bad = ((~rows.isfinite()).any(dim=1) & (rows[:, -1] == 0)).nonzero()
         if len(bad):
             step = state.step - len(rows) + int(bad[0]) + 1
             last = checkpoints(self.config.out)
             raise FastdiffError(
-                f"loss {rows[bad[0], 0].item()}, gradient norm {rows[bad[0], -1].item()} at step {step}: "
+                f"loss {rows[bad[0], 0].item()}, gradient norm {rows[bad[0], -2].item()} at step {step}: "
                 f"training stopped; the last good checkpoint is {last[-1] if last else 'none'}; "
                 "try a smaller lr or clip_norm"
             )
         return rows
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that a step is finished first; a second one stops at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may handle signals
-        return
-
-    def handle(*_: object) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import AdamWHyper, adamw_ema
+from fastdiff.training.shards import local, locals_of
 
 
 class AdamWEMA(torch.optim.Optimizer):
@@ -17,7 +18,7 @@ class AdamWEMA(torch.optim.Optimizer):
 
     State and parameter groups are those of torch's AdamW, and state dicts of either load into the other; the averages
     are ``ema_0``, ``ema_1``, ... of a parameter's state. ``lr`` and ``ema_rates`` of a group may change between steps.
-    A run that loads its state goes on bit for bit.
+    A run that loads its state goes on bit for bit. Parameters that FSDP2 shards are updated where their shards lie.
 
     Args:
         params: float32 or float64 tensors, or groups of them as every optimizer takes them.
@@ -94,21 +95,29 @@ class AdamWEMA(torch.optim.Optimizer):
             state = self._state(p, group)
             if p.grad is None:
                 for r, rate in enumerate(rates):
-                    state[f"ema_{r}"].lerp_(p, 1 - rate)
-        params = [p for p in group["params"] if p.grad is not None]
+                    local(state[f"ema_{r}"]).lerp_(local(p), 1 - rate)
+        params = [
+            p for p in group["params"] if p.grad is not None and local(p).numel()
+        ]  # a shard may be empty
         states = [self.state[p] for p in params]
         beta1, beta2 = group["betas"]
         hyper = AdamWHyper(group["lr"], beta1, beta2, group["eps"], group["weight_decay"], rates)
         adamw_ema(
-            params,
-            [p.grad for p in params],
-            [s["exp_avg"] for s in states],
-            [s["exp_avg_sq"] for s in states],
+            locals_of(params),
+            [local(p.grad) for p in params if p.grad is not None],
+            locals_of(s["exp_avg"] for s in states),
+            locals_of(s["exp_avg_sq"] for s in states),
             [s["step"] for s in states],
             hyper,
-            emas=[[s[f"ema_{r}"] for s in states] for r in range(len(rates))],
+            emas=[locals_of(s[f"ema_{r}"] for s in states) for r in range(len(rates))],
             grad_factor=grad_factor,
         )
+
+    def prepare(self) -> None:
+        """Make the state of every parameter that has none yet; its averages begin at the parameter."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                self._state(p, group)
 
     def _state(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         state = self.state[p]

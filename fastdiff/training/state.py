@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,73 +15,62 @@ from torch import Tensor
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
 from fastdiff.files import write_tensors
-from fastdiff.models import Classifier, ModelConfig, UNet
+from fastdiff.models import Classifier, ModelConfig, UNet, build_model
 from fastdiff.training.config import TrainConfig
-from fastdiff.training.ema import EMA
 from fastdiff.training.optimizer import AdamWEMA
+from fastdiff.training.precision import LossScale
+from fastdiff.training.shards import fill, full
 from fastdiff.training.timesteps import LossSecondMomentTimes, UniformTimes
 
 FOLDER = "checkpoints"
+LAYOUT = 2  # of a checkpoint; 1 had one average, and noise that another generator drew
 # What may change when a run goes on. The rest decides the numbers, and a checkpoint must agree with it.
 _FREE = (
-    {
-        "data",
-        "labels",
-        "val_data",
-        "val_labels",
-        "val_every",
-        "val_batches",
-        "class_names",
-        "out",
-        "device",
-        "threads",
-        "resume",
-        "progress",
-    }
-    | {"steps", "decay", "log_every", "checkpoint_every", "keep", "sample_every"}
+    {"data", "labels", "class_names", "workers", "out", "resume", "progress", "tensorboard"}
+    | {"device", "threads", "strategy", "microbatch", "steps", "decay"}
+    | {"log_every", "checkpoint_every", "keep", "sample_every"}
+    | {"val_data", "val_labels", "val_every", "val_batches"}
     | {"preset", "image_size", "channels", "num_classes"}  # compared as the model that they lead to
 )
 
 
 @dataclass
 class TrainState:
-    """Everything that changes while training. ``step`` counts the updates that were made."""
+    """Everything that changes while training. ``step`` counts the steps that were made.
+
+    Parameters, moments and averages may be sharded over processes; checkpoints hold the whole of them, whoever wrote.
+    """
 
     model: UNet | Classifier
-    ema: EMA[UNet | Classifier]
     optimizer: AdamWEMA
     times: UniformTimes | LossSecondMomentTimes
+    scale: LossScale | None = None  # of float16
     step: int = 0
     seconds: float = 0.0  # spent training, over all resumptions
-    pending: list[Tensor] = field(
-        default_factory=list
-    )  # [measures ..., gradient norm] of each step not yet logged
+    pending: list[Tensor] = field(default_factory=list)  # what each step that is not yet logged measured
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the state, under the prefixes model, ema, optimizer, times."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.model.state_dict().items()}
-        tensors |= {f"times.{k}": v for k, v in self.times.state_dict().items()}
+    def averaged(self, index: int = 0) -> UNet | Classifier:
+        """The model with the averages of decay ``index`` for weights, in eval mode.
+
+        Its weights are the averages themselves, or gathered copies of shards; then all processes must call this.
+        """
+        with torch.device("meta"):
+            model = build_model(self.model.config)
+        weights = {n: full(self.optimizer.state[p][f"ema_{index}"]) for n, p in self.model.named_parameters()}
+        model.load_state_dict(dict(self.model.named_buffers()) | weights, assign=True)
+        model.diffusion, model.class_names = self.model.diffusion, self.model.class_names
+        return model.eval().requires_grad_(False)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the state as it lies in memory, named model.*, optimizer.*.exp_avg, ..., times.*."""
         for name, parameter in self.model.named_parameters():
+            yield f"model.{name}", parameter.detach()
             for key, value in self.optimizer.state[parameter].items():
-                if not key.startswith("ema_"):  # these are the averaged model's parameters
-                    tensors[f"optimizer.{name}.{key}"] = value
-        return tensors
-
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """The reverse of :meth:`tensors`, each into the layout and onto the device of its parameter."""
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
-        self.ema.model.load_state_dict(part("ema."))
-        self.times.load_state_dict(part("times."))
-        for name, parameter in self.model.named_parameters():
-            for key, value in part(f"optimizer.{name}.").items():
-                like = parameter if value.shape == parameter.shape else value  # moments; the step's number
-                kept = torch.empty_like(like, device=parameter.device, requires_grad=False)
-                self.optimizer.state[parameter][key] = kept.copy_(value)
+                yield f"optimizer.{name}.{key}", value
+        for name, buffer in self.model.named_buffers():
+            yield f"model.{name}", buffer
+        for name, value in self.times.state_dict().items():
+            yield f"times.{name}", value
 
 
 def identity(
@@ -97,18 +87,35 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted((out / FOLDER).glob("step-*.safetensors"))
 
 
-def save_checkpoint(out: Path, state: TrainState, identity: dict[str, Any], keep: int) -> Path:
-    """Write ``out/checkpoints/step-<step>.safetensors`` whole or not at all; only the last ``keep`` stay."""
+def save_checkpoint(
+    out: Path, state: TrainState, identity: dict[str, Any], keep: int, *, write: bool = True
+) -> None:
+    """Write ``out/checkpoints/step-<step>.safetensors`` whole or not at all; only the last ``keep`` stay.
+
+    Args:
+        write: False on processes that only hand over their shards.
+    """
+    tensors = {}
+    for name, tensor in state.tensors():
+        whole = full(tensor)
+        if write:
+            tensors[name] = whole.cpu().contiguous()
+    if not write:
+        return
     folder = out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
+    about = {
+        "layout": LAYOUT,
+        "step": state.step,
+        "seconds": state.seconds,
+        "pending": [values.tolist() for values in state.pending],
+        "scale": asdict(state.scale) if state.scale else None,
+        "identity": identity,
+    }
     path = folder / f"step-{state.step:08d}.safetensors"
-    pending = [values.tolist() for values in state.pending]
-    about = {"step": state.step, "seconds": state.seconds, "pending": pending, "identity": identity}
-    tensors = {k: v.contiguous() for k, v in state.tensors().items()}
     write_tensors(path, tensors, {"fastdiff.training": json.dumps(about)})
     for old in checkpoints(out)[:-keep]:
         old.unlink()
-    return path
 
 
 def load_checkpoint(path: Path, state: TrainState, identity: dict[str, Any]) -> None:
@@ -120,18 +127,29 @@ def load_checkpoint(path: Path, state: TrainState, identity: dict[str, Any]) -> 
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["fastdiff.training"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+            _check(path, about, identity)
+            _fill(state, file.get_tensor)
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise FastdiffError(
             f"{path} is not a whole training checkpoint ({error}); delete it to go on"
         ) from None
+    state.step, state.seconds = about["step"], about["seconds"]
+    state.scale = LossScale(**about["scale"]) if about["scale"] else None
+    device = next(state.model.parameters()).device
+    state.pending = [torch.tensor(values, device=device) for values in about["pending"]]
+
+
+def _fill(state: TrainState, read: Callable[[str], Tensor]) -> None:
+    for name, tensor in state.tensors():
+        fill(tensor, read(name))
+
+
+def _check(path: Path, about: dict[str, Any], identity: dict[str, Any]) -> None:
+    if about.get("layout") != LAYOUT:
+        raise FastdiffError(f"{path} was written by another version of fastdiff; give another --out")
     for name, value in identity.items():
         if about["identity"].get(name) != value:
             raise FastdiffError(
                 f"{path} was trained with {name} = {about['identity'].get(name)!r}, "
                 f"now {value!r} is asked for; give another --out"
             )
-    state.load_tensors(tensors)
-    state.step, state.seconds = about["step"], about["seconds"]
-    device = next(state.model.parameters()).device
-    state.pending = [torch.tensor(values, device=device) for values in about["pending"]]

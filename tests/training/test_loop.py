@@ -19,6 +19,7 @@ from fastdiff.training import TrainConfig, train
 from fastdiff.training.loop import Trainer
 from fastdiff.training.setup import architecture
 from fastdiff.training.state import checkpoints
+from fastdiff.training.update import Update
 
 
 def log(config: TrainConfig) -> list[dict[str, Any]]:
@@ -48,7 +49,7 @@ def test_saved_model_is_the_average(toy_config: TrainConfig) -> None:
     assert path is not None
     model = fastdiff.load(path)
     torch.testing.assert_close(
-        dict(model.state_dict()), dict(trainer.state.ema.model.state_dict()), rtol=0, atol=0
+        dict(model.state_dict()), dict(trainer.state.averaged().state_dict()), rtol=0, atol=0
     )
     assert model.config == trainer.state.model.config
     assert model.diffusion == trainer.state.model.diffusion
@@ -65,14 +66,14 @@ def test_nan_names_the_step_and_keeps_the_checkpoint(
 ) -> None:
     config = TrainConfig(**{**toy, "log_every": 4}, steps=20, checkpoint_every=3)
     trainer = Trainer(config)
-    step = Trainer._step
+    step = Update.__call__
 
-    def poisoned(self: Trainer) -> torch.Tensor:
+    def poisoned(self: Update) -> torch.Tensor:
         if self.state.step == 4:  # the fifth
             next(self.state.model.parameters()).data[:] = math.nan
         return step(self)
 
-    monkeypatch.setattr(Trainer, "_step", poisoned)
+    monkeypatch.setattr(Update, "__call__", poisoned)
     with pytest.raises(FastdiffError, match=r"loss nan, .* at step 5: .*step-00000003"):
         trainer.run()
     assert [path.stem for path in checkpoints(config.out)] == ["step-00000003"]
@@ -85,14 +86,14 @@ def test_interrupt_finishes_the_step_and_writes_a_checkpoint(
 ) -> None:
     config = TrainConfig(**toy, steps=20, checkpoint_every=100)
     trainer = Trainer(config)
-    step = Trainer._step
+    step = Update.__call__
 
-    def interrupted(self: Trainer) -> torch.Tensor:
+    def interrupted(self: Update) -> torch.Tensor:
         if self.state.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return step(self)
 
-    monkeypatch.setattr(Trainer, "_step", interrupted)
+    monkeypatch.setattr(Update, "__call__", interrupted)
     assert trainer.run() == (4, None)
     assert [path.stem for path in checkpoints(config.out)] == ["step-00000004"]
     assert not (config.out / "model.safetensors").exists()
@@ -134,7 +135,11 @@ BAD = {
     "steps": ({"steps": 0}, "steps must be at least 1"),
     "lr": ({"lr": -1.0}, "lr must be a positive number"),
     "lr-nan": ({"lr": math.nan}, "lr must be a positive number"),
-    "ema": ({"ema": 1.0}, "ema must be from 0 to below 1"),
+    "ema": ({"ema": (0.9, 1.0)}, "ema must be from 0 to below 1"),
+    "same-ema": ({"ema": (0.9, 0.9)}, "different decays"),
+    "five-emas": ({"ema": (0.1, 0.2, 0.3, 0.4, 0.5)}, "one to 4"),
+    "no-ema": ({"ema": ()}, "one to 4"),
+    "microbatch": ({"microbatch": -1}, "microbatch must be at least 0"),
     "label_dropout": ({"label_dropout": 1.5}, "label_dropout must be"),
     "channels": ({"channels": 2}, "channels must be 1"),
     "preset": ({"preset": "adm-65"}, "unknown preset 'adm-65'; known: .*adm-64"),

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from fastdiff.training.state import checkpoints
 
 STEPS = 60
+MEASURED_TIMES = ("seconds", "images_per_second")
 
 
 def start(toy: dict[str, Any], out: Path) -> subprocess.Popen[bytes]:
@@ -61,4 +62,4 @@ def test_killed_run_resumes_bit_for_bit(toy: dict[str, Any], tmp_path: Path) -> 
 
 def log_without_times(out: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in MEASURED_TIMES} for line in lines]

@@ -21,6 +21,7 @@ from fastdiff.training.setup import architecture
 from fastdiff.training.tasks import make_task
 
 MODEL = {"image_size": 8, "in_channels": 1, "model_channels": 32, "channel_mult": [1], "num_res_blocks": 1}
+PIXELS = torch.randint(256, (4, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 DIFFUSION = {"steps": 20, "schedule": "cosine", "prediction": "v"}
 
 
@@ -91,10 +92,11 @@ def test_small_size_is_the_users_choice(upsampler: dict[str, Any]) -> None:
         seen.update(cond)
         return torch.zeros_like(x)
 
-    x0 = torch.rand(3, 1, 8, 8)
-    batch = Batch(x0, torch.arange(3), torch.zeros(3).long(), torch.ones(3), torch.tensor([0, 1, 0]), 0)
+    batch = Batch(
+        PIXELS[:3], torch.arange(3), torch.zeros(3).long(), torch.ones(3), torch.tensor([0, 1, 0]), 0
+    )
     make_task(config, *architecture(config)).losses(model, batch)
-    means = x0.unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(-1, -2))  # of 2x2 areas
+    means = batch.x0.unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(-1, -2))  # of 2x2 areas
     torch.testing.assert_close(seen["low_res"], means)
     assert seen["y"].tolist() == [0, 1, 0]
 
@@ -117,14 +119,7 @@ def test_classifier_learns_and_is_measured_on_other_images(classifier: dict[str,
     )
     assert [line["step"] for line in validation] == [30, 60]
     assert training[-1]["loss"] < 0.2 < training[0]["loss"]
-    assert training[0].keys() == {
-        "step",
-        "loss",
-        "acc@1",
-        "grad_norm",
-        "lr",
-        "seconds",
-    }  # two classes have no five
+    assert "acc@1" in training[0] and "acc@5" not in training[0]  # two classes have no five
     assert validation[-1]["val_acc@1"] > 0.9 and validation[-1]["val_loss"] < validation[0]["val_loss"]
     assert not (config.out / "samples").exists()
     assert result.model is not None
@@ -152,7 +147,7 @@ def test_classifier_loss_is_cross_entropy_at_the_drawn_time(classifier: dict[str
     task = make_task(config, model_config, diffusion)
     assert task.measures == ("loss", "acc@1", "acc@5")
     t, y = torch.tensor([3, 19, 0, 7]), torch.tensor([0, 1, 2, 5])
-    batch = Batch(torch.rand(4, 1, 8, 8), torch.arange(4), t, torch.ones(4), y, 2)
+    batch = Batch(PIXELS, torch.arange(4), t, torch.ones(4), y, 2)
     logits = torch.tensor([6.0, 5, 4, 3, 2, 1]).expand(4, 6)
     seen = []
 

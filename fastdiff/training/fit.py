@@ -1,0 +1,56 @@
+"""Fitting an image of any size to the model's: ADM's crop, or a black rim."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from fastdiff.errors import FastdiffError
+from fastdiff.training.config import Fit
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+def fit_image(image: np.ndarray | Image.Image, size: int, channels: int, fit: Fit = "crop") -> np.ndarray:
+    """One image to [size,size,channels] uint8, grey or RGB; transparency is dropped.
+
+    "crop" is ADM's: the middle square of :func:`scale_shorter_side`. "pad" centres the image on black.
+
+    Raises:
+        FastdiffError: an image larger than ``size`` with "pad"; channels other than 1, 3 or 4.
+    """
+    picture = image if isinstance(image, Image.Image) else _from_array(image)
+    picture = picture.convert(_MODES[channels])
+    width, height = picture.size
+    if fit == "crop":
+        picture = centre_crop(scale_shorter_side(picture, size), size)
+    elif max(width, height) > size:
+        raise FastdiffError(f"cannot pad a {width}x{height} image to {size}x{size}; use --fit crop")
+    else:
+        padded = Image.new(picture.mode, (size, size))
+        padded.paste(picture, ((size - width) // 2, (size - height) // 2))
+        picture = padded
+    return np.asarray(picture).reshape(size, size, channels)
+
+
+def scale_shorter_side(picture: Image.Image, size: int) -> Image.Image:
+    """ADM's scaling: halved by box filters while the shorter side is at least 2 size, then bicubic to size."""
+    while min(picture.size) >= 2 * size:
+        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    scale = size / min(picture.size)
+    if scale == 1:
+        return picture
+    scaled = (round(picture.width * scale), round(picture.height * scale))
+    return picture.resize(scaled, Image.Resampling.BICUBIC)
+
+
+def centre_crop(picture: Image.Image, size: int) -> Image.Image:
+    """The middle square, ``size`` wide; an odd rest goes to the right and the bottom."""
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    return picture.crop((left, top, left + size, top + size))
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] not in (1, 3, 4):
+        raise FastdiffError(f"images must have 1, 3 or 4 channels in the last place, got {list(array.shape)}")
+    return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)

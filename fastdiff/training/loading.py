@@ -1,0 +1,146 @@
+"""The images of each step, decoded ahead of it in worker processes."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import signal
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fastdiff.errors import FastdiffError
+from fastdiff.training.data import ImageData
+
+MOST_WORKERS = 8  # of the default: each holds two batches
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+
+class ImageLoader:
+    """Gives the images of any step; those of the steps after it are made ready meanwhile.
+
+    What a step gets does not depend on the number of workers, nor on the step that was asked first.
+
+    Args:
+        data: the images.
+        indices_of_step: which of them a step sees, [n] int64; a function of the step alone.
+        workers: processes that decode; 0 decodes when asked, None is :func:`usual_workers`.
+        pin_memory: return page-locked memory, from which a GPU copies without waiting.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        indices_of_step: Callable[[int], Tensor],
+        workers: int | None = None,
+        *,
+        pin_memory: bool = False,
+    ) -> None:
+        self._data, self._indices_of_step = data, indices_of_step
+        self.workers = usual_workers(data) if workers is None else workers
+        self._pin_memory = pin_memory
+        self._running: Any = None  # the DataLoader's iterator
+        self._next = -1  # the step that it gives next
+
+    def images(self, step: int) -> Tensor:
+        """[n,C,H,W] uint8. Steps are best asked one after the other: another one starts the workers anew.
+
+        Raises:
+            FastdiffError: an image that cannot be read, with its name; workers that died.
+        """
+        if not self.workers:
+            images = self._data.fetch(self._indices_of_step(step))
+            return images.pin_memory() if self._pin_memory else images
+        if self._running is None or step != self._next:
+            self.close()
+            self._running = self._start(step)
+        self._next = step + 1
+        try:
+            images = next(self._running)
+        except RuntimeError as error:
+            self.close()
+            raise FastdiffError(
+                f"the workers that decode images ended ({error}); if memory or /dev/shm is short, give fewer --workers"
+            ) from None
+        if isinstance(images, FastdiffError):
+            self.close()
+            raise images
+        return images
+
+    def close(self) -> None:
+        """End the workers; a later call of :meth:`images` starts them again."""
+        running, self._running = self._running, None
+        if running is not None:
+            running._shutdown_workers()  # its __del__ does so too, but a traceback may keep it alive
+
+    def _start(self, step: int) -> Any:
+        loader = DataLoader(
+            _Fetch(self._data),
+            batch_size=None,  # the sampler's items are batches already
+            sampler=_Onward(self._indices_of_step, step),
+            num_workers=self.workers,
+            pin_memory=self._pin_memory,
+            worker_init_fn=_block_signals,
+            generator=torch.Generator(),  # else the global one is advanced
+        )
+        _STARTED.add(self)
+        # Ctrl-C and a scheduler's SIGTERM reach the whole process group, but only the trainer ends the run, after
+        # its step. Workers inherit the mask, so there is no moment in which a signal could hit them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            return iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def usual_workers(data: ImageData) -> int:
+    """None where images are in memory, else a worker for each core but one, at most 8, shared with other ranks."""
+    if data.in_memory:
+        return 0
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's processes on this machine
+    return max(1, min(MOST_WORKERS, cores // ranks - 1))
+
+
+class _Onward(Sampler[Tensor]):
+    """The indices of a step and of all steps after it."""
+
+    def __init__(self, indices_of_step: Callable[[int], Tensor], step: int) -> None:
+        self._indices_of_step, self._step = indices_of_step, step
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return map(self._indices_of_step, itertools.count(self._step))
+
+
+class _Fetch(Dataset[Any]):
+    """``fetch`` for a worker. An error comes back as a value: raised, it would arrive as a traceback's text."""
+
+    def __init__(self, data: ImageData) -> None:
+        self._data = data
+
+    def __getitem__(self, indices: Tensor) -> Tensor | FastdiffError:
+        try:
+            return self._data.fetch(indices)
+        except FastdiffError as error:
+            return error
+
+
+def _block_signals(_: int) -> None:
+    """For start methods that lose the mask on their way."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+_STARTED: weakref.WeakSet[ImageLoader] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Registered after multiprocessing's own exit, so it comes before that: it ends workers by SIGTERM only."""
+    for loader in tuple(_STARTED):
+        loader.close()

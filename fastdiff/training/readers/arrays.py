@@ -1,0 +1,104 @@
+"""IDX files and .npz files: arrays that are read whole."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastdiff.errors import FastdiffError
+
+_UINT8 = 0x08  # type code in the IDX header
+_CHUNK = 1 << 24
+_NPZ_NAMES = (("images", "labels"), ("arr_0", "arr_1"))
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Images [N,H,W] or [N,H,W,C] uint8 as they are stored, and labels, one an image."""
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """An IDX file of unsigned bytes, gzipped or not: two zero bytes, type, rank, sizes (big endian), data.
+
+    Raises:
+        FastdiffError: another kind of file, or one that is cut short.
+    """
+    try:
+        with open(path, "rb") as plain:
+            zipped = plain.read(2) == b"\x1f\x8b"
+        with gzip.open(path, "rb") if zipped else open(path, "rb") as file:
+            head = file.read(4)
+            if len(head) < 4 or head[:2] != b"\0\0" or head[2] != _UINT8 or head[3] == 0:
+                raise FastdiffError(f"{path} is not an IDX file of unsigned bytes")
+            rank = head[3]
+            sizes = file.read(4 * rank)
+            shape = struct.unpack(f">{rank}I", sizes) if len(sizes) == 4 * rank else (1,)
+            data = _read_at_most(file, math.prod(shape))
+    except (OSError, EOFError, zlib.error) as error:
+        raise FastdiffError(f"cannot read {path}: {error}") from None
+    if len(data) != math.prod(shape):
+        raise FastdiffError(f"{path} is cut short: its header promises {list(shape)} bytes")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _read_at_most(file: io.BufferedIOBase, size: int) -> bytearray:
+    """Up to ``size`` bytes, in pieces: a header that lies about its size does not allocate it."""
+    data = bytearray()
+    while len(data) < size and (piece := file.read(min(size - len(data), _CHUNK))):
+        data += piece
+    return data
+
+
+def read_idx_pair(path: Path, labels_path: Path | None) -> Arrays:
+    """An IDX file of images, with its labels file, which is found beside it by name if None.
+
+    Raises:
+        FastdiffError: a broken file, or one that holds no images.
+    """
+    images = read_idx(path)
+    if images.ndim != 3 or not len(images):
+        raise FastdiffError(f"{path} holds no images: expected IDX data [N,H,W], got {list(images.shape)}")
+    if labels_path is None:
+        beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+        labels_path = beside if beside != path and beside.exists() else None
+    return Arrays(images, None if labels_path is None else read_idx(labels_path))
+
+
+def read_npz(path: Path) -> Arrays:
+    """An .npz with ``images`` and ``labels``, or ``arr_0`` and ``arr_1``; labels may be missing.
+
+    Raises:
+        FastdiffError: a broken file, or one that holds no images.
+    """
+    if not zipfile.is_zipfile(path):
+        raise FastdiffError(f"{path} is not an .npz file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise FastdiffError(f"cannot read {path}: {error}") from None
+    names = next((pair for pair in _NPZ_NAMES if pair[0] in arrays), None)
+    if names is None:
+        raise FastdiffError(f"{path} holds no array named 'images' or 'arr_0', only {sorted(arrays)}")
+    images = arrays[names[0]]
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):
+        raise FastdiffError(
+            f"{path}: images must be uint8 [N,H,W] or [N,H,W,C] with N >= 1, "
+            f"got {images.dtype} {list(images.shape)}"
+        )
+    return Arrays(images, arrays.get(names[1]))
