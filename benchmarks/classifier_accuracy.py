@@ -45,7 +45,7 @@ def main(
     c, size = model.config.in_channels, model.config.image_size
     found = read_images(data, (c, size, size), fit="pad", num_classes=model.config.num_outputs).first(n)
     assert found.labels is not None, "the data must have labels"
-    x0 = found.images.float() / 127.5 - 1
+    x0 = found.fetch(torch.arange(len(found))).float() / 127.5 - 1
     alphas_bar = fastdiff.GaussianDiffusion(model.diffusion).alphas_bar
     signal = [f"{float(alphas_bar[t]) ** 0.5:.2f}" for t in times]
     right = [f"{accuracy(model, x0, found.labels, t):.1%}" for t in times]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fastdiff.errors import FastdiffError
 from fastdiff.training.config import Fit
-from fastdiff.training.data import load_data
-from fastdiff.training.readers import read
+from fastdiff.training.data import Decoded, load_data
+from fastdiff.training.readers import Arrays, read
 
 Shape = tuple[int, int, int]  # (C, H, W)
 _COLOURS = {1: "grey", 3: "RGB"}
@@ -20,14 +20,23 @@ _COLOURS = {1: "grey", 3: "RGB"}
 
 @dataclass(frozen=True)
 class Images:
-    """Images [N,C,H,W] uint8 under a name, with labels [N] int64 if they were asked for."""
+    """N images [C,H,W] uint8 with a name, in memory or decoded when asked for; labels [N] int64 if there are any."""
 
-    images: Tensor
+    images: Tensor | Decoded
     name: str
     labels: Tensor | None = None
+    count: int | None = None  # only the first ones; None: all
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.images) if self.count is None else self.count
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """[n,C,H,W] uint8 at rows [n] int64.
+
+        Raises:
+            FastdiffError: an image that cannot be read or fitted, with its name.
+        """
+        return self.images[rows] if isinstance(self.images, Tensor) else self.images.fetch(rows)
 
     def first(self, n: int | None) -> Images:
         """The first n; all if None.
@@ -35,14 +44,14 @@ class Images:
         Raises:
             FastdiffError: there are not as many.
         """
-        if n is None:
-            return self
-        if n > len(self):
+        if n is not None and n > len(self):
             raise FastdiffError(f"{self.name} holds {len(self)} images, not {n}")
-        return Images(self.images[:n], self.name, None if self.labels is None else self.labels[:n])
+        return self if n is None else replace(self, count=n)
 
     @property
     def shape(self) -> Shape:
+        if isinstance(self.images, Decoded):
+            return self.images.channels, self.images.size, self.images.size
         c, h, w = self.images.shape[1:]
         return c, h, w
 
@@ -60,7 +69,7 @@ def read_images(
 
     Args:
         shape: that they must have; None: that of the first.
-        fit: how to make another size fit, see :func:`fastdiff.training.data.fit_image`; None: raise.
+        fit: how to make another size fit, see :func:`fastdiff.training.fit.fit_image`; None: raise.
         why: who asks for that shape, for the message.
         num_classes: read labels too, below this number, if there are any.
         labels: the labels file of IDX images, found by name if None.
@@ -69,7 +78,7 @@ def read_images(
         FastdiffError: whatever cannot be read, another shape, labels that do not fit.
     """
     raw = read(path, labels)
-    found = _shape(next(iter(raw.images)))
+    found = _shape(raw.images[0] if isinstance(raw, Arrays) else raw.image(0))
     wanted = shape or found
     if fit is None and found != wanted or wanted[0] < found[0]:
         advice = "" if wanted[0] < found[0] else "; give --fit pad or --fit crop to fit them"
@@ -79,6 +88,7 @@ def read_images(
     has_labels = num_classes is not None and raw.labels is not None
     if has_labels and raw.class_names and len(raw.class_names) != num_classes:
         raise FastdiffError(f"{path} has {len(raw.class_names)} classes, the model {num_classes}")
+    del raw  # as large as what is read next
     data = load_data(
         path,
         image_size=wanted[1],

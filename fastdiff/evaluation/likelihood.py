@@ -77,7 +77,7 @@ def image_nll(
     calls = diffusion.steps * -(-len(images) // batch_size)
     with for_inference(model), tqdm(total=calls, disable=not progress, unit="step") as bar:
         for rows in torch.arange(len(images)).split(batch_size):
-            x0 = images.images[rows].to(device).float().div_(127.5).sub_(1)
+            x0 = images.fetch(rows).to(device).float().div_(127.5).sub_(1)
             part = bits_per_dim(
                 diffusion,
                 _counted(model, bar),
@@ -98,7 +98,7 @@ def _labels(model: Any, images: Images) -> Tensor | None:
     if model.config.num_classes is None:
         return None
     if images.labels is not None:
-        return images.labels
+        return images.labels[: len(images)]
     if model.null_class is None:
         raise FastdiffError(
             f"the model has {model.config.num_classes} classes but {images.name} has no labels; give data with labels"

@@ -149,8 +149,8 @@ def _gather(
     pool, logits = [], []
     bar = tqdm(total=len(images), disable=not how.progress, unit="img", desc="features")
     with bar:
-        for batch in images.images.split(how.batch_size):
-            found = features(batch)
+        for rows in torch.arange(len(images)).split(how.batch_size):
+            found = features(images.fetch(rows))
             for name, distance in distances.items():
                 distance.update(
                     found.pool if name == "fid" else found.spatial,
@@ -158,7 +158,7 @@ def _gather(
                 )
             pool.append(found.pool)
             logits.append(found.logits)
-            bar.update(len(batch))
+            bar.update(len(rows))
     return _Gathered(torch.cat(pool), torch.cat(logits))
 
 
