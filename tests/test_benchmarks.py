@@ -116,3 +116,12 @@ def test_results_say_where_they_come_from(file: Path) -> None:
     assert {"device", "processor", "backend", "torch", "fastdiff"} <= content["about"].keys()
     for row in content["rows"]:
         assert row["ratio"] == pytest.approx(row["eager"]["median"] / row["fastdiff"]["median"])
+
+
+@needs_tyro
+def test_training_memory_is_as_predicted() -> None:
+    printed = _run(
+        str(BENCHMARKS / "training_memory.py"), "--presets", "fashion-mnist", "--rounds", "1", "--batch", "2"
+    )
+    (selective,) = [line.split("|") for line in printed.splitlines() if "| selective |" in line]
+    assert float(selective[4]) == pytest.approx(float(selective[3]), rel=0.03)

@@ -51,6 +51,7 @@ OPTIONAL = (
     "tyro",
     "matplotlib",
     "scipy",
+    "tensorboard",
     "diffusers",
     "torchmetrics",
     "torch_fidelity",

@@ -27,7 +27,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 def draw(log: Path, picture: Path) -> None:
     """Loss over steps, raw and smoothed, with the learning rate below on the same axis of steps."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [line for text in log.read_text().splitlines() if "loss" in (line := json.loads(text))]
     step, loss, rate = (np.array([line[key] for line in lines]) for key in ("step", "loss", "lr"))
     figure, (above, below) = plt.subplots(
         2, 1, sharex=True, figsize=(8, 5.2), dpi=120, height_ratios=(4, 1), layout="constrained"

@@ -103,12 +103,15 @@ class Step:
         with contextlib.nullcontext() if self._fused else use_backend("eager"):
             self._step()
 
-    def _step(self) -> None:
+    def loss(self) -> Tensor:
+        """The forward pass alone."""
         x0 = self._inputs["x0"]
         with torch.autocast(x0.device.type, self._dtype, enabled=self._dtype != torch.float32):
-            loss = training_losses(self._diffusion, self._call, **self._inputs, loss=self._loss)[
-                "loss"
-            ].mean()
+            losses = training_losses(self._diffusion, self._call, **self._inputs, loss=self._loss)
+        return losses["loss"].mean()
+
+    def _step(self) -> None:
+        loss = self.loss()
         self._torch.zero_grad(set_to_none=True)
         loss.backward()
         if self._fused:

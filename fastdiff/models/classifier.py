@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastdiff.errors import FastdiffError
 from fastdiff.models import trunk
-from fastdiff.models.config import ClassifierConfig
+from fastdiff.models.config import ClassifierConfig, Recompute
 from fastdiff.nn import GroupNormSiLU, split_heads, zero_module
 from fastdiff.ops import attention
 
@@ -64,6 +64,7 @@ class Classifier(nn.Module):
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute: Recompute = "full" if config.use_checkpoint else "none"  # trunk.run_block
         self.time_embed = trunk.time_embed(config)
         self.input_blocks, widths = trunk.down_path(config, config.in_channels)
         self.middle_block = trunk.middle(config)
@@ -85,7 +86,7 @@ class Classifier(nn.Module):
         spatial, head = self.config.pool.startswith("spatial"), next(self.out.parameters()).dtype
         h, means = x.type(self.dtype), []
         for block in (*self.input_blocks, self.middle_block):
-            h = trunk.run_block(block, h, emb, recompute=self.config.use_checkpoint)  # pyright: ignore
+            h = trunk.run_block(block, h, emb, recompute=self.recompute)
             if spatial:
                 means.append(h.type(head).mean(dim=(2, 3)))
         return self.out(torch.cat(means, dim=-1) if spatial else h.type(head)).type(x.dtype)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from fastdiff.errors import FastdiffError
 
 GROUPS = 32  # of every GroupNorm
+Recompute = Literal["none", "selective", "full"]
+RECOMPUTE: tuple[Recompute, ...] = get_args(Recompute)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class TrunkConfig:
     use_new_attention_order: bool = False  # qkv channels [3, H, D]; legacy: [H, 3, D]
     dropout: float = 0.0
     rescale_residual: bool = False  # divide residual sums by sqrt(2)
-    use_checkpoint: bool = False  # recompute blocks in the backward pass to save memory
+    use_checkpoint: bool = (
+        False  # the model begins with recompute = "full", as guided-diffusion's flag has it
+    )
 
     def __post_init__(self) -> None:
         _positive(self, "image_size", "in_channels", "model_channels")

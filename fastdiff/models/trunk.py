@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fastdiff.errors import FastdiffError
-from fastdiff.models.config import TrunkConfig
-from fastdiff.nn import AttentionBlock, Downsample, ResBlock, Upsample, timestep_embedding
+from fastdiff.models.config import RECOMPUTE, Recompute, TrunkConfig
+from fastdiff.nn import AttentionBlock, Downsample, ResBlock, Upsample, recomputing, timestep_embedding
 
 
 class Block(nn.Sequential):
@@ -22,11 +22,19 @@ class Block(nn.Sequential):
         return x
 
 
-def run_block(block: Block, x: Tensor, emb: Tensor, *, recompute: bool) -> Tensor:
-    """The block's output; with ``recompute``, its activations are dropped and computed again in the backward."""
-    if recompute and torch.is_grad_enabled():
-        return checkpoint(block, x, emb, use_reentrant=False)  # pyright: ignore[reportReturnType]
-    return block(x, emb)
+def run_block(block: nn.Module, *args: Tensor, recompute: Recompute) -> Tensor:
+    """The block's output.
+
+    recompute: "none" keeps what the backward wants; "selective" makes norms, resampling and dropout again there
+    (docs/training_memory.md); "full" keeps the arguments alone and runs the whole block again.
+    """
+    if recompute not in RECOMPUTE:
+        raise FastdiffError(f"recompute must be one of {', '.join(RECOMPUTE)}, got {recompute!r}")
+    if recompute == "none" or not torch.is_grad_enabled():
+        return block(*args)
+    if recompute == "full":
+        return checkpoint(block, *args, use_reentrant=False)  # pyright: ignore[reportReturnType]
+    return recomputing(block, *args)
 
 
 def time_embed(config: TrunkConfig) -> nn.Sequential:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastdiff.errors import FastdiffError
 from fastdiff.models import trunk
-from fastdiff.models.config import UNetConfig
+from fastdiff.models.config import Recompute, UNetConfig
 from fastdiff.nn import GroupNormSiLU, zero_module
 
 
@@ -30,6 +30,7 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute: Recompute = "full" if config.use_checkpoint else "none"  # trunk.run_block
         self._image_channels = config.in_channels * (1 if config.low_res is None else 2)
         self.time_embed = trunk.time_embed(config)
         if config.num_classes is not None:
@@ -78,7 +79,10 @@ class UNet(nn.Module):
         h = self._run(self.middle_block, h, emb)
         for block in self.output_blocks:
             h = self._run(block, torch.cat([h, skips.pop()], dim=1), emb)
-        return self.out(h.type(next(self.out.parameters()).dtype)).type(x.dtype)
+        h = h.type(next(self.out.parameters()).dtype)
+        # A norm and a convolution: to run both again, as "full" does, saves no more.
+        recompute = "none" if self.recompute == "none" else "selective"
+        return trunk.run_block(self.out, h, recompute=recompute).type(x.dtype)
 
     def half_trunk(self, dtype: torch.dtype = torch.float16) -> UNet:
         """Cast the trunk's convolutions to ``dtype``, as guided-diffusion's ``convert_to_fp16`` does.
@@ -90,7 +94,7 @@ class UNet(nn.Module):
         return self
 
     def _run(self, block: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
-        return trunk.run_block(block, h, emb, recompute=self.config.use_checkpoint)  # pyright: ignore[reportArgumentType]
+        return trunk.run_block(block, h, emb, recompute=self.recompute)
 
     def _label_embedding(self, y: Tensor | None, n: int) -> Tensor:
         if self.config.num_classes is None:

@@ -4,6 +4,8 @@ from fastdiff.nn.attention import AttentionBlock as AttentionBlock
 from fastdiff.nn.attention import split_heads as split_heads
 from fastdiff.nn.embedding import timestep_embedding as timestep_embedding
 from fastdiff.nn.norm import GroupNormSiLU as GroupNormSiLU
+from fastdiff.nn.recompute import Dropout as Dropout
+from fastdiff.nn.recompute import recomputing as recomputing
 from fastdiff.nn.resample import Downsample as Downsample
 from fastdiff.nn.resample import Upsample as Upsample
 from fastdiff.nn.resblock import ResBlock as ResBlock

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastdiff.nn.recompute import recomputable
 from fastdiff.ops import group_norm_silu
 
 
@@ -25,6 +26,7 @@ class GroupNormSiLU(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_channels))
         self.bias = nn.Parameter(torch.zeros(num_channels))
 
+    @recomputable
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         return group_norm_silu(
             x,

@@ -5,12 +5,16 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdiff.nn.recompute import recomputable
 
+
+@recomputable
 def upsample_nearest(x: Tensor) -> Tensor:
     """[N, C, H, W] -> [N, C, 2H, 2W], every pixel four times."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
+@recomputable
 def downsample_mean(x: Tensor) -> Tensor:
     """[N, C, H, W] -> [N, C, H/2, W/2], the mean of every 2x2 block."""
     return F.avg_pool2d(x, 2)

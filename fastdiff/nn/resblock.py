@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 from torch import Tensor, nn
 
 from fastdiff.nn.norm import GroupNormSiLU
+from fastdiff.nn.recompute import Dropout
 from fastdiff.nn.resample import downsample_mean, upsample_nearest
 
 M = TypeVar("M", bound=nn.Module)
@@ -56,7 +57,7 @@ class ResBlock(nn.Module):
         self.out_layers = nn.Sequential(
             GroupNormSiLU(out_channels),
             nn.Identity(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             zero_module(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
         )
         self.skip_connection = (

@@ -63,11 +63,12 @@ def attention_class(q: Tensor, tokens: int) -> str:
 def order(op: str, args: tuple[Any, ...]) -> tuple[Backend, ...]:
     """The backends to try for a call on a GPU, fastest first: a measured one, then the default order."""
     usual = candidates(DEVICE_TYPE)
-    found = entry(args[0].device.index or 0)
+    first = args[0][0] if isinstance(args[0], list) else args[0]
+    found = entry(first.device.index or 0)
     if found is None or op not in found["ops"]:
         return usual
     # attention(q, k, v, ...), attention_backward(grad, q, k, v, ...)
-    kind = attention_class(args[1], args[2].shape[2]) if op.startswith("attention") else case_class(args[0])
+    kind = attention_class(args[1], args[2].shape[2]) if op.startswith("attention") else case_class(first)
     best = found["ops"][op].get(kind)
     if best is None or best.startswith("eager"):
         return usual

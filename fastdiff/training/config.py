@@ -8,8 +8,9 @@ from typing import Literal
 
 from fastdiff.diffusion.loss import Loss
 from fastdiff.errors import FastdiffError
+from fastdiff.models.config import Recompute
 
-Fit = Literal["crop", "pad"]
+Fit = Literal["crop", "random-crop", "pad"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Timesteps = Literal["uniform", "loss-second-moment"]
 Strategy = Literal["ddp", "fsdp"]
@@ -30,8 +31,7 @@ class TrainConfig:
     """
 
     data: Path
-    """A folder or .zip of images (class = first folder), webdataset shards (a .tar, a folder of them or a pattern
-    such as 'train-{000..146}.tar'), an IDX images file (.gz or not), or an .npz."""
+    """A folder, .zip or webdataset shards of images (class = first folder), an IDX images file, or an .npz."""
     out: Path
     """Folder for checkpoints, log.jsonl, sample grids and, at the end, model.safetensors."""
     labels: Path | None = None
@@ -39,7 +39,7 @@ class TrainConfig:
     class_names: tuple[str, ...] = ()
     """Names of the classes, in order; from the data if left out."""
     fit: Fit = "crop"
-    """What to do with another size: "crop" scales and cuts the centre out, "pad" adds a black rim."""
+    """Of another size: "crop" cuts the centre out, "random-crop" 0.8 to 1 of it, anywhere, "pad" adds a black rim."""
     flip: bool = False
     """Mirror half of the images, chosen at random."""
     workers: int | None = None
@@ -67,7 +67,7 @@ class TrainConfig:
     batch_size: int = 64
     """Images a step, of all processes together."""
     microbatch: int = 0
-    """Images that a process takes at a time; gradients of a step's parts add up to the whole's. 0: all."""
+    """Images that a process takes at a time, for lack of memory: gradients add up to the batch's. 0: all."""
     lr: float = 1e-3
     """Learning rate of AdamW after the warm-up."""
     warmup: int = 200
@@ -79,23 +79,23 @@ class TrainConfig:
     clip_norm: float = 1.0
     """Largest norm of the whole gradient; 0 does not clip."""
     ema: tuple[float, ...] = (0.999,)
-    """Decays of the weights' moving averages, up to four: the first is saved as model.safetensors, another as
-    model-ema-DECAY.safetensors."""
+    """Decays of averaged weights, up to 4: saved as model.safetensors (the first), model-ema-DECAY.safetensors."""
     label_dropout: float = 0.1
     """Share of labels replaced by "no class", if the model has it, for classifier-free guidance."""
     loss: Loss = "mse"
-    """What a denoiser or upsampler minimises; "mse" and "rescaled_mse" (ADM's) train a learned variance as well. A
-    classifier has its cross entropy."""
+    """Of denoisers and upsamplers; "mse" and "rescaled_mse" (ADM's) train a learned variance as well."""
     timesteps: Timesteps = "uniform"
     """How diffusion times are drawn; "loss-second-moment" is IDDPM's importance sampling."""
     precision: Precision = "float32"
-    """Of the forward and backward pass (autocast); the weights stay float32. float16 scales the loss."""
+    """Of the forward and backward pass, by autocast; weights stay float32. float16 scales the loss."""
+    recompute: Recompute = "none"
+    """What the backward makes again to save memory: "selective" norms, "full" all; gradients stay the same."""
     seed: int = 0
     """Of everything random: weights, order, mirroring, times, noise, dropped labels and units."""
     device: str = "cpu"
     """Where to run: cpu, cuda or cuda:N. Under torchrun, cuda is a GPU for each process."""
     strategy: Strategy = "ddp"
-    """Under torchrun: "ddp" keeps the model on every process, "fsdp" (FSDP2) a share of it, for what does not fit."""
+    """Under torchrun: "ddp" has the model on every process, "fsdp" (FSDP2) a share, for what does not fit."""
     threads: int | None = None
     """CPU threads; all cores if left out."""
 

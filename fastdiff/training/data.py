@@ -17,24 +17,27 @@ from fastdiff.training.readers import Arrays, EncodedImages, read
 
 
 @dataclass(frozen=True)
-class Decoded:
+class FittedImages:
     """N images that are decoded and fitted each time they are asked for."""
 
-    source: EncodedImages
+    source: Arrays | EncodedImages
     size: int
     channels: int
     fit: Fit = "crop"
+    seed: int = 0  # of random crops
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def fetch(self, indices: Tensor) -> Tensor:
+    def fetch(self, indices: Tensor, step: int | None) -> Tensor:
         """[n,channels,size,size] uint8."""
         images = np.empty((len(indices), self.size, self.size, self.channels), np.uint8)
         for row, index in zip(images, indices.tolist(), strict=True):
             image = self.source.image(index)
+            # From step and image alone: which process crops it, and in which row of a batch, does not matter.
+            rng = None if step is None else np.random.default_rng((self.seed, step, index))
             try:
-                row[:] = fit_image(image, self.size, self.channels, self.fit)
+                row[:] = fit_image(image, self.size, self.channels, self.fit, rng)
             except FastdiffError as error:
                 raise FastdiffError(f"{self.source.name(index)}: {error}") from None
         return torch.from_numpy(images).permute(0, 3, 1, 2)
@@ -44,7 +47,7 @@ class Decoded:
 class ImageData:
     """N images, labels [N] int64 (or None), and the classes' names."""
 
-    images: Tensor | Decoded  # [N,C,H,W] uint8
+    images: Tensor | FittedImages  # [N,C,H,W] uint8
     labels: Tensor | None = None
     class_names: tuple[str, ...] = ()
 
@@ -53,16 +56,19 @@ class ImageData:
 
     @property
     def in_memory(self) -> bool:
-        """Whether fetching is indexing; otherwise it reads and decodes."""
+        """Whether fetching is indexing; otherwise it decodes or crops."""
         return isinstance(self.images, Tensor)
 
-    def fetch(self, indices: Tensor) -> Tensor:
+    def fetch(self, indices: Tensor, step: int | None = None) -> Tensor:
         """The images [n,C,H,W] uint8 at ``indices`` [n] int64.
+
+        Args:
+            step: random crops are a function of it (and of seed and index); without it they are the middle.
 
         Raises:
             FastdiffError: an image that cannot be read or fitted, with its name.
         """
-        return self.images[indices] if isinstance(self.images, Tensor) else self.images.fetch(indices)
+        return self.images[indices] if isinstance(self.images, Tensor) else self.images.fetch(indices, step)
 
 
 def load_data(
@@ -74,6 +80,7 @@ def load_data(
     labels: Path | None = None,
     class_names: tuple[str, ...] = (),
     fit: Fit = "crop",
+    seed: int = 0,
     progress: bool = False,
 ) -> ImageData:
     """Open a data set whose images are fitted to [channels,image_size,image_size]; docs/data.md shows the kinds.
@@ -84,24 +91,23 @@ def load_data(
         num_classes: classes of the model; None leaves the labels out.
         labels: the labels file of IDX images, found by name if None.
         class_names: replace the data's own.
-        fit: "crop" or "pad", see :func:`fastdiff.training.fit.fit_image`.
+        fit: "crop", "random-crop" or "pad", see :func:`fastdiff.training.fit.fit_image`.
+        seed: of random crops.
         progress: show a bar where it takes longer than a second.
 
     Raises:
         FastdiffError: whatever cannot be read, or labels that the model cannot take.
     """
     raw = read(path, labels, progress=progress)
-    targets = None if num_classes is None else _labels(raw, path, num_classes)
-    names = class_names or raw.class_names
-    if targets is None:
-        names = ()
-    elif names and len(names) != num_classes:
+    names = () if num_classes is None else class_names or raw.class_names
+    if names and len(names) != num_classes:
         raise FastdiffError(
             f"{len(names)} class names for {num_classes} classes; give --num-classes {len(names)}"
         )
-    if isinstance(raw, Arrays):
+    targets = None if num_classes is None else _labels(raw, path, num_classes)
+    if isinstance(raw, Arrays) and fit != "random-crop":
         return ImageData(_fitted(raw.images, image_size, channels, fit, progress), targets, names)
-    data = ImageData(Decoded(raw, image_size, channels, fit), targets, names)
+    data = ImageData(FittedImages(raw, image_size, channels, fit, seed), targets, names)
     data.fetch(torch.tensor([0]))  # what is wrong with all images is told before training starts
     return data
 

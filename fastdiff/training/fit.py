@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image
 
@@ -11,10 +14,17 @@ from fastdiff.training.config import Fit
 _MODES = {1: "L", 3: "RGB"}
 
 
-def fit_image(image: np.ndarray | Image.Image, size: int, channels: int, fit: Fit = "crop") -> np.ndarray:
+def fit_image(
+    image: np.ndarray | Image.Image,
+    size: int,
+    channels: int,
+    fit: Fit = "crop",
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
     """One image to [size,size,channels] uint8, grey or RGB; transparency is dropped.
 
-    "crop" is ADM's: the middle square of :func:`scale_shorter_side`. "pad" centres the image on black.
+    "crop" is ADM's: the middle square of :func:`scale_shorter_side`. "random-crop" is :func:`random_crop`, or "crop"
+    where ``rng`` is None. "pad" centres the image on black.
 
     Raises:
         FastdiffError: an image larger than ``size`` with "pad"; channels other than 1, 3 or 4.
@@ -22,7 +32,9 @@ def fit_image(image: np.ndarray | Image.Image, size: int, channels: int, fit: Fi
     picture = image if isinstance(image, Image.Image) else _from_array(image)
     picture = picture.convert(_MODES[channels])
     width, height = picture.size
-    if fit == "crop":
+    if fit == "random-crop" and rng is not None:
+        picture = random_crop(picture, size, lambda low, high: int(rng.integers(low, high)))
+    elif fit != "pad":
         picture = centre_crop(scale_shorter_side(picture, size), size)
     elif max(width, height) > size:
         raise FastdiffError(f"cannot pad a {width}x{height} image to {size}x{size}; use --fit crop")
@@ -47,6 +59,22 @@ def scale_shorter_side(picture: Image.Image, size: int) -> Image.Image:
 def centre_crop(picture: Image.Image, size: int) -> Image.Image:
     """The middle square, ``size`` wide; an odd rest goes to the right and the bottom."""
     left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    return picture.crop((left, top, left + size, top + size))
+
+
+def random_crop(
+    picture: Image.Image,
+    size: int,
+    draw: Callable[[int, int], int],
+    fractions: tuple[float, float] = (0.8, 1.0),
+) -> Image.Image:
+    """ADM's, for its classifiers: a square, ``size`` wide, of 0.8 to 1 of the shorter side.
+
+    ``draw(low, high)`` gives one of low, ..., high - 1: first what the shorter side is scaled to, then top, then left.
+    """
+    largest, smallest = (math.ceil(size / fraction) for fraction in fractions)
+    picture = scale_shorter_side(picture, draw(smallest, largest + 1))
+    top, left = (draw(0, side - size + 1) for side in (picture.height, picture.width))
     return picture.crop((left, top, left + size, top + size))
 
 

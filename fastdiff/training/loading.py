@@ -54,7 +54,7 @@ class ImageLoader:
             FastdiffError: an image that cannot be read, with its name; workers that died.
         """
         if not self.workers:
-            images = self._data.fetch(self._indices_of_step(step))
+            images = self._data.fetch(self._indices_of_step(step), step)
             return images.pin_memory() if self._pin_memory else images
         if self._running is None or step != self._next:
             self.close()
@@ -108,14 +108,14 @@ def usual_workers(data: ImageData) -> int:
     return max(1, min(MOST_WORKERS, cores // ranks - 1))
 
 
-class _Onward(Sampler[Tensor]):
-    """The indices of a step and of all steps after it."""
+class _Onward(Sampler[Any]):
+    """A step and all steps after it, each with its indices."""
 
     def __init__(self, indices_of_step: Callable[[int], Tensor], step: int) -> None:
         self._indices_of_step, self._step = indices_of_step, step
 
-    def __iter__(self) -> Iterator[Tensor]:
-        return map(self._indices_of_step, itertools.count(self._step))
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        return ((step, self._indices_of_step(step)) for step in itertools.count(self._step))
 
 
 class _Fetch(Dataset[Any]):
@@ -124,9 +124,10 @@ class _Fetch(Dataset[Any]):
     def __init__(self, data: ImageData) -> None:
         self._data = data
 
-    def __getitem__(self, indices: Tensor) -> Tensor | FastdiffError:
+    def __getitem__(self, batch: tuple[int, Tensor]) -> Tensor | FastdiffError:
+        step, indices = batch
         try:
-            return self._data.fetch(indices)
+            return self._data.fetch(indices, step)
         except FastdiffError as error:
             return error
 

@@ -16,7 +16,7 @@ from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
 from fastdiff.models import ModelConfig, build_model
 from fastdiff.training.batches import Batches
-from fastdiff.training.config import TrainConfig
+from fastdiff.training.config import Fit, TrainConfig
 from fastdiff.training.data import ImageData, load_data
 from fastdiff.training.distributed import Processes, join, local_device
 from fastdiff.training.interrupt import interrupts
@@ -26,7 +26,7 @@ from fastdiff.training.parallel import Parallel
 from fastdiff.training.precision import LossScale
 from fastdiff.training.preview import HELD
 from fastdiff.training.setup import architecture, usable_device
-from fastdiff.training.state import TrainState, checkpoints, identity, load_checkpoint, save_checkpoint
+from fastdiff.training.state import TrainState, checkpoints, clean, identity, load_checkpoint, save_checkpoint
 from fastdiff.training.tasks import make_task
 from fastdiff.training.timesteps import make_times
 from fastdiff.training.update import Update
@@ -80,13 +80,14 @@ class Trainer:
         self._log = Log(config.out, tensorboard=config.tensorboard) if first else NoLog()
         model_config, diffusion = architecture(config)
         self._task = make_task(config, model_config, diffusion)
-        data = self._load(model_config, config.data, config.labels)
+        data = self._load(model_config, config.data, config.labels, config.fit)
         self._batches = Batches(data, config, self._task.null_class, rows)
         self._validation = self._make_validation(model_config, diffusion)
         self._identity = identity(config, len(data), model_config, diffusion)
         torch.manual_seed(config.seed)
         model = build_model(model_config).train()
         model.diffusion, model.class_names = diffusion, data.class_names
+        model.recompute = config.recompute if config.recompute != "none" else model.recompute
         parallel = Parallel(model, config.strategy, self._processes, self._device)
         optimizer = AdamWEMA(
             model.parameters(), config.lr, weight_decay=config.weight_decay, ema_rates=config.ema
@@ -99,7 +100,7 @@ class Trainer:
         )
         self._logged = 0, 0.0  # steps and seconds at the last line of the log
 
-    def _load(self, model: ModelConfig, path: Path, labels: Path | None) -> ImageData:
+    def _load(self, model: ModelConfig, path: Path, labels: Path | None, fit: Fit) -> ImageData:
         return load_data(
             path,
             image_size=model.image_size,
@@ -107,7 +108,8 @@ class Trainer:
             num_classes=self._task.num_classes,
             labels=labels,
             class_names=self.config.class_names,
-            fit=self.config.fit,
+            fit=fit,
+            seed=self.config.seed,
             progress=self.config.progress and self._processes.first,
         )
 
@@ -115,7 +117,8 @@ class Trainer:
         config = self.config
         if config.val_data is None:
             return None
-        data = self._load(model, config.val_data, config.val_labels)
+        fit = "crop" if config.fit == "random-crop" else config.fit
+        data = self._load(model, config.val_data, config.val_labels, fit)
         return Validation(config, self._task, data, diffusion.steps, self._processes)
 
     def run(self) -> TrainResult:
@@ -159,6 +162,8 @@ class Trainer:
             )
         if self.state.step > config.steps:
             raise FastdiffError(f"{config.out} is at step {self.state.step} already, beyond {config.steps}")
+        if self._processes.first:
+            clean(config.out)
         self._log.resume(self.state.step)
         self._logged = self.state.step, self.state.seconds
 
@@ -166,8 +171,6 @@ class Trainer:
         config, step = self.config, self.state.step
         if step % config.log_every == 0:
             bar.set_postfix(self._write_log(), refresh=False)
-        if step % config.checkpoint_every == 0:
-            self._checkpoint()
         pictured = config.sample_every and step % config.sample_every == 0
         validated = self._validation is not None and step % config.val_every == 0
         if pictured or validated:
@@ -176,6 +179,8 @@ class Trainer:
                 self._log.write({"step": step, **self._validation.measure(averaged, self._device)})
             if pictured and self._processes.first:
                 self._write_picture(averaged)
+        if step % config.checkpoint_every == 0:  # last: what comes before is done again after a kill
+            self._checkpoint()
 
     def _write_picture(self, model: Any) -> None:
         held = self._batches.held(HELD).to(self._device)

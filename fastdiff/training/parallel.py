@@ -14,6 +14,8 @@ from fastdiff.training.config import Strategy
 from fastdiff.training.distributed import Processes
 from fastdiff.training.shards import full
 
+LAYOUT = torch.channels_last  # of the parameters; PyTorch shards contiguous ones only
+
 
 class Parallel:
     """The model as the processes of a run compute it together.
@@ -25,8 +27,7 @@ class Parallel:
         device: where it goes.
 
     Attributes:
-        model: the model, on its device; channels_last unless it is sharded, which PyTorch does with contiguous
-            parameters only.
+        model: the model, on its device.
         forward: what to call for a loss whose gradients are to be the means over all processes.
     """
 
@@ -38,7 +39,7 @@ class Parallel:
         if strategy == "fsdp":
             _shard(model, processes, device)
             return
-        model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        model.to(device, memory_format=LAYOUT)  # pyright: ignore[reportCallIssue]
         if processes.count > 1:
             self._replicated = True
             self.forward = nn.parallel.DistributedDataParallel(

@@ -27,7 +27,7 @@ LAYOUT = 2  # of a checkpoint; 1 had one average, and noise that another generat
 # What may change when a run goes on. The rest decides the numbers, and a checkpoint must agree with it.
 _FREE = (
     {"data", "labels", "class_names", "workers", "out", "resume", "progress", "tensorboard"}
-    | {"device", "threads", "strategy", "microbatch", "steps", "decay"}
+    | {"device", "threads", "strategy", "microbatch", "recompute", "steps", "decay"}
     | {"log_every", "checkpoint_every", "keep", "sample_every"}
     | {"val_data", "val_labels", "val_every", "val_batches"}
     | {"preset", "image_size", "channels", "num_classes"}  # compared as the model that they lead to
@@ -85,6 +85,12 @@ def identity(
 def checkpoints(out: Path) -> list[Path]:
     """The checkpoints under ``out``, oldest first."""
     return sorted((out / FOLDER).glob("step-*.safetensors"))
+
+
+def clean(out: Path) -> None:
+    """Remove what a process that was killed while it wrote a checkpoint has left."""
+    for half in (out / FOLDER).glob(".step-*"):
+        half.unlink(missing_ok=True)
 
 
 def save_checkpoint(

@@ -36,6 +36,7 @@ MODULES = (
     Module("fastdiff.ops.reverse_step.triton", registers=80),
     Module("fastdiff.ops.bernoulli_step.triton", registers=64),
     Module("fastdiff.ops.decision.triton", registers=96),
+    Module("fastdiff.ops.adamw_ema.triton", registers=96),
     Module("fastdiff.ops.group_norm_silu.triton", registers=128),
     Module("fastdiff.ops.attention.triton", registers=255, architectures=(90, 100), mma=True),
     Module("fastdiff.ops.attention.triton:SMALL_CONFIGURATIONS", 255, architectures=(86, 80), mma=True),
@@ -68,6 +69,7 @@ def test_compiles_without_spills(module: Module) -> None:
         assert r["STACK"] == 0 and r["LOCAL"] == 0, f"spills: {r}"
         assert r["REG"] <= module.registers, f"more than {module.registers} registers: {r}"
         assert not r["approximate_sine"], f"the sine is not accurate enough for noise: {r}"
+        assert r["vectors"] or "ALIGNED=True" not in r["configuration"], f"not 16 bytes a thread: {r}"
         assert r["SHARED"] <= SHARED[r["arch"]], f"too much shared memory: {r}"
         is_float32 = r["configuration"].startswith("fp32")
         assert r["mma"] or is_float32 or not module.mma, f"no tensor cores: {r}"

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("triton", reason="triton is not installed: pip install triton")
-OPS = ("philox_normal", "philox_bits", "group_norm_silu", "reverse_step", "bernoulli_step", "attention")
+OPS = (
+    *("philox_normal", "philox_bits", "group_norm_silu", "reverse_step", "bernoulli_step"),
+    *("attention", "adamw_ema"),
+)
 HERE = Path(__file__).parent
 LARGE = (
     "256x",
@@ -47,3 +50,8 @@ def test_cases(op: str) -> None:
 @pytest.mark.parametrize("file", ["interpreted_triton.py", "interpreted_triton_attention.py"])
 def test_what_the_cases_do_not_see(file: str) -> None:
     _run(str(HERE / file))
+
+
+def test_updates_of_parameters() -> None:
+    """Layouts, addresses aligned to nothing, NaN: the op's own tests, on the triton backend."""
+    _run("-k", "triton and not two_hundred", str(HERE.parent / "ops" / "test_adamw_ema.py"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from fastdiff.ops import AdamWHyper, adamw_ema
 from fastdiff.ops.adamw_ema import adamw_ema_op
 
 SHAPES = ((8, 4, 3, 3), (33,), (16, 8, 1, 1), (5, 7))
-BACKENDS = [Backend.REFERENCE, Backend.CPU, Backend.EAGER]
+# tests/gpu/test_triton_interpreter.py runs this module in a process where Triton interprets.
+KERNELS = [Backend.CPU] + [Backend.TRITON] * (os.environ.get("TRITON_INTERPRET") == "1")
+each_kernel = pytest.mark.parametrize("backend", KERNELS, ids=lambda b: b.value)
 
 
 def tensors(seed: int, layout: torch.memory_format = torch.contiguous_format) -> list[Tensor]:
@@ -37,7 +40,7 @@ def arguments(layout: torch.memory_format = torch.contiguous_format) -> dict[str
     }
 
 
-@pytest.mark.parametrize("backend", BACKENDS, ids=lambda b: b.value)
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, *KERNELS, Backend.EAGER], ids=lambda b: b.value)
 def test_two_hundred_steps_are_those_of_torch(backend: Backend) -> None:
     mine = arguments()
     params = [p.clone().requires_grad_() for p in mine["params"]]
@@ -58,11 +61,12 @@ def test_two_hundred_steps_are_those_of_torch(backend: Backend) -> None:
         assert mine["steps"][i] == 200
 
 
-def test_layouts_give_the_same_bits() -> None:
+@each_kernel
+def test_layouts_give_the_same_bits(backend: Backend) -> None:
     """Also where the gradient lies otherwise than its parameter."""
     one, two, three = arguments(), arguments(torch.channels_last), arguments(torch.channels_last)
     three["grads"] = tensors(1)
-    with use_backend("cpu"):
+    with use_backend(backend):
         for call in (one, two, three):
             adamw_ema(**call)
     for a, b, c in zip(one["params"], two["params"], three["params"], strict=True):
@@ -70,7 +74,8 @@ def test_layouts_give_the_same_bits() -> None:
         assert b.stride() == c.stride()
 
 
-def test_parts_of_larger_memory() -> None:
+@each_kernel
+def test_parts_of_larger_memory(backend: Backend) -> None:
     """Addresses that are aligned to nothing; the neighbours stay."""
     results = []
     for offset in (0, 1, 3):
@@ -85,7 +90,7 @@ def test_parts_of_larger_memory() -> None:
             mine[name] = views
             for m, p in zip(memory, views, strict=True):
                 m[:offset], m[offset + p.numel() :] = 7.0, 7.0
-        with use_backend("cpu"):
+        with use_backend(backend):
             adamw_ema(**mine)
         assert all((m._base == 7).sum() >= 8 for m in mine["params"])
         results.append(mine["params"])
@@ -108,7 +113,7 @@ def _flat(mine: dict[str, Any]) -> tuple:
     return (*(mine[name] for name in names), mine["emas"][0], [], None, 1e-2, 0.9, 0.999, 1e-8, 0.1, [0.9])
 
 
-@pytest.mark.parametrize("backend", BACKENDS[:2], ids=lambda b: b.value)
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, *KERNELS], ids=lambda b: b.value)
 def test_versions_count_up(backend: Backend) -> None:
     """Autograd, and the packed weights of an optimized model, see that something was written."""
     mine = arguments()
@@ -122,10 +127,11 @@ def test_nothing_to_do() -> None:
     adamw_ema([], [], [], [], [], AdamWHyper(lr=1.0))
 
 
-def test_nan_comes_through() -> None:
+@each_kernel
+def test_nan_comes_through(backend: Backend) -> None:
     mine = arguments()
     mine["grads"][1][3] = float("nan")
-    with use_backend("cpu"):
+    with use_backend(backend):
         adamw_ema(**mine)
     assert mine["params"][1].isnan().nonzero().tolist() == [[3]]
     assert not mine["params"][0].isnan().any()

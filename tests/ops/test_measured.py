@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastdiff.backend import PREFERENCE, Backend, use_backend
 from fastdiff.errors import FastdiffError
-from fastdiff.ops import _measured, attention, channel_moments
+from fastdiff.ops import AdamWHyper, _measured, adamw_ema, attention, channel_moments
 from fastdiff.ops._op import OPS
 from fastdiff.ops.attention import eager
 
@@ -141,6 +141,18 @@ def test_other_ops_are_looked_up_by_dtype(measured, ran) -> None:
         channel_moments(x.bfloat16())
     first = "cpu" if OPS["channel_moments"].why_not(Backend.CPU) is None else "reference"
     assert ran == [f"channel_moments {first}", "channel_moments reference"]
+
+
+@pytest.mark.parametrize("ops", [None, {"adamw_ema": {"float32": "reference"}}], ids=["unknown", "known"])
+def test_an_op_on_lists_goes_by_their_first_tensor(measured, monkeypatch, ops) -> None:
+    calls: list[str] = []
+    for backend in (Backend.CPU, Backend.REFERENCE):
+        assert OPS["adamw_ema"].why_not(backend) is None
+        _note(monkeypatch, "adamw_ema", backend, calls)
+    measured(ops)
+    one = [[torch.ones(3)] for _ in range(4)]
+    adamw_ema(*one, [torch.zeros(())], AdamWHyper(lr=1e-3))
+    assert calls == [f"adamw_ema {'reference' if ops else 'cpu'}"]
 
 
 @pytest.mark.parametrize("best", ["eager", "reference"])

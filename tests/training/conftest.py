@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,27 @@ MODEL = {
 }
 
 
-@pytest.fixture
-def toy(tmp_path: Path) -> dict[str, Any]:
-    """Options of a run on 40 images of two classes: bright left half, bright right half."""
+def write_toy(folder: Path) -> None:
+    """toy.npz, 40 images of two classes (bright left half, bright right half), and toy.json, the network."""
     images = np.full((40, 8, 8), 20, np.uint8)
     labels = np.arange(40) % 2
     images[labels == 0, :, :4] = 200
     images[labels == 1, :, 4:] = 200
-    np.savez(tmp_path / "toy.npz", images=images, labels=labels)
+    np.savez(folder / "toy.npz", images=images, labels=labels)
     preset = {"model": MODEL, "diffusion": {"steps": 20, "schedule": "cosine", "prediction": "v"}}
-    (tmp_path / "toy.json").write_text(json.dumps(preset))
+    (folder / "toy.json").write_text(json.dumps(preset))
+
+
+@pytest.fixture(scope="session")
+def toy_files() -> Callable[[Path], None]:
+    """:func:`write_toy`, for fixtures that outlive a test."""
+    return write_toy
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> dict[str, Any]:
+    """Options of a run on :func:`write_toy`'s files."""
+    write_toy(tmp_path)
     return {
         "data": tmp_path / "toy.npz",
         "preset": str(tmp_path / "toy.json"),
@@ -49,3 +61,12 @@ def toy(tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def toy_config(toy: dict[str, Any]) -> TrainConfig:
     return TrainConfig(**toy, steps=6, checkpoint_every=3)
+
+
+@pytest.fixture
+def no_dropout(toy: dict[str, Any]) -> None:
+    """The toy network without dropout, whose units depend on how a batch is divided."""
+    path = Path(toy["preset"])
+    preset = json.loads(path.read_text())
+    preset["model"]["dropout"] = 0.0
+    path.write_text(json.dumps(preset))

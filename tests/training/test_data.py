@@ -1,4 +1,4 @@
-"""Readers of image folders, IDX files and .npz files, and how images are fitted."""
+"""Readers of image folders, IDX files and .npz files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from fastdiff.errors import FastdiffError
-from fastdiff.training.data import fit_image, load_data
+from fastdiff.training.data import load_data
 
 IMAGES = np.arange(3 * 6 * 6, dtype=np.uint8).reshape(3, 6, 6)
 LABELS = np.array([2, 0, 1], np.uint8)
@@ -77,19 +77,54 @@ def test_folder_without_classes(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (8, 13), (40, 33), (5, 7), (16, 100)])
-def test_crop_takes_the_centre(shape: tuple[int, int]) -> None:
-    """A ramp along the longer side keeps its middle value in the middle; a black rim would not be square."""
-    image = np.full(shape, 255, np.uint8)
-    fitted = fit_image(image, 8, 1)
-    assert fitted.shape == (8, 8, 1) and fitted.min() == 255
+def test_folder_order_hidden_files_and_links(tmp_path: Path) -> None:
+    """Folder by folder: "a-b" comes after "a", though "-" precedes "/". What macOS and editors hide does not count."""
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    for number, name in enumerate(["a/x.png", "a/y.jpg", "a-b/x.png"]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 50 * number).save(folder / name)
+    for name in ("a/._x.png", ".cache/z.png", "__MACOSX/z.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"no image")
+    elsewhere.mkdir()
+    Image.new("L", (8, 8), 200).save(elsewhere / "naïve \udcff.png")  # a name that is not UTF-8
+    (folder / "z").symlink_to(elsewhere)
+    data = load(folder)
+    assert data.class_names == ("a", "a-b", "z") and data.labels is not None
+    assert data.labels.tolist() == [0, 0, 1, 2]
+    shades = data.fetch(torch.arange(4))[:, 0, 0, 0].tolist()
+    assert shades == pytest.approx([0, 50, 100, 200], abs=2)
 
 
-def test_crop_scales_by_the_shorter_side() -> None:
-    image = np.zeros((8, 24), np.uint8)
-    image[:, 8:16] = 100
-    assert (fit_image(image, 8, 1) == 100).all()
-    assert (fit_image(image.repeat(2, 0).repeat(2, 1), 8, 1) == 100).all()
+def test_folder_with_listing(tmp_path: Path) -> None:
+    for name in ("00000/img0.png", "00000/img1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    (tmp_path / "dataset.json").write_text('{"labels": [["00000/img1.png", 2], ["00000/img0.png", 1]]}')
+    labels = load(tmp_path).labels
+    assert labels is not None and labels.tolist() == [1, 2]
+
+
+def test_images_of_the_right_size_are_not_copied(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=IMAGES)
+    data = load(tmp_path / "x.npz", image_size=6, num_classes=None)
+    np.testing.assert_array_equal(data.fetch(torch.tensor([2, 0]))[:, 0], IMAGES[[2, 0]])
+
+
+def test_files_are_decoded_on_demand(tmp_path: Path) -> None:
+    """Only the first image is touched at the start; a later one that is broken is named when it is fetched."""
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    for name, content in (("b.png", b"broken"), ("c.png", b"")):
+        (tmp_path / name).write_bytes(content)
+    data = load(tmp_path, num_classes=None)
+    assert len(data) == 3 and not data.in_memory
+    with pytest.raises(
+        FastdiffError, match=f"cannot read the image {tmp_path / 'b.png'}: it is not a picture"
+    ):
+        data.fetch(torch.tensor([0, 1]))
+    (tmp_path / "c.png").unlink()
+    with pytest.raises(FastdiffError, match=f"image {tmp_path / 'c.png'}: No such file"):
+        data.fetch(torch.tensor([2]))
 
 
 def _truncated(tmp_path: Path) -> Path:
@@ -121,6 +156,26 @@ def _stray(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def _large(tmp_path: Path) -> Path:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        Image.new("L", (9, 10)).save(tmp_path / name / "x.png")
+    return tmp_path
+
+
+def _deep_colour(tmp_path: Path) -> Path:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / name / "x.png")
+    return tmp_path
+
+
+def _listing(tmp_path: Path, text: str) -> Path:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "dataset.json").write_text(text)
+    return tmp_path
+
+
 def _broken_png(tmp_path: Path) -> Path:
     for name in ("cat", "dog", "owl"):
         (tmp_path / name).mkdir()
@@ -138,6 +193,13 @@ BAD = {
     "text-as-npz": (lambda p: _text(p, "x.npz"), "not an .npz"),
     "text-as-png": (_broken_png, "cannot read the image"),
     "stray-image": (_stray, "lies beside the class folders"),
+    "pad-larger-file": (_large, r"a/x.png: cannot pad a 9x10"),
+    "16-bit": (_deep_colour, "more than 8 bits"),
+    "listing-text": (lambda p: _listing(p, "labels"), r'dataset.json must hold {"labels"'),
+    "listing-form": (lambda p: _listing(p, '{"labels": {"a.png": 1}}'), r'dataset.json must hold {"labels"'),
+    "listing-short": (lambda p: _listing(p, '{"labels": []}'), "dataset.json has no label for a.png"),
+    "listing-float": (lambda p: _listing(p, '{"labels": [["a.png", 0.5]]}'), "the label 0.5 for a.png"),
+    "listing-null": (lambda p: _listing(p, '{"labels": null}'), "has no labels"),
     "npz-names": (lambda p: _npz(p, pictures=IMAGES), "no array named"),
     "npz-float": (lambda p: _npz(p, images=IMAGES.astype(np.float32)), "must be uint8"),
     "npz-channels": (lambda p: _npz(p, images=np.zeros((3, 8, 8, 2), np.uint8), labels=LABELS), "1, 3 or 4"),

@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(folder: Path) -> ImageData:
-    return load_data(folder, image_size=8, channels=3, num_classes=2)
+    return load_data(folder, image_size=8, channels=3, num_classes=2, fit="random-crop", seed=1)
 
 
 def workers_alive() -> int:
@@ -64,7 +64,7 @@ def test_images_do_not_depend_on_workers_or_on_the_first_step(
         images = loader.images(step)
         assert images.shape == (6, 3, 8, 8) and images.dtype == torch.uint8
         assert torch.equal(images, alone.images(step))
-        assert torch.equal(images, data.fetch(indices_of_step(step)))
+        assert torch.equal(images, data.fetch(indices_of_step(step), step))
     assert torch.equal(torch.get_rng_state(), state)
     assert workers_alive() == workers
     loader.close()
@@ -108,9 +108,9 @@ def test_broken_image_ends_the_run_with_its_name(folder: Path, data: ImageData, 
 
 
 class Asleep(ImageData):
-    def fetch(self, indices: Tensor) -> Tensor:
+    def fetch(self, indices: Tensor, step: int | None = None) -> Tensor:
         time.sleep(60)
-        return super().fetch(indices)
+        return super().fetch(indices, step)
 
 
 def test_dead_worker_is_told(data: ImageData) -> None:

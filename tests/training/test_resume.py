@@ -23,19 +23,9 @@ MEASURED_TIMES = ("seconds", "images_per_second")
 def start(toy: dict[str, Any], out: Path) -> subprocess.Popen[bytes]:
     """The command line, with everything random switched on; checkpoints fall between lines of the log."""
     command = [sys.executable, "-m", "fastdiff", "train", "--data", toy["data"], "--preset", toy["preset"]]
-    command += [
-        "--out",
-        out,
-        "--steps",
-        STEPS,
-        "--checkpoint-every",
-        "4",
-        "--log-every",
-        "3",
-        "--threads",
-        "1",
-    ]
-    command += ["--timesteps", "loss-second-moment", "--flip", "--batch-size", "8", "--no-progress"]
+    command += ["--out", out, "--steps", STEPS, "--checkpoint-every", 4, "--log-every", 3, "--threads", 1]
+    command += ["--timesteps", "loss-second-moment", "--flip", "--batch-size", 8, "--microbatch", 5]
+    command += ["--ema", 0.9, 0.99, "--no-progress"]
     return subprocess.Popen([str(part) for part in command])
 
 
@@ -51,12 +41,16 @@ def test_killed_run_resumes_bit_for_bit(toy: dict[str, Any], tmp_path: Path) -> 
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (killed / "model.safetensors").exists()
+    half = killed / "checkpoints" / ".step-00000009.safetensors.half"
+    half.write_bytes(b"as a kill may leave it")
     assert start(toy, killed).wait() == 0
 
-    for name in (f"checkpoints/step-{STEPS:08d}.safetensors", "model.safetensors"):
+    models = ("model.safetensors", "model-ema-0.99.safetensors")
+    for name in (f"checkpoints/step-{STEPS:08d}.safetensors", *models):
         expected, resumed = load_file(whole / name), load_file(killed / name)
         assert expected.keys() == resumed.keys()
         assert all(torch.equal(expected[key], resumed[key]) for key in expected), name
+    assert not half.exists()
     assert log_without_times(killed) == log_without_times(whole)
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fastdiff.training.fit import centre_crop, random_crop, scale_shorter_side
+
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif"}
 
 
@@ -104,25 +106,17 @@ class ImageDataset(Dataset[tuple[np.ndarray, dict[str, Any]]]):
 
 def center_crop_arr(pil_image: Image.Image, image_size: int) -> np.ndarray:
     """The middle square, image_size wide: halved by boxes while twice as large, then bicubic. [H, W, 3] uint8."""
-    pixels = np.array(_shortest_side(pil_image, image_size))
-    top, left = ((n - image_size) // 2 for n in pixels.shape[:2])
-    return pixels[top : top + image_size, left : left + image_size]
+    return np.array(centre_crop(scale_shorter_side(pil_image, image_size), image_size))
 
 
 def random_crop_arr(
     pil_image: Image.Image, image_size: int, min_crop_frac: float = 0.8, max_crop_frac: float = 1.0
 ) -> np.ndarray:
     """A random square of 0.8 to 1 of the shorter side, image_size wide. [H, W, 3] uint8."""
-    smallest, largest = (int(np.ceil(image_size / frac)) for frac in (max_crop_frac, min_crop_frac))
-    pixels = np.array(_shortest_side(pil_image, int(torch.randint(smallest, largest + 1, ()))))
-    top, left = (int(torch.randint(n - image_size + 1, ())) for n in pixels.shape[:2])
-    return pixels[top : top + image_size, left : left + image_size]
-
-
-def _shortest_side(image: Image.Image, size: int) -> Image.Image:
-    """Scaled so that the shorter side is ``size``."""
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.size[0] // 2, image.size[1] // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    wanted = (round(image.size[0] * scale), round(image.size[1] * scale))
-    return image.resize(wanted, Image.Resampling.BICUBIC)
+    cropped = random_crop(
+        pil_image,
+        image_size,
+        lambda low, high: int(torch.randint(low, high, ())),
+        (min_crop_frac, max_crop_frac),
+    )
+    return np.array(cropped)

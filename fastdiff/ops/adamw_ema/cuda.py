@@ -14,23 +14,10 @@ from fastdiff.ops._op import Kernel
 from fastdiff.ops.adamw_ema import table
 from fastdiff.ops.adamw_ema.cpu import Args, arguments
 
-# (device, stream) -> the last table there and, so that an upload under way keeps its source, in pinned memory.
-_uploaded: dict[tuple[torch.device, int], tuple[Tensor, Tensor]] = {}
-
 
 @functools.cache
 def _launch() -> Callable[[ctypes.Structure, torch.device], None]:
     return _cuda.function("adamw_ema", Args)
-
-
-def _upload(addresses: Tensor, device: torch.device) -> Tensor:
-    if device.type == "cpu":  # the emulation
-        return addresses
-    key = (device, torch.cuda.current_stream(device).cuda_stream)
-    if key not in _uploaded or not torch.equal(_uploaded[key][0], addresses):
-        pinned = addresses.pin_memory()
-        _uploaded[key] = (pinned, pinned.to(device, non_blocking=True))
-    return _uploaded[key][1]
 
 
 def _supports(params, grads, exp_avg, exp_avg_sq, steps, emas, low, *hyper) -> str | None:
@@ -53,7 +40,7 @@ def _run(
     torch._foreach_add_(steps, 1.0)
     grads = table.laid_out(params, grads)
     addresses, chunks = table.build(params, grads, exp_avg, exp_avg_sq, steps, emas, low)
-    addresses = _upload(addresses, device)
+    addresses = table.uploaded(addresses, device)
     _launch()(arguments(addresses, chunks, grads[0], low, hyper), device)
     table.mark_written(params, exp_avg, exp_avg_sq, emas, low)
 

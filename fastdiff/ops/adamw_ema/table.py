@@ -1,4 +1,4 @@
-"""All tensors of a call as one table of addresses, which CPU and CUDA kernels read alike."""
+"""All tensors of a call as one table of addresses, which the kernels of all backends read alike."""
 
 from __future__ import annotations
 
@@ -76,6 +76,27 @@ def build(
         rows.append([p.numel(), chunks, *addresses])
         chunks += -(-p.numel() // CHUNK)
     return torch.tensor(rows, dtype=torch.int64), chunks
+
+
+def is_aligned(addresses: Tensor) -> bool:
+    """Whether all tensors of a table, but for the scalars that count steps, begin at multiples of 16 bytes."""
+    moved = [column for column in range(2, addresses.shape[1]) if column != 6]
+    return not bool((addresses[:, moved] % 16).any())
+
+
+# (device, stream) -> the last table there and, so that an upload under way keeps its source, in pinned memory.
+_uploaded: dict[tuple[torch.device, int], tuple[Tensor, Tensor]] = {}
+
+
+def uploaded(addresses: Tensor, device: torch.device) -> Tensor:
+    """The table on the kernel's device: it goes up only when an address in it has changed, and nothing waits."""
+    if device.type == "cpu":  # emulated or interpreted
+        return addresses
+    key = (device, torch.cuda.current_stream(device).cuda_stream)
+    if key not in _uploaded or not torch.equal(_uploaded[key][0], addresses):
+        pinned = addresses.pin_memory()
+        _uploaded[key] = (pinned, pinned.to(device, non_blocking=True))
+    return _uploaded[key][1]
 
 
 def mark_written(*lists: list[Tensor]) -> None:

@@ -31,6 +31,14 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.images)
 
+    def name(self, index: int) -> str:
+        """For errors."""
+        return f"image number {index}"
+
+    def image(self, index: int) -> np.ndarray:
+        """[H,W] or [H,W,C] uint8."""
+        return self.images[index]
+
 
 def read_idx(path: Path) -> np.ndarray:
     """An IDX file of unsigned bytes, gzipped or not: two zero bytes, type, rank, sizes (big endian), data.

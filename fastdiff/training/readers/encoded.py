@@ -40,7 +40,7 @@ class EncodedImages(ABC):
 
     @abstractmethod
     def data(self, index: int) -> bytes:
-        """The encoded picture. Raises OSError, or ValueError where a file has changed or is broken."""
+        """The encoded picture. Raises OSError, ValueError or zlib.error where a file has changed or is broken."""
 
     def image(self, index: int) -> Image.Image:
         """The picture ``index``, decoded.
@@ -51,7 +51,7 @@ class EncodedImages(ABC):
         name = self.name(index)
         try:
             data = self.data(index)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, zlib.error) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise FastdiffError(f"cannot read the image {name}: {reason}") from None
         return decode(io.BytesIO(data), name)
@@ -85,10 +85,13 @@ def decode(file: Path | io.BytesIO, name: str) -> Image.Image:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file counts: by its extension, and nothing on its path is hidden or made by macOS."""
-    parts = name.split("/")
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return not hidden and os.path.splitext(parts[-1])[1].lower() in EXTENSIONS
+    """Whether a file counts: by its extension, and it is not hidden."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS and not is_hidden(name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a part of the name starts with a dot, or is macOS' folder of such files."""
+    return any(part[:1] == "." and part != "." or part == "__MACOSX" for part in name.split("/"))
 
 
 def pack(names: Sequence[str]) -> np.ndarray:
@@ -96,4 +99,9 @@ def pack(names: Sequence[str]) -> np.ndarray:
 
     A million Python strings cost more, and their reference counts make every forked worker copy them.
     """
-    return np.array([os.fsencode(name) for name in names])
+    return np.array([name.encode("utf-8", "surrogateescape") for name in names])
+
+
+def unpack(name: bytes) -> str:
+    """One of :func:`pack`'s names."""
+    return name.decode("utf-8", "surrogateescape")

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fastdiff.errors import FastdiffError
-from fastdiff.training.readers.encoded import EXTENSIONS, EncodedImages, is_image, pack
+from fastdiff.training.readers.encoded import EXTENSIONS, EncodedImages, is_image, pack, unpack
 from fastdiff.training.readers.labels import LISTING, labels_by_folder, labels_by_listing
 
 
@@ -25,7 +25,7 @@ class Folder(EncodedImages):
         return len(self.names)
 
     def name(self, index: int) -> str:
-        return str(self.root / os.fsdecode(self.names[index]))
+        return str(self.root / unpack(self.names[index]))
 
     def data(self, index: int) -> bytes:
         return Path(self.name(index)).read_bytes()
