@@ -32,7 +32,11 @@ class Features(Protocol):
     name: str
     label: str  # what stands behind the name of each metric
     note: str  # whose numbers may be compared with these
-    shape: tuple[int, int, int] | None  # (C, H, W) of its images; None: any size, grey or RGB
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of its images; None: any size, grey or RGB."""
+        ...
 
     def __call__(self, images: Tensor) -> Extracted:
         """images [N,C,H,W] uint8."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fastdiff.errors import FastdiffError
 from fastdiff.training.config import Fit
-from fastdiff.training.data import Decoded, load_data
-from fastdiff.training.readers import Arrays, read
+from fastdiff.training.data import FittedImages, load_data
+from fastdiff.training.readers import read
 
 Shape = tuple[int, int, int]  # (C, H, W)
 _COLOURS = {1: "grey", 3: "RGB"}
@@ -22,7 +22,7 @@ _COLOURS = {1: "grey", 3: "RGB"}
 class Images:
     """N images [C,H,W] uint8 with a name, in memory or decoded when asked for; labels [N] int64 if there are any."""
 
-    images: Tensor | Decoded
+    images: Tensor | FittedImages
     name: str
     labels: Tensor | None = None
     count: int | None = None  # only the first ones; None: all
@@ -36,7 +36,7 @@ class Images:
         Raises:
             FastdiffError: an image that cannot be read or fitted, with its name.
         """
-        return self.images[rows] if isinstance(self.images, Tensor) else self.images.fetch(rows)
+        return self.images[rows] if isinstance(self.images, Tensor) else self.images.fetch(rows, None)
 
     def first(self, n: int | None) -> Images:
         """The first n; all if None.
@@ -50,7 +50,7 @@ class Images:
 
     @property
     def shape(self) -> Shape:
-        if isinstance(self.images, Decoded):
+        if isinstance(self.images, FittedImages):
             return self.images.channels, self.images.size, self.images.size
         c, h, w = self.images.shape[1:]
         return c, h, w
@@ -78,7 +78,7 @@ def read_images(
         FastdiffError: whatever cannot be read, another shape, labels that do not fit.
     """
     raw = read(path, labels)
-    found = _shape(raw.images[0] if isinstance(raw, Arrays) else raw.image(0))
+    found = _shape(raw.image(0))
     wanted = shape or found
     if fit is None and found != wanted or wanted[0] < found[0]:
         advice = "" if wanted[0] < found[0] else "; give --fit pad or --fit crop to fit them"

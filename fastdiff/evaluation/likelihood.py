@@ -78,13 +78,14 @@ def image_nll(
     with for_inference(model), tqdm(total=calls, disable=not progress, unit="step") as bar:
         for rows in torch.arange(len(images)).split(batch_size):
             x0 = images.fetch(rows).to(device).float().div_(127.5).sub_(1)
+            cond: dict[str, Any] = {} if labels is None else {"y": labels[rows].to(device)}
             part = bits_per_dim(
                 diffusion,
                 _counted(model, bar),
                 x0.contiguous(memory_format=torch.channels_last),
                 clip=clip,
                 noise=_noise(seeds[rows].to(device), images.shape),
-                **({} if labels is None else {"y": labels[rows].to(device)}),
+                **cond,
             )
             if not part.total.isfinite().all():
                 raise FastdiffError(f"the bound of images {rows[0]} to {rows[-1]} has NaN or Inf")
