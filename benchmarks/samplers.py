@@ -1,6 +1,6 @@
 """Steps versus FID: the samplers on the bundled model, judged by the bundled classifier's features.
 
-    python benchmarks/samplers.py [--n N] [--nfe 5 10 20 50] [--reference FILE] [--real FILE] [--samples FOLDER]
+    python benchmarks/samplers.py [--n N] [--nfe 5 10 20 50] [--reference FILE] [--real FILE] [--kept-in FOLDER]
 
 Every sampler makes the same N images (the same seeds and classes) at each number of network evaluations; Heun calls the
 network twice a step. Samples are kept in FOLDER, so that a run goes on where it was stopped. Prints Markdown and writes
@@ -40,20 +40,24 @@ def steps_for(sampler: str, nfe: int) -> int:
 
 def samples(model: Any, sampler: str, steps: int, n: int, folder: Path) -> Images:
     """[n,1,32,32] uint8, classes in turn, from the files that are there and the sampler."""
-    parts, seeds = [], sample_seeds(n)
+    parts = []
     for first in range(0, n, PART):
-        file = folder / f"{sampler}-{steps}" / f"{first:06d}.npy"
-        if not file.exists():
+        file, count = folder / f"{sampler}-{steps}" / f"{first:06d}.npy", min(PART, n - first)
+        if not file.exists() or len(np.load(file, mmap_mode="r")) < count:
             file.parent.mkdir(parents=True, exist_ok=True)
-            rows = torch.arange(first, first + PART)
-            x = fastdiff.sample(
-                model, PART, classes=rows % 10, seeds=sample_seeds(first + PART)[rows], sampler=sampler,
-                steps=steps, batch_size=BATCH, progress=False,
-            )  # fmt: skip
+            rows = torch.arange(first, first + count)
+            options: dict[str, Any] = {
+                "sampler": sampler,
+                "steps": steps,
+                "batch_size": BATCH,
+                "progress": False,
+            }
+            seeds = sample_seeds(count, first=first)
+            x = fastdiff.sample(model, count, classes=rows % 10, seeds=seeds, **options)
             with atomic_path(file) as path, open(path, "wb") as opened:
                 np.save(opened, fastdiff.to_uint8(x).numpy())
-        parts.append(torch.from_numpy(np.load(file)).movedim(-1, 1))
-    return Images(torch.cat(parts)[: len(seeds)], f"{sampler}, {steps} steps")
+        parts.append(torch.from_numpy(np.load(file)[:count]).movedim(-1, 1))
+    return Images(torch.cat(parts), f"{sampler}, {steps} steps")
 
 
 def main(
@@ -61,7 +65,7 @@ def main(
     nfe: tuple[int, ...] = (5, 10, 20, 50),
     reference: Path = DATA / "t10k-images-idx3-ubyte.gz",
     real: Path = DATA / "train-images-idx3-ubyte.gz",
-    samples_in: Path = Path("out/samplers"),
+    kept_in: Path = Path("out/samplers"),
     features_of: str = "fashion-mnist-classifier",
     results: Path = RESULTS,
 ) -> None:
@@ -74,7 +78,7 @@ def main(
     settings = [(s, calls, steps_for(s, calls)) for calls in nfe for s in SAMPLERS]
     rows: list[dict[str, Any]] = []
     for sampler, calls, steps in tqdm(settings, unit="setting"):
-        found = compare(samples(model, sampler, steps, n, samples_in), first.statistics, features, how=how)
+        found = compare(samples(model, sampler, steps, n, kept_in), first.statistics, features, how=how)
         calls = 2 * steps - 1 if sampler == "heun" else steps
         rows.append({"sampler": sampler, "steps": steps, "nfe": calls, **found.values})
     about = {"processor": processor(), "device": device_name(), "torch": torch.__version__}

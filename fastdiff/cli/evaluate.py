@@ -42,7 +42,7 @@ class Evaluate:
 
     samples: Annotated[Positional[str], arg(metavar="SAMPLES")]
     """An .npz (arr_0), a folder of images or an IDX file; or a checkpoint or bundled model, which is sampled first."""
-    reference: Path | None = None
+    reference: Annotated[Path | None, arg(metavar="DATA")] = None
     """What to compare with: images like SAMPLES, or an .npz of statistics, such as ADM's reference batches."""
     metrics: tuple[Literal["fid", "sfid", "is", "precision", "recall"], ...] = ()
     """Which; left out, all that the reference has what it takes for."""

@@ -63,7 +63,7 @@ def read_reference(
 
 
 def write_reference(path: Path, reference: Reference) -> None:
-    """Statistics that :func:`read_reference` reads, and ADM's evaluator too.
+    """Statistics that :func:`read_reference` reads, under the names that ADM's reference batches have.
 
     Raises:
         FastdiffError: a place that cannot be written.
