@@ -20,8 +20,8 @@ test: build $(VENV)/test-ready  ## set up, then lint, types and the whole test s
 	$(BIN)/pyright
 	$(BIN)/python -m pytest --numprocesses logical --dist loadgroup
 
-bench: build $(VENV)/test-ready  ## set up, then time every op and the samplers against eager PyTorch
-	$(BIN)/python -m pytest benchmarks --benchmark-group-by=group --benchmark-max-time=0.1 --benchmark-min-rounds=3
+bench: build $(VENV)/test-ready  ## set up, then time ops, networks, sampling and training beside eager PyTorch; draws docs/img
+	$(BIN)/python benchmarks/suite.py $(ARGS)
 
 gpu:  ## on a machine with a GPU: build, test and measure; installs nothing (ARGS="--part ops --minutes 9")
 	$(PYTHON) benchmarks/gpu.py $(ARGS)

@@ -1,20 +1,59 @@
-"""Settings of every benchmark: the device and versions go into the JSON beside the timings."""
+"""Settings of every benchmark: device, versions and ceilings go into the JSON beside the timings."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
+from ceilings import ceilings
+from compiling import Compiler
+from ratios import processor
 
 import fastdiff
 from fastdiff.cli.info import backends_in_words, device_name
 
+_STATISTICS = ("min", "median", "iqr", "rounds", "iterations")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--compile-budget", type=float, default=300.0, help="seconds that torch.compile may take in all"
+    )
+
+
+@pytest.fixture(scope="session")
+def compiler(request: pytest.FixtureRequest) -> Compiler:
+    return Compiler(float(request.config.getoption("--compile-budget") or 0))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ops first: they cost the compiler least, whose budget may not last for everything."""
+    items.sort(key=lambda item: item.path.name != "test_ops.py")
+
 
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
+    """Asked for when there is something to write."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     machine_info["fastdiff"] = {
         "device": device_name(device),
+        "processor": processor(),
         "backend": backends_in_words(device),
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "fastdiff": fastdiff.__version__,
+        **ceilings(device),
     }
+
+
+def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict[str, Any]) -> None:
+    """Keep what pictures and comparisons need: no single timings, no list of the processor's flags."""
+    output_json["machine_info"] = {
+        k: v for k, v in output_json["machine_info"].items() if k in ("fastdiff", "python_version", "system")
+    }
+    output_json.pop("commit_info", None)
+    for entry in output_json["benchmarks"]:
+        stats = {k: v for k, v in entry["stats"].items() if k in _STATISTICS}
+        kept = {k: entry[k] for k in ("name", "group", "extra_info")}
+        entry.clear()
+        entry.update(kept, stats=stats)

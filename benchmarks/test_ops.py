@@ -1,8 +1,9 @@
-"""Every op's benchmark cases with pytest-benchmark: eager PyTorch beside each backend that runs here.
+"""Every op's benchmark cases with pytest-benchmark: eager PyTorch, ``torch.compile`` and each backend that runs here.
 
     pytest benchmarks --benchmark-group-by=group
 
-For ratios to quote, take ``python benchmarks/ratios.py``: it measures turn by turn.
+The compiler gets the eager calls, in float32 and in one memory layout where a case has two. For ratios to quote, take
+``python benchmarks/ratios.py``: it measures turn by turn.
 """
 
 from __future__ import annotations
@@ -11,35 +12,61 @@ from typing import Any
 
 import pytest
 import torch
+from compiling import Compiler
+from suite_cases import CASES, DTYPES, dtypes
 
 from fastdiff.backend import Backend, use_backend
 from fastdiff.ops._case import Case
 from fastdiff.ops._op import OPS
-from fastdiff.ops.cases import CASES
 
-DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-IMPLEMENTATIONS = ["eager", *(b.value for b in Backend if b not in (Backend.REFERENCE, Backend.EAGER))]
+IMPLEMENTATIONS = [
+    *("eager", "compiled"),
+    *(b.value for b in Backend if b not in (Backend.REFERENCE, Backend.EAGER)),
+]
+PARAMETERS = [
+    pytest.param(implementation, case, dtype, id=f"{implementation}-{case.op}-{case.name}-{dtype}")
+    for implementation in IMPLEMENTATIONS
+    for case in CASES
+    for dtype in dtypes(case)
+    if implementation != "compiled" or (dtype == "f32" and "contiguous" not in case.name)
+]
 
 
-@pytest.mark.parametrize("dtype", list(DTYPES))
-@pytest.mark.parametrize("case", [c for c in CASES if c.benchmark], ids=lambda c: f"{c.op}-{c.name}")
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_forward(benchmark: Any, case: Case, implementation: str, dtype: str) -> None:
+@pytest.mark.parametrize(("implementation", "case", "dtype"), PARAMETERS)
+def test_forward(benchmark: Any, compiler: Compiler, implementation: str, case: Case, dtype: str) -> None:
     benchmark.group = f"{case.op} {case.name} {dtype}"
+    benchmark.extra_info |= {
+        "kind": "op",
+        "what": case.op,
+        "case": case.name,
+        "dtype": dtype,
+        "side": implementation,
+        "bytes": case.elements * DTYPES[dtype].itemsize,
+        "flops": case.flops,
+    }
+    function: Any = case.baseline or case.eager
     kwargs = case.inputs(DTYPES[dtype], DEVICE)
-    if implementation == "eager":
-        benchmark(case.baseline or case.eager, **kwargs)
-        return
-    if reason := OPS[case.op].why_not(Backend(implementation)):
-        pytest.skip(reason)
-    with use_backend(implementation):
-        got, truth = case.fused(**kwargs), case.eager(**kwargs)
-        first, second = (o if isinstance(o, torch.Tensor) else o[0] for o in (got, truth))
-        # A fast kernel that is wrong is worth nothing. (Random bits may differ where a probability was rounded.)
-        near = torch.isclose(first.float(), second.float(), rtol=0.05, atol=0.05)
-        assert float(near.float().mean()) > (0.99 if case.op == "bernoulli_step" else 0.999999)
-        benchmark(case.fused, **kwargs)
-    if case.elements and benchmark.stats:  # none with --benchmark-disable
-        moved = case.elements * DTYPES[dtype].itemsize
-        benchmark.extra_info["GB/s"] = round(moved / benchmark.stats["median"] / 1e9, 2)
+    with torch.inference_mode():
+        if implementation == "compiled":
+            function = compiler(function, lambda compiled: compiled(**kwargs))
+        if implementation in ("eager", "compiled"):
+            benchmark(function, **kwargs)
+        else:
+            if reason := OPS[case.op].why_not(Backend(implementation)):
+                pytest.skip(reason)
+            with use_backend(implementation):
+                _check(case, dtype)
+                benchmark(case.fused, **kwargs)
+    if benchmark.stats:  # none with --benchmark-disable
+        benchmark.extra_info["GB/s"] = round(
+            benchmark.extra_info["bytes"] / benchmark.stats["median"] / 1e9, 2
+        )
+
+
+def _check(case: Case, dtype: str) -> None:
+    """A fast kernel that is wrong is worth nothing. (Random bits may differ where a probability was rounded.)"""
+    results = (f(**case.inputs(DTYPES[dtype], DEVICE)) for f in (case.fused, case.eager))
+    first, second = (o if isinstance(o, torch.Tensor) else o[0] for o in results)
+    near = torch.isclose(first.float(), second.float(), rtol=0.05, atol=0.05)
+    assert float(near.float().mean()) > (0.99 if case.op == "bernoulli_step" else 0.999999)

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastdiff.ops.cases import CASES
+
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 needs_tyro = pytest.mark.skipif(importlib.util.find_spec("tyro") is None, reason="tyro is not installed")
@@ -23,9 +25,44 @@ def _run(*command: str) -> str:
 
 
 def test_suite_runs_once() -> None:
-    """The smaller of its cases."""
-    small = "64x1x32x32 or T64 or fashion or 4x256x16x16"
+    """The smaller of its cases; compilers take seconds for each."""
+    small = "(64x1x32x32 or T64 or fashion or 4x256x16x16) and not compile"
     assert " passed" in _run("-m", "pytest", str(BENCHMARKS), "--benchmark-disable", "-k", small)
+
+
+@needs_tyro
+def test_suite_writes_what_its_pictures_need(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    chosen = "test_ops and (4096x20 or B4-H4-T64)"
+    printed = _run(
+        str(BENCHMARKS / "suite.py"), "--out", str(tmp_path), "-k", chosen, "--benchmark-max-time=0.01"
+    )
+    (file,) = tmp_path.glob("suite-*.json")
+    content = json.loads(file.read_text())
+    sides = {(b["extra_info"]["what"], b["extra_info"]["side"]) for b in content["benchmarks"]}
+    assert sides >= {("attention", "eager"), ("attention", "compiled"), ("bernoulli_step", "cpu")}
+    for entry in content["benchmarks"]:
+        assert entry["extra_info"]["bytes"] > 0 and entry["extra_info"]["flops"] > 0
+        assert "data" not in entry["stats"] and entry["stats"]["min"] <= entry["stats"]["median"]
+    about = content["machine_info"]["fastdiff"]
+    assert about["copy_gb_per_s"].keys() == {"memory", "cache"} and about["matmul_gflops"]["f32"] > 0
+    for picture in ("bars.png", "roofline.png"):
+        assert f"wrote {tmp_path / picture}" in printed
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("file", sorted((BENCHMARKS / "results").glob("suite-*.json")), ids=lambda f: f.stem)
+def test_suite_results_are_of_all_kinds(file: Path) -> None:
+    content = json.loads(file.read_text())
+    groups = {(b["extra_info"]["kind"], b["extra_info"]["side"].split(",")[0]) for b in content["benchmarks"]}
+    assert groups >= {(kind, side) for kind in ("model", "training") for side in ("eager", "fastdiff")}
+    assert ("op", "eager") in groups and ("op", "compiled") in groups
+    assert {"processor", "backend", "torch", "fastdiff"} <= content["machine_info"]["fastdiff"].keys()
+    assert file.stat().st_size < 300_000
+
+
+def test_cases_of_the_suite_are_counted() -> None:
+    assert all(case.elements and case.flops for case in CASES if case.benchmark)
 
 
 @needs_tyro
@@ -147,7 +184,10 @@ def test_gpu_results_are_of_a_gpu(file: Path) -> None:
     assert {"device", "torch", "cuda", "triton", "sources", "date"} <= content["about"].keys()
 
 
-@pytest.mark.parametrize("file", sorted((BENCHMARKS / "results").glob("*torch*.json")), ids=lambda f: f.stem)
+RATIOS = [f for f in (BENCHMARKS / "results").glob("*torch*.json") if not f.name.startswith("suite-")]
+
+
+@pytest.mark.parametrize("file", sorted(RATIOS), ids=lambda f: f.stem)
 def test_results_say_where_they_come_from(file: Path) -> None:
     content = json.loads(file.read_text())
     assert {"device", "processor", "backend", "torch", "fastdiff"} <= content["about"].keys()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,35 +20,55 @@ from fastdiff.training.optimizer import AdamWEMA, clip_factor
 if TYPE_CHECKING:
     from fastdiff.compute.measure import Options
 
-_LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 _DECAY = 0.9999  # of the moving average, as in ADM's training
+
+
+class Side(NamedTuple):
+    """A way to make a step: the memory layout, through ``torch.compile`` or not, fastdiff's ops or PyTorch's."""
+
+    layout: torch.memory_format
+    compiled: bool = False
+    fused: bool = False
+
+
+SIDES = {
+    "eager, contiguous": Side(torch.contiguous_format),
+    "eager, channels_last": Side(torch.channels_last),
+    "torch.compile": Side(torch.channels_last, compiled=True),
+    "fastdiff": Side(torch.channels_last, fused=True),
+}
+
+
+def make_step(
+    side: str, config: UNetConfig, diffusion: DiffusionConfig, options: Options, device: torch.device
+) -> Step:
+    """A step of one of ``SIDES``, with the same weights and images for all of them."""
+    layout, compiled, fused = SIDES[side]
+    torch.manual_seed(0)
+    model = build_model(config).train()
+    assert isinstance(model, UNet)
+    placed = model.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    inputs = _inputs(config, diffusion, options.batch, device)
+    return Step(placed, GaussianDiffusion(diffusion), inputs, options.dtype, compiled, fused)
 
 
 def sides(
     config: UNetConfig, diffusion: DiffusionConfig, options: Options, device: torch.device
 ) -> tuple[dict[str, Callable[[], object]], list[str]]:
     """A function that makes one step for each side, and why a side is missing."""
-    torch.manual_seed(0)
-    weights = build_model(config).state_dict()
-    inputs = _inputs(config, diffusion, options.batch, device)
-
-    def make(layout: str, compiled: bool = False, fused: bool = False) -> Step:
-        model = build_model(config).train()
-        model.load_state_dict(weights)
-        assert isinstance(model, UNet)
-        placed = model.to(device, memory_format=_LAYOUTS[layout])  # pyright: ignore[reportCallIssue]
-        return Step(placed, GaussianDiffusion(diffusion), inputs, options.dtype, compiled, fused)
-
-    found: dict[str, Callable[[], object]] = {f"eager, {layout}": make(layout) for layout in _LAYOUTS}
+    found: dict[str, Callable[[], object]] = {}
     skipped = []
-    if options.compile:
+    for name, side in SIDES.items():
+        if side.compiled and not options.compile:
+            continue
+        step = make_step(name, config, diffusion, options, device)
         try:
-            step = make("channels_last", compiled=True)
-            step()  # compiles
-            found["torch.compile"] = step
+            if side.compiled:
+                step()
         except Exception as reason:  # another compiler's failure is its own: the rest is measured
-            skipped.append(f"torch.compile failed: {type(reason).__name__}: {str(reason).splitlines()[0]}")
-    found["fastdiff"] = make("channels_last", fused=True)
+            skipped.append(f"{name} failed: {type(reason).__name__}: {str(reason).splitlines()[0]}")
+        else:
+            found[name] = step
     return found, skipped
 
 

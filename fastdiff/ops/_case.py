@@ -26,6 +26,8 @@ class Case:
     inputs: Callable[[torch.dtype, str], dict[str, Any]]
     differentiable: tuple[str, ...] = ()  # arguments whose gradients are compared
     elements: int = 0  # tensor elements that the forward must read and write at least
+    # Of the formula: sums, products, quotients, roots, exponentials and logarithms of floats count one each.
+    # Convolutions by their direct form.
     flops: int = 0
     benchmark: bool = False  # also a row of the benchmark
     falls_back: bool = False  # no kernel takes these inputs: the reference runs, and the log says why

@@ -130,6 +130,9 @@ def test_shards_without_labels(tmp_path: Path) -> None:
         load(path)
 
 
+A = ("a.png", png(1))
+
+
 def _cut(path: Path, end: int) -> Path:
     path.write_bytes(path.read_bytes()[:end])
     return path
@@ -148,11 +151,16 @@ def _encrypted(tmp_path: Path) -> Path:
     return path
 
 
+def _beside(tmp_path: Path) -> Path:
+    """As archives look after they were unpacked."""
+    (tmp_path / "n01").mkdir()
+    return write_tar(tmp_path / "n01.tar", [A]).parent
+
+
 def _tar(tmp_path: Path, *members: tuple[str, bytes]) -> Path:
     return write_tar(tmp_path / "x.tar", list(members))
 
 
-A = ("a.png", png(1))
 BAD = {
     "zip-text": (lambda p: _gzipped(p / "x.zip"), "cannot read .*x.zip: File is not a zip file"),
     "zip-cut": (lambda p: _cut(write_zip(p / "x.zip", PICTURES), 100), "cannot read .*x.zip"),
@@ -181,6 +189,7 @@ BAD = {
     "tar-gz": (lambda p: _gzipped(p / "x.tar.gz"), "x.tar.gz is compressed.*; run gunzip on it first"),
     "tar-gz-in-disguise": (lambda p: _gzipped(p / "x.tar"), "run gunzip on it first"),
     "tgz-in-folder": (lambda p: _gzipped(p / "x.tgz").parent, "run gunzip on it first"),
+    "tar-beside-images": (_beside, "holds n01.tar and n01: shards or a folder of images"),
     "tar-0-bytes": (lambda p: _cut(_tar(p, A), 0), "cannot read .*x.tar: empty file"),
     "tar-cut": (lambda p: _cut(_tar(p, A, ("b.png", png(2))), 560), "cannot read .*x.tar: unexpected end"),
     "tar-text": (lambda p: _cut(write_zip(p / "x.tar", PICTURES), 900), "cannot read .*x.tar"),

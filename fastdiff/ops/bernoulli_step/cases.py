@@ -58,6 +58,8 @@ def _case(name: str, *, benchmark: bool = False, falls_back: bool = False, **opt
         baseline=eager.with_bernoulli,
         inputs=functools.partial(_inputs, **options),
         elements=elements * (3 if options.get("factor") else 2),  # probability, bits, factor
+        flops=elements
+        * (8 if options.get("factor") else 1),  # c d, (1 - c) (1 - d), their quotient; a comparison
         benchmark=benchmark,
         falls_back=falls_back,
         keeps_layout=not options.get("strided"),

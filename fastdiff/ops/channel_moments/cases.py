@@ -36,6 +36,7 @@ def _case(name: str, *shape: int, benchmark: bool = False, falls_back: bool = Fa
         inputs=functools.partial(_inputs, shape=shape, **options),
         differentiable=("x",),
         elements=torch.Size(shape).numel(),
+        flops=4 * torch.Size(shape).numel(),  # the mean 1, the variance 3
         benchmark=benchmark,
         falls_back=falls_back,
         keeps_layout=False,

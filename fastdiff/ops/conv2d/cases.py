@@ -67,6 +67,13 @@ def _flops(n: int, c: int, out: int, h: int, w: int, k: int = 3, more: int = 0, 
     return 2 * n * h * w * (c + more) * out * k * k
 
 
+def _elements(n: int, c: int, out: int, h: int, w: int, k: int = 3, more: int = 0, **options: Any) -> int:
+    """Input, weight, result and residual."""
+    pixels, smaller = n * h * w, 4 if options.get("upsample") else 1
+    results = 2 if options.get("residual") else 1
+    return pixels * (c + more) // smaller + (c + more) * out * k * k + results * pixels * out
+
+
 def _case(name: str, *shape: int, benchmark: bool = False, falls_back: bool = False, **options: Any) -> Case:
     differentiable = ["x", "weight"]
     differentiable += ["bias"] if options.get("bias", True) else []
@@ -80,6 +87,7 @@ def _case(name: str, *shape: int, benchmark: bool = False, falls_back: bool = Fa
         inputs=functools.partial(_inputs, shape=shape, **options),
         differentiable=tuple(differentiable),
         library_gradients=("weight",),
+        elements=_elements(*shape, **options),
         flops=_flops(*shape, **options),
         benchmark=benchmark,
         falls_back=falls_back,

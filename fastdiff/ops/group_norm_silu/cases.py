@@ -53,6 +53,11 @@ def _inputs(
     return kwargs
 
 
+def _flops(affine: bool = True, adaptive: bool = False, silu: bool = True, **_: Any) -> int:
+    """Of an element: mean 1, variance 3, centred and divided 2, scaled and shifted 2 each, SiLU 3."""
+    return 6 + 2 * affine + 2 * adaptive + 3 * silu
+
+
 def _case(name: str, *shape: int, benchmark: bool = False, falls_back: bool = False, **options: Any) -> Case:
     differentiable = ["x"]
     differentiable += ["weight", "bias"] if options.get("affine", True) else []
@@ -65,6 +70,7 @@ def _case(name: str, *shape: int, benchmark: bool = False, falls_back: bool = Fa
         inputs=functools.partial(_inputs, shape=shape, **options),
         differentiable=tuple(differentiable),
         elements=2 * torch.Size(shape).numel(),
+        flops=_flops(**options) * torch.Size(shape).numel(),
         benchmark=benchmark,
         falls_back=falls_back,
     )

@@ -72,6 +72,16 @@ def _inputs(
     return kwargs
 
 
+def _flops(
+    clip: bool = False, guidance: bool = False, history: int = 0, noise: str | None = None, **options: Any
+) -> int:
+    """Of an element: x0 and the update 3 each; clip 2, guidance 3, a history tensor 2; noise 2, drawing it (logarithm,
+    root, cosine or sine, 2 products) 5, its learned deviation 4."""
+    drawn = (2 if noise else 0) + (5 if noise == "seeds" else 0)
+    learned = 4 if noise and options.get("variance", "none") != "none" else 0
+    return 6 + 2 * clip + 3 * guidance + 2 * history + drawn + learned
+
+
 def _case(name: str, *, benchmark: bool = False, **options: Any) -> Case:
     n, c, *rest = options["shape"]
     model_channels = c if options.get("variance", "none") == "none" else 2 * c
@@ -84,6 +94,7 @@ def _case(name: str, *, benchmark: bool = False, **options: Any) -> Case:
         baseline=eager.with_randn,
         inputs=functools.partial(_inputs, **options),
         elements=n * channels * math.prod(rest),
+        flops=n * c * math.prod(rest) * _flops(**options),
         benchmark=benchmark,
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fastdiff.errors import FastdiffError
-from fastdiff.training.readers.encoded import EXTENSIONS, EncodedImages, is_hidden, pack, unpack
+from fastdiff.training.readers.encoded import EXTENSIONS, EncodedImages, is_hidden, is_image, pack, unpack
 
 _TAR = re.compile(r"\.(tar(\.\w+)?|t[bgx]z2?|tzst)$", re.IGNORECASE)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -50,10 +50,10 @@ def find_shards(path: Path) -> list[Path]:
     """The tar files that ``path`` means: itself, those in a folder, or those of a pattern with {000..146}.
 
     Raises:
-        FastdiffError: a file of the pattern is missing.
+        FastdiffError: a file of the pattern is missing; a folder that holds images beside tar files.
     """
     if path.is_dir():
-        return sorted(p for p in path.iterdir() if _TAR.search(p.name) and p.name[0] != "." and p.is_file())
+        return _in_folder(path)
     if not _TAR.search(path.name):
         return []
     if path.exists() or not _RANGE.search(str(path)):
@@ -66,6 +66,18 @@ def find_shards(path: Path) -> list[Path]:
             + (f", first {missing[0]}" if missing else "; the first number must be the smaller one")
         )
     return paths
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    inside = sorted(p for p in folder.iterdir() if not is_hidden(p.name))
+    shards = [p for p in inside if _TAR.search(p.name) and p.is_file()]
+    other = next((p for p in inside if is_image(p.name) or p.is_dir()), None)
+    if shards and other:
+        raise FastdiffError(
+            f"{folder} holds {shards[0].name} and {other.name}: shards or a folder of images? "
+            "move one of them away, or give shards as a pattern such as 'train-{000..146}.tar'"
+        )
+    return shards
 
 
 def _expand(pattern: str) -> list[str]:
