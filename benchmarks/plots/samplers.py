@@ -43,6 +43,7 @@ def draw(source: Path, picture: Path) -> None:
     for axes, metric in zip(panels, ("fid", "precision", "recall"), strict=True):
         _panel(axes, content, metric)
     panels[0].set(yscale="log", ylabel=f"FID on {content['about']['features']} features")
+    panels[0].yaxis.set_major_formatter("{x:g}")
     panels[0].set_title("FID, lower is better", fontsize=10)
     panels[1].set_title("precision, higher is better", fontsize=10)
     panels[2].set_title("recall, higher is better", fontsize=10)
