@@ -96,6 +96,20 @@ PRESETS: dict[str, Preset] = {
         DiffusionConfig(schedule="cosine", prediction="v"),
         note="Fashion-MNIST, class-conditional, 1.7 M parameters",
     ),
+    "fashion-mnist-classifier": Preset(
+        ClassifierConfig(
+            image_size=32,
+            in_channels=1,
+            model_channels=32,
+            channel_mult=(1, 2, 2),
+            num_res_blocks=1,
+            attention_resolutions=(8,),
+            num_head_channels=32,
+            num_outputs=10,
+        ),
+        DiffusionConfig(schedule="cosine"),
+        note="noisy-image classifier for guidance, and the features of fastdiff evaluate",
+    ),
     "adm-64": Preset(
         _adm(
             64,

@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "zoo": {"models", "diffusion"},
     "checkpoint": {"zoo", "models", "diffusion"},
     "training": {"models", "diffusion", "ops", "zoo", "checkpoint", "sampling"},
+    "evaluation": {"checkpoint", "models", "diffusion", "engine", "sampling", "training", "ops"},
     "interop": {"models", "nn", "ops", "diffusion", "training"},
     "compute": {"models", "diffusion", "zoo", "training", "backend"},
     "dpm2015": {"diffusion", "training", "sampling", "ops"},

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fastdiff.ops.cases import CASES
@@ -103,6 +104,42 @@ def test_interop_prints_a_table() -> None:
         "DPMSolverMultistepScheduler.step" in printed
         and "channels_last, batch 4: forward and backward" in printed
     )
+
+
+@needs_tyro
+def test_samplers_prints_a_table_and_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 32, 32), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=pixels)
+    places = (
+        "--reference",
+        "data.npz",
+        "--real",
+        "data.npz",
+        "--kept-in",
+        "kept",
+        "--results",
+        "results.json",
+    )
+    options = [str(tmp_path / place) if "-" not in place else place for place in places]
+    command = [str(BENCHMARKS / "samplers.py"), "--n", "12", "--nfe", "2", *options]
+    printed = _run(*command)
+    assert "| dpmpp | 2 | 2 |" in printed and "| heun | 1 | 1 |" in printed and "| real images |" in printed
+    assert len(list((tmp_path / "kept").rglob("*.npy"))) == 5
+    picture = tmp_path / "samplers.png"
+    _run(str(BENCHMARKS / "plots" / "samplers.py"), str(tmp_path / "results.json"), str(picture))
+    assert picture.stat().st_size > 10_000
+
+
+def test_sampler_results_are_complete() -> None:
+    """Every sampler at the same numbers of calls, or one below where a step takes two."""
+    content = json.loads((BENCHMARKS / "results" / "samplers.json").read_text())
+    assert content["about"]["features"] == "fashion-mnist-classifier"
+    calls: dict[str, list[int]] = {}
+    for row in content["rows"]:
+        calls.setdefault(row["sampler"], []).append(row["nfe"])
+        assert row["fid"] > content["real"]["fid"], "no sampler is better than real images"
+    assert len({tuple(-(-n // 5) for n in found) for found in calls.values()}) == 1
 
 
 def test_decision_prints_both_tables() -> None:

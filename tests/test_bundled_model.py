@@ -63,6 +63,35 @@ def test_samples_are_told_apart(classify, guidance_scale, right) -> None:
     assert accuracy >= right
 
 
+def test_classifier_is_small_and_described() -> None:
+    name = "fashion-mnist-classifier"
+    assert (ASSETS / f"{name}.safetensors").stat().st_size < 3_000_000
+    classifier, denoiser = fastdiff.load(name), fastdiff.load("fashion-mnist")
+    assert classifier.config == fastdiff.PRESETS[name].model
+    assert classifier.class_names == denoiser.class_names
+    steps = [fastdiff.GaussianDiffusion(model.diffusion).alphas_bar for model in (classifier, denoiser)]
+    assert torch.equal(*steps), "it guides the bundled denoiser, so it must have seen the same noise"
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="needs the Debian package dataset-fashion-mnist")
+@pytest.mark.parametrize(("t", "right"), [(0, 0.84), (500, 0.77), (900, 0.3)])
+def test_classifier_is_right_at_every_noise_level(t: int, right: float) -> None:
+    """Of 500 test images; docs/evaluation.md has all of them."""
+    classifier = fastdiff.load("fashion-mnist-classifier")
+    path = DATA / "t10k-images-idx3-ubyte.gz"
+    data = load_data(path, image_size=32, channels=1, num_classes=10, fit="pad")
+    assert data.labels is not None
+    rows, times = torch.arange(500), torch.full((500,), t)
+    x0 = data.fetch(rows).float() / 127.5 - 1
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+    x_t = fastdiff.GaussianDiffusion(classifier.diffusion).q_sample(x0, times, noise)
+    with torch.inference_mode():
+        found = classifier(x_t, times).argmax(1)
+    accuracy = (found == data.labels[rows]).double().mean().item()
+    print(f"t = {t}: {accuracy:.1%} of the test images")
+    assert accuracy >= right
+
+
 def test_samples_differ() -> None:
     """Two samples of a class are different images, and no copies of the training images' mean."""
     model = fastdiff.load("fashion-mnist")

@@ -53,6 +53,8 @@ OPTIONAL = (
     "scipy",
     "tensorboard",
     "diffusers",
+    "torchmetrics",
+    "torch_fidelity",
     "pyright",
     "ruff",
 )  # a machine with a GPU may have none of them

@@ -39,6 +39,7 @@ def _run(argv: Sequence[str]) -> int:
         from fastdiff.cli.bench import Bench
         from fastdiff.cli.decision import Decision
         from fastdiff.cli.dpm2015 import Dpm2015
+        from fastdiff.cli.evaluate import Evaluate
         from fastdiff.cli.info import Info
         from fastdiff.cli.inpaint import Inpaint
         from fastdiff.cli.parse import parse
@@ -52,6 +53,7 @@ def _run(argv: Sequence[str]) -> int:
         Annotated[Sample, subcommand("sample")],
         Annotated[Inpaint, subcommand("inpaint")],
         Annotated[Train, subcommand("train")],
+        Annotated[Evaluate, subcommand("evaluate")],
         Annotated[Decision, subcommand("decision")],
         Annotated[Dpm2015, subcommand("dpm2015")],
         Annotated[Run, subcommand("run")],

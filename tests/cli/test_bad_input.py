@@ -50,7 +50,7 @@ BAD_SAMPLE = {
     "option-without-value": (["--n"], "Missing value for argument '--n'"),
 }
 
-COMMANDS = "sample, inpaint, train, decision, dpm2015, run, bench, presets, info"
+COMMANDS = "sample, inpaint, train, evaluate, decision, dpm2015, run, bench, presets, info"
 
 
 @pytest.mark.parametrize(("options", "message"), BAD_SAMPLE.values(), ids=BAD_SAMPLE)

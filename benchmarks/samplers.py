@@ -1,0 +1,115 @@
+"""Steps versus FID: the samplers on the bundled model, judged by the bundled classifier's features.
+
+    python benchmarks/samplers.py [--n N] [--nfe 5 10 20 50] [--reference FILE] [--real FILE] [--kept-in FOLDER]
+
+Every sampler makes the same N images (the same seeds and classes) at each number of network evaluations; Heun calls the
+network twice a step. Samples are kept in FOLDER, so that a run goes on where it was stopped. Prints Markdown and writes
+benchmarks/results/samplers.json, which plots/samplers.py draws.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from ratios import processor
+from tqdm import tqdm
+
+import fastdiff
+from fastdiff.cli.info import device_name
+from fastdiff.compute.report import table
+from fastdiff.evaluation import Images, Reference, load_features, read_images
+from fastdiff.evaluation.metrics import METRICS, How, compare
+from fastdiff.files import atomic_path
+from fastdiff.sampling.request import sample_seeds
+
+RESULTS = Path(__file__).parent / "results" / "samplers.json"
+DATA = Path("/usr/share/datasets/fashion-mnist")
+SAMPLERS = ("ancestral", "ddim", "euler", "heun", "dpmpp")
+MODEL, PART, BATCH = "fashion-mnist", 250, 50  # images in a file, and at a time
+
+
+def steps_for(sampler: str, nfe: int) -> int:
+    """Heun's last step is one call, the others two: S steps are 2 S - 1 calls."""
+    return (nfe + 1) // 2 if sampler == "heun" else nfe
+
+
+def samples(model: Any, sampler: str, steps: int, n: int, folder: Path) -> Images:
+    """[n,1,32,32] uint8, classes in turn, from the files that are there and the sampler."""
+    parts = []
+    for first in range(0, n, PART):
+        file, count = folder / f"{sampler}-{steps}" / f"{first:06d}.npy", min(PART, n - first)
+        if not file.exists() or len(np.load(file, mmap_mode="r")) < count:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            rows = torch.arange(first, first + count)
+            options: dict[str, Any] = {
+                "sampler": sampler,
+                "steps": steps,
+                "batch_size": BATCH,
+                "progress": False,
+            }
+            seeds = sample_seeds(count, first=first)
+            x = fastdiff.sample(model, count, classes=rows % 10, seeds=seeds, **options)
+            with atomic_path(file) as path, open(path, "wb") as opened:
+                np.save(opened, fastdiff.to_uint8(x).numpy())
+        parts.append(torch.from_numpy(np.load(file)[:count]).movedim(-1, 1))
+    return Images(torch.cat(parts), f"{sampler}, {steps} steps")
+
+
+def main(
+    n: int = 1000,
+    nfe: tuple[int, ...] = (5, 10, 20, 50),
+    reference: Path = DATA / "t10k-images-idx3-ubyte.gz",
+    real: Path = DATA / "train-images-idx3-ubyte.gz",
+    kept_in: Path = Path("out/samplers"),
+    features_of: str = "fashion-mnist-classifier",
+    results: Path = RESULTS,
+) -> None:
+    model: Any = fastdiff.load(MODEL).to(memory_format=torch.channels_last)  # pyright: ignore
+    features, how = load_features(features_of), How(batch_size=100, progress=False)
+    shape = features.shape
+    others = Reference(str(reference.name), images=read_images(reference, shape, fit="pad"))
+    first = compare(read_images(real, shape, fit="pad").first(n), others, features, how=how, keep=True)
+    assert first.statistics is not None
+    settings = [(s, calls, steps_for(s, calls)) for calls in nfe for s in SAMPLERS]
+    rows: list[dict[str, Any]] = []
+    for sampler, calls, steps in tqdm(settings, unit="setting"):
+        found = compare(samples(model, sampler, steps, n, kept_in), first.statistics, features, how=how)
+        calls = 2 * steps - 1 if sampler == "heun" else steps
+        rows.append({"sampler": sampler, "steps": steps, "nfe": calls, **found.values})
+    about = {"processor": processor(), "device": device_name(), "torch": torch.__version__}
+    content = {
+        "about": {**about, "fastdiff": fastdiff.__version__, "model": MODEL, "features": features.name},
+        "n": n,
+        "reference": others.name,
+        "real": {"name": f"{n} images of {real.name}", **first.values},
+        "rows": rows,
+    }
+    with atomic_path(results) as path:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(markdown(content))
+    print(f"\nwrote {results.name}")
+
+
+def markdown(content: dict[str, Any]) -> str:
+    """One row per sampler and number of calls."""
+    heads = ["sampler", "steps", "network calls", *(METRICS[name].title for name in METRICS)]
+    body = [
+        [r["sampler"], str(r["steps"]), str(r["nfe"]), *(_number(r[name]) for name in METRICS)]
+        for r in sorted(content["rows"], key=lambda r: (SAMPLERS.index(r["sampler"]), r["nfe"]))
+    ]
+    real = content["real"]
+    body.append(["real images", "", "", *(_number(real[name]) for name in METRICS)])
+    return table(heads, body)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,266 @@
+"""``fastdiff evaluate``: FID and its relatives of samples, or bits per dimension of a model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from tyro.conf import Positional, arg
+
+import fastdiff
+from fastdiff.checkpoint import bundled
+from fastdiff.cli.info import device_name
+from fastdiff.cli.shared import check_folder, class_number, load_denoiser
+from fastdiff.errors import FastdiffError
+from fastdiff.evaluation.features import Features, load_features
+from fastdiff.evaluation.images import Images, Shape, read_images
+from fastdiff.evaluation.metrics import METRICS, Comparison, How, check_reference, compare
+from fastdiff.evaluation.reference import Reference, read_reference, write_reference
+from fastdiff.files import atomic_path
+from fastdiff.training.setup import usable_device
+
+SAMPLED = 5000  # images of a checkpoint, if the user does not say how many
+SUFFIXES = (".safetensors", ".pt")
+FILE, BOUND_FILES = "evaluation.json", ("bits_per_dim.json", "bits_per_dim.png")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Judge samples: FID, sFID, Inception Score, precision and recall against DATA, printed and in OUT/evaluation.json.
+
+    With --bits-per-dim, judge a model: the bound on its negative log-likelihood of DATA, in OUT/bits_per_dim.json and
+    .png. See docs/evaluation.md for what each number means.
+    """
+
+    samples: Annotated[Positional[str], arg(metavar="SAMPLES")]
+    """An .npz (arr_0), a folder of images or an IDX file; or a checkpoint or bundled model, which is sampled first."""
+    reference: Annotated[Path | None, arg(metavar="DATA")] = None
+    """What to compare with: images like SAMPLES, or an .npz of statistics, such as ADM's reference batches."""
+    metrics: tuple[Literal["fid", "sfid", "is", "precision", "recall"], ...] = ()
+    """Which; left out, all that the reference has what it takes for."""
+    features: str | None = None
+    """"inception" or a classifier's checkpoint; left out, inception if its weights are given, else the bundled one."""
+    inception_weights: Path | None = None
+    """Inception's weights, the file pt_inception-2015-12-05-6726825d.pth; nothing is downloaded."""
+    fit: Literal["crop", "pad"] | None = None
+    """What to do with images of another size: scale and cut the centre out, or add a black rim; left out, an error."""
+    save_statistics: Path | None = None
+    """Also write the reference's statistics to this .npz, which --reference takes in its place, quicker."""
+
+    bits_per_dim: bool = False
+    """Instead of the metrics: bits per dimension of DATA under the model SAMPLES."""
+    timestep_respacing: str = ""
+    """For bits per dimension: visit only these steps, such as 250 or "ddim50"; left out, all."""
+    labels: Path | None = None
+    """For bits per dimension: labels of IDX images; found beside them by name if left out."""
+
+    n: int | None = None
+    """Images to sample (5000 if left out), to read of SAMPLES or, for bits per dimension, of DATA (all if left out)."""
+    preset: str | None = None
+    """The configuration of a checkpoint that does not bring its own; see fastdiff presets."""
+    classes: tuple[str, ...] = ()
+    """Class names or numbers to sample, repeated as needed; all classes in turn if left out."""
+    sampler: Literal["ancestral", "ddim", "dpmpp", "euler", "heun"] = "dpmpp"
+    """How to sample a checkpoint; this and what follows as in fastdiff sample, which can do more."""
+    steps: str = "20"
+    """A count, or for ancestral and ddim also "ddim50" or counts per section such as "90,60,60,20,20"."""
+    eta: float = 0.0
+    """Noise of ddim."""
+    guidance_scale: float = 1.0
+    """Classifier-free guidance; 1 is without."""
+    seed: int = 0
+    """Of the samples, of the noise of bits per dimension and of the order in which the Inception Score splits."""
+    batch_size: int = 64
+    """Images at a time."""
+    out: Path = Path("out")
+    """Folder for the results; made if it does not exist."""
+    device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
+    """Where to run."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What a checkpoint computes in."""
+    progress: bool = True
+    """Show a progress bar."""
+
+    def run(self) -> int:
+        for name in ("n", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise FastdiffError(f"{name} must be at least 1, got {value}")
+        return self._bound() if self.bits_per_dim else self._compare()
+
+    # --- samples against a reference ----------------------------------------------------------------------
+
+    def _compare(self) -> int:
+        if self.reference is None and self.metrics != ("is",):
+            raise FastdiffError("give --reference DATA to compare with (only --metrics is needs none)")
+        if self.save_statistics is not None and self.save_statistics.suffix != ".npz":
+            raise FastdiffError(f"--save-statistics writes an .npz, got {self.save_statistics}")
+        features = load_features(
+            self.features, inception_weights=self.inception_weights, device=usable_device(self.device)
+        )
+        model = (
+            load_denoiser(self.samples, self.preset, self.device, self.dtype) if self._is_checkpoint else None
+        )
+        source = self._read_samples(features) if model is None else self._batches(model)
+        shape = source.shape if isinstance(source, Images) else _shape(model)
+        reference = None
+        if self.reference is not None:
+            why = "the images it is compared with"
+            reference = read_reference(self.reference, shape, fit=self.fit, why=why)
+            check_reference(reference, features, shape)
+        check_folder(self.out, (FILE,))
+        samples = source if isinstance(source, Images) else self._sampled(source)
+        how = How(self.batch_size, self.seed, self.device, self.progress)
+        keep = self.save_statistics is not None
+        found = compare(samples, reference, features, self.metrics or None, how, keep=keep)
+        self._report(features, samples, reference, found)
+        return 0
+
+    @property
+    def _is_checkpoint(self) -> bool:
+        known = self.samples in bundled() or self.samples in fastdiff.PRESETS
+        return self.samples.endswith(SUFFIXES) or (known and not Path(self.samples).exists())
+
+    def _read_samples(self, features: Features) -> Images:
+        why = f"the images that {features.name} looks at"
+        return read_images(Path(self.samples), features.shape, fit=self.fit, why=why).first(self.n)
+
+    def _batches(self, model: Any) -> Iterator[Tensor]:
+        """What the checkpoint will make; mistakes are told now."""
+        n = self.n or SAMPLED
+        return fastdiff.sample_batches(
+            model,
+            n,
+            classes=self._labels(model, n),
+            seed=self.seed,
+            sampler=self.sampler,
+            steps=self.steps,
+            eta=self.eta,
+            guidance_scale=None if self.guidance_scale == 1 else self.guidance_scale,
+            batch_size=self.batch_size,
+            progress=False,
+        )
+
+    def _sampled(self, batches: Iterator[Tensor]) -> Images:
+        images = []
+        with tqdm(total=self.n or SAMPLED, disable=not self.progress, unit="img", desc="samples") as bar:
+            for batch in batches:
+                images.append(fastdiff.to_uint8(batch).movedim(-1, 1).cpu())
+                bar.update(len(batch))
+        return Images(torch.cat(images), self.samples)
+
+    def _labels(self, model: Any, n: int) -> Tensor | None:
+        num_classes = model.config.num_classes
+        if num_classes is None:
+            if self.classes:
+                raise FastdiffError(f"{self.samples} is not class-conditional; leave out --classes")
+            return None
+        chosen = [class_number(c, num_classes, list(model.class_names)) for c in self.classes]
+        return torch.from_numpy(np.resize(np.array(chosen or range(num_classes), dtype=np.int64), n))
+
+    def _report(
+        self, features: Features, samples: Images, reference: Reference | None, found: Comparison
+    ) -> None:
+        about: dict[str, Any] = {"name": samples.name, "images": len(samples)}
+        if self._is_checkpoint:
+            about |= {"sampler": self.sampler, "steps": self.steps, "eta": self.eta, "seed": self.seed}
+            about |= {"guidance_scale": self.guidance_scale, "classes": list(self.classes)}
+        against = None if reference is None else {"name": reference.name, "images": _count(reference)}
+        content = {
+            "features": features.name,
+            "note": features.note,
+            "samples": about,
+            "reference": against,
+            "metrics": {
+                name: {"value": value, **METRICS[name]._asdict()} for name, value in found.values.items()
+            },
+            "warnings": found.warnings,
+        }
+        _write_json(self.out / FILE, content)
+        wrote = [str(self.out / FILE)]
+        if self.save_statistics is not None and found.statistics is not None:
+            write_reference(self.save_statistics, found.statistics)
+            wrote.append(str(self.save_statistics))
+        print(f"device     {device_name(self.device)}")
+        print(f"features   {features.note}")
+        print(f"samples    {len(samples)} images of {samples.name}")
+        if reference is not None:
+            print(f"reference  {_in_words(reference)}")
+        for name, value in found.values.items():
+            metric = METRICS[name]
+            title = f"{metric.title} ({features.label})"
+            print(f"{title:<44} {value:>9.4f}  {metric.better} is better; {metric.source}")
+        print(f"wrote      {', '.join(wrote)}")
+        for warning in found.warnings:
+            print(f"fastdiff: {warning}", file=sys.stderr)
+
+    # --- a model's bound ----------------------------------------------------------------------------------
+
+    def _bound(self) -> int:
+        from fastdiff.evaluation.likelihood import image_nll
+        from fastdiff.evaluation.plots import draw_bound
+
+        if self.reference is None:
+            raise FastdiffError("--bits-per-dim needs images: give --reference DATA")
+        model = load_denoiser(self.samples, self.preset, self.device, self.dtype)
+        images = read_images(
+            self.reference,
+            _shape(model),
+            fit=self.fit,
+            why="the images of the model",
+            num_classes=model.config.num_classes,
+            labels=self.labels,
+        ).first(self.n)
+        check_folder(self.out, BOUND_FILES)
+        found = image_nll(
+            model,
+            images,
+            timestep_respacing=self.timestep_respacing,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            progress=self.progress,
+        ).summary()
+        about = {"model": self.samples, "reference": images.name, "seed": self.seed}
+        _write_json(self.out / BOUND_FILES[0], {**about, **found})
+        steps = len(found["timesteps"])
+        title = f"{self.samples}: {found['images']} images, {steps} of {model.diffusion.steps} steps"
+        draw_bound(found, self.out / BOUND_FILES[1], title)
+        spread = "" if found["standard_error"] is None else f" (standard error {found['standard_error']:.4f})"
+        print(f"device     {device_name(self.device)}")
+        print(f"model      {title}")
+        print(f"total      {found['bits_per_dim']:.4f} bits per dimension{spread}; lower is better")
+        print(f"prior      {found['prior']:.3g}")
+        print(f"last step  {found['vb'][0]:.4f}, -log p(x_0 | x_1)")
+        print(f"wrote      {', '.join(str(self.out / name) for name in BOUND_FILES)}")
+        return 0
+
+
+def _shape(model: Any) -> Shape:
+    config = model.config
+    return config.in_channels, config.image_size, config.image_size
+
+
+def _count(reference: Reference) -> int | None:
+    """How many images there are to look at; statistics do not tell how many they are of."""
+    held = reference.pool if reference.images is None else reference.images
+    return None if held is None else len(held)
+
+
+def _in_words(reference: Reference) -> str:
+    count = _count(reference)
+    parts = ["statistics"] if reference.has_statistics else []
+    parts += [] if count is None else [f"{count} images"]
+    return f"{' and '.join(parts)} of {reference.name}"
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,113 @@
+"""Images to be judged, of one size, as they are or fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from fastdiff.errors import FastdiffError
+from fastdiff.training.config import Fit
+from fastdiff.training.data import FittedImages, load_data
+from fastdiff.training.readers import read
+
+Shape = tuple[int, int, int]  # (C, H, W)
+_COLOURS = {1: "grey", 3: "RGB"}
+
+
+@dataclass(frozen=True)
+class Images:
+    """N images [C,H,W] uint8 with a name, in memory or decoded when asked for; labels [N] int64 if there are any."""
+
+    images: Tensor | FittedImages
+    name: str
+    labels: Tensor | None = None
+    count: int | None = None  # only the first ones; None: all
+
+    def __len__(self) -> int:
+        return len(self.images) if self.count is None else self.count
+
+    def fetch(self, rows: Tensor) -> Tensor:
+        """[n,C,H,W] uint8 at rows [n] int64.
+
+        Raises:
+            FastdiffError: an image that cannot be read or fitted, with its name.
+        """
+        return self.images[rows] if isinstance(self.images, Tensor) else self.images.fetch(rows, None)
+
+    def first(self, n: int | None) -> Images:
+        """The first n; all if None.
+
+        Raises:
+            FastdiffError: there are not as many.
+        """
+        if n is not None and n > len(self):
+            raise FastdiffError(f"{self.name} holds {len(self)} images, not {n}")
+        return self if n is None else replace(self, count=n)
+
+    @property
+    def shape(self) -> Shape:
+        if isinstance(self.images, FittedImages):
+            return self.images.channels, self.images.size, self.images.size
+        c, h, w = self.images.shape[1:]
+        return c, h, w
+
+
+def read_images(
+    path: Path,
+    shape: Shape | None = None,
+    *,
+    fit: Fit | None = None,
+    why: str = "",
+    num_classes: int | None = None,
+    labels: Path | None = None,
+) -> Images:
+    """Images of a folder, an IDX file or an .npz (guided-diffusion's, or with images and labels).
+
+    Args:
+        shape: that they must have; None: that of the first.
+        fit: how to make another size fit, see :func:`fastdiff.training.fit.fit_image`; None: raise.
+        why: who asks for that shape, for the message.
+        num_classes: read labels too, below this number, if there are any.
+        labels: the labels file of IDX images, found by name if None.
+
+    Raises:
+        FastdiffError: whatever cannot be read, another shape, labels that do not fit.
+    """
+    raw = read(path, labels)
+    found = _shape(raw.image(0))
+    wanted = shape or found
+    if fit is None and found != wanted or wanted[0] < found[0]:
+        advice = "" if wanted[0] < found[0] else "; give --fit pad or --fit crop to fit them"
+        raise FastdiffError(f"{path} holds {words(found)} and {why or 'all'} must be {words(wanted)}{advice}")
+    if wanted[1] != wanted[2]:
+        raise FastdiffError(f"{path} holds {words(wanted)}; only square ones can be evaluated")
+    has_labels = num_classes is not None and raw.labels is not None
+    if has_labels and raw.class_names and len(raw.class_names) != num_classes:
+        raise FastdiffError(f"{path} has {len(raw.class_names)} classes, the model {num_classes}")
+    del raw  # as large as what is read next
+    data = load_data(
+        path,
+        image_size=wanted[1],
+        channels=wanted[0],
+        num_classes=num_classes if has_labels else None,
+        labels=labels,
+        fit=fit or "crop",
+    )
+    return Images(data.images, str(path), data.labels)
+
+
+def words(shape: Shape) -> str:
+    """For example "grey images of 28 x 28 pixels"."""
+    c, h, w = shape
+    return f"{_COLOURS.get(c, f'{c}-channel')} images of {w} x {h} pixels"
+
+
+def _shape(image: np.ndarray | Image.Image) -> Shape:
+    if isinstance(image, Image.Image):
+        return 1 if image.mode in ("1", "L") else 3, image.height, image.width
+    channels = image.shape[2] if image.ndim == 3 else 1
+    return 1 if channels == 1 else 3, image.shape[0], image.shape[1]
