@@ -196,7 +196,14 @@ def _point(axes: Any, op: str, intensity: float, by_side: dict[str, float]) -> N
         axes.plot([intensity] * 2, [by_side["eager"], own], color=colour, linewidth=0.7, alpha=0.5, zorder=2)
         axes.scatter(intensity, own, s=26, marker=marker, color=colour, zorder=4, linewidth=0)
     axes.scatter(
-        intensity, by_side["eager"], s=18, marker=marker, facecolor="white", edgecolor=colour, zorder=3
+        intensity,
+        by_side["eager"],
+        s=22,
+        marker=marker,
+        facecolor="white",
+        edgecolor=colour,
+        linewidth=0.9,
+        zorder=3,
     )
 
 
