@@ -21,14 +21,16 @@ from fastdiff.ops._op import OPS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 IMPLEMENTATIONS = [
-    *("eager", "compiled"),
+    "eager",
     *(b.value for b in Backend if b not in (Backend.REFERENCE, Backend.EAGER)),
+    "compiled",
 ]
+# What is compared runs one after the other, so that a busy machine slows it alike.
 PARAMETERS = [
     pytest.param(implementation, case, dtype, id=f"{implementation}-{case.op}-{case.name}-{dtype}")
-    for implementation in IMPLEMENTATIONS
     for case in CASES
     for dtype in dtypes(case)
+    for implementation in IMPLEMENTATIONS
     if implementation != "compiled" or (dtype == "f32" and "contiguous" not in case.name)
 ]
 

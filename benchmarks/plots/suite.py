@@ -112,7 +112,8 @@ def draw_bars(content: dict[str, Any], picture: Path) -> None:
         y += 0.1
     ratios = [r for part in found.values() for bars in part.values() for b in bars for r in (b.least, b.most)]
     axes.set(xscale="log", xlim=(min(0.5, *ratios) / 1.1, max(ratios) * 1.5), ylim=(y, 0), yticks=[])
-    ticks = [2.0**k for k in range(-4, 10) if axes.get_xlim()[0] < 2.0**k < axes.get_xlim()[1]]
+    low, high = (math.log2(x) for x in axes.get_xlim())
+    ticks = [2.0**k for k in range(-8, 11, 2 if high - low > 9 else 1) if low < k < high]
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axes.set_xticks([], minor=True)
     axes.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=3)
@@ -196,7 +197,14 @@ def _point(axes: Any, op: str, intensity: float, by_side: dict[str, float]) -> N
         axes.plot([intensity] * 2, [by_side["eager"], own], color=colour, linewidth=0.7, alpha=0.5, zorder=2)
         axes.scatter(intensity, own, s=26, marker=marker, color=colour, zorder=4, linewidth=0)
     axes.scatter(
-        intensity, by_side["eager"], s=18, marker=marker, facecolor="white", edgecolor=colour, zorder=3
+        intensity,
+        by_side["eager"],
+        s=22,
+        marker=marker,
+        facecolor="white",
+        edgecolor=colour,
+        linewidth=0.9,
+        zorder=3,
     )
 
 

@@ -23,22 +23,25 @@ Function = TypeVar("Function", bound=Callable[..., Tensor])
 
 
 class _Recipe(NamedTuple):
-    """How a tensor was made. Arguments that have recipes of their own are recipes here."""
+    """How a tensor was made. Arguments that have recipes themselves are views of these."""
 
     function: Callable[..., Tensor]
     args: tuple[Any, ...]
 
     def make(self) -> Tensor:
-        return self.function(*(a.make() if isinstance(a, _Recipe) else a for a in self.args))
+        return self.function(*(a.make() if isinstance(a, _View) else a for a in self.args))
 
 
 class _View(NamedTuple):
-    """What autograd keeps instead of a tensor: the recipe of what it is a view of, and which view."""
+    """What is kept instead of a tensor: the recipe of what it is a view of, and which view."""
 
     recipe: _Recipe
     size: torch.Size
     stride: tuple[int, ...]
     offset: int
+
+    def make(self) -> Tensor:
+        return self.recipe.make().as_strided(self.size, self.stride, self.offset)
 
 
 class _Made:
@@ -49,7 +52,7 @@ class _Made:
 
     def remember(self, result: Tensor, function: Callable[..., Tensor], args: tuple[Any, ...]) -> None:
         if result.numel() and self.recipe(result) is None and not any(_share(result, a) for a in args):
-            kept = tuple((self.recipe(a) or a.detach()) if isinstance(a, Tensor) else a for a in args)
+            kept = tuple(self.pack(a.detach()) if isinstance(a, Tensor) else a for a in args)
             self._made[_address(result)] = result.detach(), _Recipe(function, kept)
 
     def recipe(self, t: Tensor) -> _Recipe | None:
@@ -70,7 +73,7 @@ def _unpack(kept: Tensor | _View) -> Tensor:
     if isinstance(kept, Tensor):
         return kept
     with torch.no_grad():
-        return kept.recipe.make().as_strided(kept.size, kept.stride, kept.offset)
+        return kept.make()
 
 
 def _address(t: Tensor) -> int:

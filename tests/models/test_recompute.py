@@ -17,6 +17,7 @@ from fastdiff.backend import use_backend
 from fastdiff.errors import FastdiffError
 from fastdiff.models import ClassifierConfig, UNetConfig, trunk
 from fastdiff.nn import Dropout, GroupNormSiLU, recomputing
+from fastdiff.nn.resample import upsample_nearest
 
 CONFIG = UNetConfig(
     image_size=8,
@@ -199,6 +200,22 @@ def test_dropout_of_gradients_in_another_layout() -> None:
         results.append((y, *torch.autograd.grad(y, x, weighting)))
     for a, b in zip(*results, strict=True):
         assert torch.equal(a, b)
+
+
+def test_views_of_what_is_made_again() -> None:
+    """Of a norm's result, given to another function that is, and to a product."""
+    norm, last = GroupNormSiLU(32), nn.Conv2d(16, 4, 1)
+    x = torch.randn(2, 32, 4, 4, requires_grad=True)
+
+    def block(x: Tensor) -> Tensor:
+        halves = norm(x).chunk(2, dim=1)
+        return last(upsample_nearest(halves[1])) * halves[0].sum()
+
+    plain = torch.autograd.grad(block(x).square().sum(), [x, *norm.parameters(), *last.parameters()])
+    again = torch.autograd.grad(
+        recomputing(block, x).square().sum(), [x, *norm.parameters(), *last.parameters()]
+    )
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
 
 
 def test_empty_batch() -> None:

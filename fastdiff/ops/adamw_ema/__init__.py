@@ -167,5 +167,5 @@ adamw_ema_op = FusedOp(
     reference=reference.adamw_ema,
     fake=_fake,
     package=__name__,
-    backends=(Backend.CPU, Backend.TRITON, Backend.CUDA),
+    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
