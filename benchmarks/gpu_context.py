@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 WARM_UP = 4
 FLUSH_BYTES = 1 << 28  # larger than any L2 cache
+HEAD_START = 1_000_000  # cycles for which the device waits before a call, so that its launches are not in the time
 
 
 class Store:
@@ -128,7 +129,8 @@ class Context:
         torch.cuda.synchronize()
         for start, end in events:
             if flush is not None:
-                flush.zero_()  # also gives the host a head start, so that launches are not in the time
+                flush.zero_()
+            torch.cuda._sleep(HEAD_START)
             start.record()
             function()
             end.record()

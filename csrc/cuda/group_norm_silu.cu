@@ -6,7 +6,7 @@ namespace fastdiff::group_norm {
 namespace {
 
 Plan plan_forward(const ForwardArgs& a, bool aligned) {
-  return make_plan(a.shape, aligned, kForwardItems, 1, kMaxThreads, current_device());
+  return make_plan(a.shape, aligned, kForwardItems, 1, current_device());
 }
 
 template <class T, bool kLast, int kVec>

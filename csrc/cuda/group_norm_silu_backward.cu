@@ -6,7 +6,7 @@ namespace fastdiff::group_norm {
 namespace {
 
 Plan plan_backward(const BackwardArgs& a, bool aligned) {
-  return make_plan(a.shape, aligned, kBackwardItems, 2, kBackwardRowThreads, current_device());
+  return make_plan(a.shape, aligned, kBackwardItems, 2, current_device());
 }
 
 template <class T, bool kLast, int kVec>

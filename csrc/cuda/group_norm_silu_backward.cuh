@@ -142,7 +142,7 @@ __device__ void apply(const BackwardArgs& a, const Tile<T, kLast, kVec>& tile, P
 }
 
 template <class T, bool kLast, int kVec>
-__global__ void __launch_bounds__(kLast ? kBackwardRowThreads : kMaxThreads, 1)
+__global__ void __launch_bounds__(kMaxThreads, kBackwardBlocks)
     group_norm_silu_backward_tile_kernel(BackwardArgs a, Geometry g, int stage) {
   const Tile<T, kLast, kVec> tile(g);
   Pack<T, kVec> x[kBackwardItems], grad[kBackwardItems];

@@ -125,7 +125,7 @@ __device__ void fill_tables(const ForwardArgs& a, const SomeTile& tile, const Ge
 }
 
 template <class T, bool kLast, int kVec>
-__global__ void __launch_bounds__(kMaxThreads, 1)
+__global__ void __launch_bounds__(kMaxThreads, kForwardBlocks)
     group_norm_silu_forward_tile_kernel(ForwardArgs a, Geometry g, int stage) {
   using MyTile = Tile<T, kLast, kVec>;
   constexpr int kChannels = MyTile::kChannels;

@@ -20,7 +20,6 @@ struct Plan {
   bool vectors = false;  // packs of 16 bytes, else single elements
   Path path = kAutomatic;
   unsigned threads = 0;
-  int row_threads = kMaxThreads;  // at most, in channels_last
   int64_t images_at_once = 0, slabs_at_once = 0;  // of a launch: all, or what the second-level cache holds
 };
 
@@ -53,7 +52,7 @@ inline void shape_tile(const Shape& s, Plan& plan, int vec, int64_t steps) {
   const int wanted = static_cast<int>(std::min<int64_t>(ceil_div(steps, kWantedItems), kMaxThreads));
   if (s.channels_last) {
     g.columns = g.slab_channels / vec;
-    g.rows = std::max(1, std::min(wanted, plan.row_threads / g.columns));
+    g.rows = std::max(1, std::min(wanted, kMaxThreads / g.columns));
     if (kWarp % g.columns == 0) g.rows = static_cast<int>(ceil_div(g.rows, kWarp / g.columns)) * (kWarp / g.columns);
   } else {
     g.columns = g.slab_channels;
@@ -102,11 +101,10 @@ inline void fit_cache(const Shape& s, Plan& plan, const Device& device, int tens
 }
 
 // `items`: packs that a thread holds of each of `tensors` tensors. path is kAutomatic if the wanted one cannot be.
-inline Plan make_plan(const Shape& s, bool aligned, int items, int tensors, int row_threads, const Device& device) {
+inline Plan make_plan(const Shape& s, bool aligned, int items, int tensors, const Device& device) {
   const int full = 16 / element_bytes(s);
   const bool fits = s.channels_last ? s.channels % full == 0 : s.pixels % full == 0;
   Plan plan;
-  plan.row_threads = row_threads;
   plan.vectors = aligned && fits && s.image_stride % full == 0;
   Geometry& g = plan.geometry;
   g.channels = s.channels, g.pixels = s.pixels, g.image_stride = s.image_stride;

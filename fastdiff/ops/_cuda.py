@@ -78,6 +78,7 @@ def _checked_library(name: str, argument: type[ctypes.Structure]) -> ctypes.CDLL
     return library
 
 
+@functools.cache
 def workspace_function(
     name: str, argument: type[ctypes.Structure]
 ) -> Callable[[ctypes.Structure, torch.device], int]:
@@ -94,6 +95,7 @@ def workspace_function(
     return on_device
 
 
+@functools.cache
 def function(name: str, argument: type[ctypes.Structure]) -> Callable[[ctypes.Structure, torch.device], None]:
     """A launcher of ``int fastdiff_<name>(const Args*, cudaStream_t)``, after checking that both sides agree on Args.
 

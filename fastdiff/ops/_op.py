@@ -30,11 +30,22 @@ def _is_observed() -> bool:
     )
 
 
-def _is_plain(argument: Any) -> bool:
-    """Whether it is a tensor, or a list of tensors, of no class that wants to see the operator."""
-    if type(argument) is list:
-        return all(type(t) is torch.Tensor or type(t) is torch.nn.Parameter for t in argument)
-    return type(argument) is torch.Tensor
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def _is_plain(arguments: tuple[Any, ...]) -> bool:
+    """Whether their tensors, also those in lists, are of no class that wants to see the operator."""
+    for a in arguments:
+        if type(a) is list:
+            if not _is_plain(tuple(a)):
+                return False
+        elif isinstance(a, torch.Tensor) and type(a) not in _PLAIN:
+            return False
+    return True
+
+
+def _needs_gradient(arguments: tuple[Any, ...]) -> bool:
+    return any(isinstance(a, torch.Tensor) and a.requires_grad for a in arguments)
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,7 @@ class FusedOp:
         self._package = package
         self._backends = backends
         self._kernels: dict[Backend, Kernel | str] = {}
+        self._function: type[torch.autograd.Function] | None = None
         _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         _LIBRARY.impl(name, self._dispatch, "CompositeExplicitAutograd")
         torch.library.register_fake(f"fastdiff::{name}", fake, lib=_LIBRARY)
@@ -80,16 +92,29 @@ class FusedOp:
         OPS[name] = self
 
     def __call__(self, *args: Any) -> Any:
-        # PyTorch's dispatcher takes some 10 us to come back to a Python function. Where it has nothing to do, neither
-        # gradients nor tracing nor profiling, the function is called at once.
-        if torch.is_grad_enabled() or _is_observed() or not _is_plain(args[0]):
+        # PyTorch's dispatcher takes some 10 us to come back to a Python function, and 100 us to do so with gradients.
+        # Where it has nothing to do, neither tracing nor profiling, the function is called at once.
+        if _is_observed() or not _is_plain(args):
             return self._overload(*args)
-        return self._dispatch(*args)
+        if not (torch.is_grad_enabled() and _needs_gradient(args)):
+            return self._dispatch(*args)
+        return self._overload(*args) if self._function is None else self._function.apply(*args)
 
     def register_autograd(self, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
         torch.library.register_autograd(
             f"fastdiff::{self.name}", backward, setup_context=setup_context, lib=_LIBRARY
         )
+        dispatch = self._dispatch
+
+        class Function(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, *args: Any) -> Any:
+                output = dispatch(*args)
+                setup_context(ctx, args, output)
+                return output
+
+        Function.backward = staticmethod(backward)
+        self._function = Function
 
     def refuse_derivative(self) -> None:
         """For an op that is itself a derivative: a second one raises, where PyTorch would go on without it."""

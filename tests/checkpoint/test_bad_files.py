@@ -202,7 +202,10 @@ def test_garbage_in_the_metadata(tmp_path: Path, model, stored: str, preset) -> 
 @pytest.mark.parametrize(
     ("options", "fragment"),
     [
-        ({"preset": "adm-1024"}, "unknown preset 'adm-1024'; known: fashion-mnist, fashion-mnist-classifier, adm-64"),
+        (
+            {"preset": "adm-1024"},
+            "unknown preset 'adm-1024'; known: fashion-mnist, fashion-mnist-classifier, adm-64",
+        ),
         ({"colour": 1}, "unknown option 'colour'; UNetConfig has image_size"),
         ({"device": "gameboy"}, "device gameboy cannot be used"),
         ({"device": "cuda:99"}, "device cuda:99 cannot be used"),

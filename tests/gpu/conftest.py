@@ -13,6 +13,7 @@ import torch
 from fastdiff.backend import Backend
 from fastdiff.ops import _cuda
 from fastdiff.ops._op import OPS
+from fastdiff.ops.group_norm_silu.cuda import _template
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +43,7 @@ def cuda_kernels(request: pytest.FixtureRequest) -> None:
 
 
 def _forget() -> None:
-    _cuda._load.cache_clear()
+    for known in (_cuda._load, _cuda.function, _cuda.workspace_function, _template):
+        known.cache_clear()
     for op in OPS.values():
         op._kernels.pop(Backend.CUDA, None)

@@ -174,7 +174,7 @@ def test_recordings_are_found_again_and_freed() -> None:
     model = UNet(CONFIG).to(DEVICE)
     model.diffusion = DiffusionConfig(steps=40)
     with Sampler(model, steps=4) as sampler, use_backend("reference"):
-        sampler(4, batch_size=None, progress=False)
+        sampler(4, progress=False)
         sampler(4, seed=1, progress=False)
         assert len(sampler._captures) == 1
         sampler(3, progress=False)

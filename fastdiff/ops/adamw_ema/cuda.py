@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -13,11 +9,6 @@ from fastdiff.ops import _cuda
 from fastdiff.ops._op import Kernel
 from fastdiff.ops.adamw_ema import table
 from fastdiff.ops.adamw_ema.cpu import Args, arguments
-
-
-@functools.cache
-def _launch() -> Callable[[ctypes.Structure, torch.device], None]:
-    return _cuda.function("adamw_ema", Args)
 
 
 def _supports(params, grads, exp_avg, exp_avg_sq, steps, emas, low, *hyper) -> str | None:
@@ -41,7 +32,7 @@ def _run(
     grads = table.laid_out(params, grads)
     addresses, chunks = table.build(params, grads, exp_avg, exp_avg_sq, steps, emas, low)
     addresses = table.uploaded(addresses, device)
-    _launch()(arguments(addresses, chunks, grads[0], low, hyper), device)
+    _cuda.function("adamw_ema", Args)(arguments(addresses, chunks, grads[0], low, hyper), device)
     table.mark_written(params, exp_avg, exp_avg_sq, emas, low)
 
 

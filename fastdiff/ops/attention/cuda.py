@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -47,16 +45,6 @@ class _BackwardArgs(ctypes.Structure):
     ]
 
 
-@functools.cache
-def _forward_function() -> Callable[[ctypes.Structure, torch.device], None]:
-    return _cuda.function("attention", _ForwardArgs)
-
-
-@functools.cache
-def _backward_function() -> Callable[[ctypes.Structure, torch.device], None]:
-    return _cuda.function("attention_backward", _BackwardArgs)
-
-
 def _views(*tensors: Tensor) -> list[int]:
     return [field for x in tensors for field in (x.data_ptr(), *x.stride())]
 
@@ -80,7 +68,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Ten
     out = torch.empty_like(q)
     lse = torch.empty(q.shape[:3], device=q.device)
     args = _ForwardArgs(*_views(q, k, v, out), lse.data_ptr(), *_shape(q, k, scale))
-    _forward_function()(args, q.device)
+    _cuda.function("attention", _ForwardArgs)(args, q.device)
     return out, lse
 
 
@@ -97,7 +85,7 @@ def _backward(
     args = _BackwardArgs(
         *_views(grad, q, k, v, out, dq, dk, dv), lse.data_ptr(), delta.data_ptr(), *_shape(q, k, scale)
     )
-    _backward_function()(args, q.device)
+    _cuda.function("attention_backward", _BackwardArgs)(args, q.device)
     return dq, dk, dv
 
 

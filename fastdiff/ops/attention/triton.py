@@ -138,6 +138,7 @@ def _other_calls() -> None:
     for d in HEADS:
         _call((2, 4, 65, d), torch.bfloat16, True, SMALL_SHARED)
     _call((2, 4, 65, 40), torch.bfloat16, False, SMALL_SHARED, sign=-1)
+    _call((1, 1, 1, 64), torch.bfloat16, False, SMALL_SHARED)  # a number that is 1 is a constant to Triton
     for d in HEADS:
         _call((2, 4, 65, d), torch.float32, False, SMALL_SHARED)
 

@@ -37,11 +37,11 @@ def _places(base, strides, start, channels, ROWS: tl.constexpr):
 
 @triton.jit
 def _exist(
-    start, channels, limit, ROWS: tl.constexpr, MASK: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr
+    start, channels, limit, ROWS: tl.constexpr, MASK: tl.constexpr, D: tl.constexpr, END: tl.constexpr
 ):
-    """Which of these places are inside the tensor; asked only where some may not be."""
+    """Which of these places are inside the tensor; asked only where some may not be. END: of the tile's channels."""
     rows = start + tl.arange(0, ROWS)
-    if MASK and TILE[0] + TILE[1] > D:
+    if MASK and END > D:
         return (rows < limit)[:, None] & (channels < D)[None, :]
     elif MASK:
         return (rows < limit)[:, None]
@@ -59,7 +59,10 @@ def load_tiles(
         channels = CHANNELS[i][0] + tl.arange(0, CHANNELS[i][1])
         at = _places(base, strides, start, channels, ROWS)
         if MASK or CHANNELS[i][0] + CHANNELS[i][1] > D:
-            x = tl.load(at, mask=_exist(start, channels, limit, ROWS, MASK, D, CHANNELS[i]), other=0.0)
+            inside = _exist(
+                start, channels, limit, ROWS, MASK, D, tl.constexpr(CHANNELS[i][0] + CHANNELS[i][1])
+            )
+            x = tl.load(at, mask=inside, other=0.0)
         else:
             x = tl.load(at)
         tiles = tiles + (x.to(tl.float32) if WIDEN else x,)
@@ -77,7 +80,10 @@ def store_tiles(
         at = _places(base, strides, start, channels, ROWS)
         x = to_nearest(tiles[i] * factor, base.dtype.element_ty)
         if MASK or CHANNELS[i][0] + CHANNELS[i][1] > D:
-            tl.store(at, x, mask=_exist(start, channels, limit, ROWS, MASK, D, CHANNELS[i]))
+            inside = _exist(
+                start, channels, limit, ROWS, MASK, D, tl.constexpr(CHANNELS[i][0] + CHANNELS[i][1])
+            )
+            tl.store(at, x, mask=inside)
         else:
             tl.store(at, x)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,11 +25,6 @@ class _Args(ctypes.Structure):
     ]
 
 
-@functools.cache
-def _launch() -> Callable[[ctypes.Structure, torch.device], None]:
-    return _cuda.function("bernoulli_step", _Args)
-
-
 def _supports(probability, seeds, step, factor, stream) -> str | None:
     return _cuda.why_not_tensors(probability, factor=factor) or why_not_rows(probability, factor)
 
@@ -49,7 +42,7 @@ def _run(probability: Tensor, seeds: Tensor, step: Tensor, factor: Tensor | None
         args.factor = factor.data_ptr()
         args.factor_stride = 0 if len(factor) == 1 else factor.stride(0)
         args.factor_dtype = DTYPE_CODES[factor.dtype]
-    _launch()(args, probability.device)
+    _cuda.function("bernoulli_step", _Args)(args, probability.device)
     return out
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -28,11 +26,6 @@ class _Args(ctypes.Structure):
     ]
 
 
-@functools.cache
-def _launch() -> Callable[[ctypes.Structure, torch.device], None]:
-    return _cuda.function("decision", _Args)
-
-
 def _run(seeds: Tensor, *rest) -> tuple[Tensor, Tensor, Tensor]:
     parameters, (method, dt, max_steps, max_time, reach) = rest[:_COUNT], rest[_COUNT:]
     n = len(seeds)
@@ -46,7 +39,7 @@ def _run(seeds: Tensor, *rest) -> tuple[Tensor, Tensor, Tensor]:
         *(seeds.stride(0), n, method, max_steps),
         *(dt, reach, max_time),
     )
-    _launch()(arguments, seeds.device)
+    _cuda.function("decision", _Args)(arguments, seeds.device)
     return rt, choice, position
 
 

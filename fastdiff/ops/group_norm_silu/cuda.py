@@ -69,16 +69,6 @@ class _BackwardArgs(ctypes.Structure):
 _NAMES = {_ForwardArgs: "group_norm_silu", _BackwardArgs: "group_norm_silu_backward"}
 
 
-@functools.cache
-def _function(struct: type[ctypes.Structure]) -> Any:
-    return _cuda.function(_NAMES[struct], struct)
-
-
-@functools.cache
-def _workspace_bytes(struct: type[ctypes.Structure]) -> Any:
-    return _cuda.workspace_function(_NAMES[struct], struct)
-
-
 _Rows = tuple[int, torch.dtype] | None  # how a parameter lies: stride between images' rows, dtype
 
 
@@ -108,7 +98,7 @@ def _template(
     how = (layout(sizes, strides), DTYPE_CODES[dtype], silu, path)
     for name, value in zip(_SHAPE, (*shape, *how), strict=True):
         setattr(args, name, value)
-    return args, _workspace_bytes(struct)(args, device)
+    return args, _cuda.workspace_function(_NAMES[struct], struct)(args, device)
 
 
 def _launch(
@@ -135,7 +125,7 @@ def _launch(
             setattr(args, name, tensor.data_ptr())
     for name, value in others.items():
         setattr(args, name, value)
-    _function(struct)(args, x.device)
+    _cuda.function(_NAMES[struct], struct)(args, x.device)
 
 
 def _supports(x: Tensor, **others: Tensor | None) -> str | None:

@@ -63,7 +63,7 @@ def group_norm_silu_backward_kernel(
     tl.store(a_sums + channel, a, mask=exists)
     tl.store(b_sums + channel, b, mask=exists)
 
-    count = (pixels * GROUP).to(tl.float32)
+    count = tl.cast(pixels * GROUP, tl.float32)
     a = r * spread(fold(gamma * a, member) / count, member)
     b = r * spread(fold(gamma * b, member) / count, member)
     store(
@@ -136,7 +136,7 @@ def group_norm_silu_backward_apply_kernel(
     gamma, beta = affine(
         weight, bias, scale, shift, image, first + column, exists, scale_stride, shift_stride
     )
-    count = (pixels * GROUP).to(tl.float32)
+    count = tl.cast(pixels * GROUP, tl.float32)
     a = r * spread(fold(gamma * a, member) / count, member)
     b = r * spread(fold(gamma * b, member) / count, member)
     offset = pixel[:, None] * pixel_stride + column[None, :] * channel_stride

@@ -79,7 +79,7 @@ def group_norm_silu_forward_kernel(
     start = first.to(tl.int64) * channel_stride
 
     values = tl.load(x + (image * x_stride + start) + offset, mask=mask, other=0.0).to(tl.float32)
-    count = (pixels * GROUP).to(tl.float32)
+    count = tl.cast(pixels * GROUP, tl.float32)
     rough = fold(tl.sum(values, 0), member) / count
     centered = tl.where(mask, values - spread(rough, member)[None, :], 0.0)
     rest = fold(tl.sum(centered, 0), member) / count  # what rounding left of the mean
@@ -154,7 +154,7 @@ def merged(
     m = tl.load(means + place, mask=mask, other=0.0)
     squares = tl.load(deviations + place, mask=mask, other=0.0)
     n = tl.minimum(tl.maximum(pixels - chunk * chunk_pixels, 0), chunk_pixels).to(tl.float32)[:, None] * GROUP
-    total = pixels.to(tl.float32) * GROUP
+    total = tl.cast(pixels, tl.float32) * GROUP
     rough = tl.sum(m * n, 0) / total
     d = tl.where(mask, m - rough[None, :], 0.0)
     rest = tl.sum(d * n, 0) / total

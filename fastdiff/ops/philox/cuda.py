@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,16 +26,11 @@ class _Args(ctypes.Structure):
     ]
 
 
-@functools.cache
-def _launch(name: str) -> Callable[[ctypes.Structure, torch.device], None]:
-    return _cuda.function(name, _Args)
-
-
 def _normal(seeds: Tensor, shape: Sequence[int], step: int, stream: int, dtype: torch.dtype) -> Tensor:
     out = torch.empty((len(seeds), *shape), dtype=dtype, device=seeds.device)
     sizes = seeds.stride(0), len(seeds), math.prod(shape)
     args = _Args(seeds.data_ptr(), out.data_ptr(), *sizes, step, stream, 0, DTYPE_CODES[dtype])
-    _launch("philox_normal")(args, seeds.device)
+    _cuda.function("philox_normal", _Args)(args, seeds.device)
     return out
 
 
@@ -45,7 +39,7 @@ def _bits(seeds: Tensor, count: int, step: int, stream: int, first_block: int) -
     args = _Args(
         seeds.data_ptr(), out.data_ptr(), seeds.stride(0), len(seeds), count, step, stream, first_block, 0
     )
-    _launch("philox_bits")(args, seeds.device)
+    _cuda.function("philox_bits", _Args)(args, seeds.device)
     return out
 
 

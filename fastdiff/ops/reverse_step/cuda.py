@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -37,11 +36,6 @@ class _Args(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("channels", "pixels", "table_is_double", "variance", "clip")),
         ("stream", ctypes.c_uint32),
     ]
-
-
-@functools.cache
-def _launch() -> Callable[[ctypes.Structure, torch.device], None]:
-    return _cuda.function("reverse_step", _Args)
 
 
 @functools.lru_cache(maxsize=256)
@@ -98,7 +92,7 @@ def _run(
     if seeds is not None:
         args.seeds, args.seed_stride = seeds.data_ptr(), seeds.stride(0)
     args.variance, args.clip, args.stream = _VARIANCES[variance], clip, stream
-    _launch()(args, x.device)
+    _cuda.function("reverse_step", _Args)(args, x.device)
     return x_next, x0, nonfinite
 
 
