@@ -6,14 +6,15 @@ namespace fastdiff::group_norm {
 namespace {
 
 Plan plan_forward(const ForwardArgs& a, bool aligned) {
-  return make_plan(a.shape, aligned, kForwardItems, 1, current_device());
+  return make_plan(a.shape, aligned, kForwardItems, current_device());
 }
 
 template <class T, bool kLast, int kVec>
-int forward_part(const ForwardArgs& a, const Plan& plan, const Geometry& g, int64_t images, void* stream) {
+int run_forward(const ForwardArgs& a, const Plan& plan, void* stream) {
+  const Geometry& g = plan.geometry;
   constexpr int kChannels = Tile<T, kLast, kVec>::kChannels;
   Launch tiles;
-  tiles.grid.x = static_cast<unsigned>(images * g.slabs * g.tiles);
+  tiles.grid.x = static_cast<unsigned>(a.shape.images * g.slabs * g.tiles);
   tiles.threads = plan.threads;
   tiles.shared_bytes = 4 * (table_floats(g, kForwardTables) + scratch_floats(g, 2 * kChannels));
   const auto kernel = group_norm_silu_forward_tile_kernel<T, kLast, kVec>;
@@ -23,11 +24,11 @@ int forward_part(const ForwardArgs& a, const Plan& plan, const Geometry& g, int6
   }
   if (const int error = launch(kernel, tiles, stream, a, g, kMeasure)) return error;
   Launch merges;
-  merges.grid.x = static_cast<unsigned>(images * count_groups(g));
+  merges.grid.x = static_cast<unsigned>(a.shape.images * a.shape.groups);
   merges.threads = kMergeThreads;
   merges.shared_bytes = kMergeThreads * sizeof(Moments);
   const auto merge_kernel = group_norm_silu_forward_merge_kernel<kLast>;
-  if (const int error = launch(merge_kernel, merges, stream, a, g, first_group(g), count_groups(g), kLast ? 1 : kVec))
+  if (const int error = launch(merge_kernel, merges, stream, a, g, kLast ? 1 : kVec))
     return error;
   return launch(kernel, tiles, stream, a, g, kApply);
 }
@@ -56,8 +57,6 @@ extern "C" int fastdiff_group_norm_silu(const fastdiff::group_norm::ForwardArgs*
   const Plan plan = plan_forward(a, all_aligned({a.x, a.y}));
   if (plan.path == kAutomatic) return kNotPossible;
   return dispatch(a.shape, plan, [&](auto element, auto last, auto vec) {
-    return each_part(a.shape, plan, [&](const Geometry& g, int64_t images) {
-      return forward_part<decltype(element), decltype(last)::value, decltype(vec)::value>(a, plan, g, images, stream);
-    });
+    return run_forward<decltype(element), decltype(last)::value, decltype(vec)::value>(a, plan, stream);
   });
 }

@@ -57,8 +57,7 @@ struct Geometry {
   int slots;           // partial sums of a column that a block's warps leave in shared memory
   int tiles;           // of a slab
   int tile_steps;
-  int slabs;                   // of an image that this launch works on
-  int64_t first_image, first_slab;
+  int slabs;  // of an image
 };
 
 // Shared memory: tables of W floats, then room for the sums of `values` numbers of every thread.
@@ -69,7 +68,7 @@ template <class T, bool kLast, int kVec>
 struct Tile {
   static constexpr int kChannels = kLast ? kVec : 1;  // of a thread
 
-  int64_t image, slab, first_channel;  // first_channel: of the slab
+  int64_t image, first_channel;  // first_channel: of the slab
   int index;                           // of the tile in its slab
   int column, row, count;              // count: the steps that this thread takes, `rows` apart
   int64_t start, stride;               // of this thread's first step in a dense image; from step to step
@@ -78,9 +77,8 @@ struct Tile {
     const unsigned block = blockIdx.x, tiles = static_cast<unsigned>(g.tiles);
     const unsigned in_image = block / tiles;
     index = static_cast<int>(block % tiles);
-    image = g.first_image + in_image / static_cast<unsigned>(g.slabs);
-    slab = g.first_slab + in_image % static_cast<unsigned>(g.slabs);
-    first_channel = slab * g.slab_channels;
+    image = in_image / static_cast<unsigned>(g.slabs);
+    first_channel = static_cast<int64_t>(in_image % static_cast<unsigned>(g.slabs)) * g.slab_channels;
     const int t = static_cast<int>(threadIdx.x);
     column = kLast ? t % g.columns : t / g.rows;
     row = kLast ? t / g.columns : t % g.rows;

@@ -6,14 +6,15 @@ namespace fastdiff::group_norm {
 namespace {
 
 Plan plan_backward(const BackwardArgs& a, bool aligned) {
-  return make_plan(a.shape, aligned, kBackwardItems, 2, current_device());
+  return make_plan(a.shape, aligned, kBackwardItems, current_device());
 }
 
 template <class T, bool kLast, int kVec>
-int backward_part(const BackwardArgs& a, const Plan& plan, const Geometry& g, int64_t images, void* stream) {
+int run_backward(const BackwardArgs& a, const Plan& plan, void* stream) {
+  const Geometry& g = plan.geometry;
   constexpr int kChannels = Tile<T, kLast, kVec>::kChannels;
   Launch tiles;
-  tiles.grid.x = static_cast<unsigned>(images * g.slabs * g.tiles);
+  tiles.grid.x = static_cast<unsigned>(a.shape.images * g.slabs * g.tiles);
   tiles.threads = plan.threads;
   tiles.shared_bytes = 4 * (table_floats(g, kBackwardTables) + scratch_floats(g, 2 * kChannels));
   const auto kernel = group_norm_silu_backward_tile_kernel<T, kLast, kVec>;
@@ -23,11 +24,11 @@ int backward_part(const BackwardArgs& a, const Plan& plan, const Geometry& g, in
   }
   if (const int error = launch(kernel, tiles, stream, a, g, kMeasure)) return error;
   Launch merges;
-  merges.grid.x = static_cast<unsigned>(images * count_groups(g));
+  merges.grid.x = static_cast<unsigned>(a.shape.images * a.shape.groups);
   merges.threads = kMergeThreads;
   merges.shared_bytes = 2 * kMergeThreads * sizeof(float);
   const auto merge_kernel = group_norm_silu_backward_merge_kernel;
-  if (const int error = launch(merge_kernel, merges, stream, a, g, first_group(g), count_groups(g))) return error;
+  if (const int error = launch(merge_kernel, merges, stream, a, g)) return error;
   return launch(kernel, tiles, stream, a, g, kApply);
 }
 
@@ -63,9 +64,7 @@ extern "C" int fastdiff_group_norm_silu_backward(const fastdiff::group_norm::Bac
   const Plan plan = plan_backward(a, all_aligned({a.x, a.grad, a.dx}));
   if (plan.path == kAutomatic) return kNotPossible;
   const int error = dispatch(a.shape, plan, [&](auto element, auto last, auto vec) {
-    return each_part(a.shape, plan, [&](const Geometry& g, int64_t images) {
-      return backward_part<decltype(element), decltype(last)::value, decltype(vec)::value>(a, plan, g, images, stream);
-    });
+    return run_backward<decltype(element), decltype(last)::value, decltype(vec)::value>(a, plan, stream);
   });
   return error ? error : finish_parameters(a, stream);
 }

@@ -174,9 +174,8 @@ __global__ void __launch_bounds__(kMaxThreads, kBackwardBlocks)
 
 // A and B over all tiles of a group's channels, a block each, to dshift and dscale; then the group's curve and offset.
 __global__ void __launch_bounds__(kMergeThreads)
-    group_norm_silu_backward_merge_kernel(BackwardArgs a, Geometry g, int64_t first_group, int groups) {
-  const int64_t image = g.first_image + blockIdx.x / static_cast<unsigned>(groups);
-  const int64_t group = first_group + blockIdx.x % static_cast<unsigned>(groups);
+    group_norm_silu_backward_merge_kernel(BackwardArgs a, Geometry g) {
+  const int64_t i = blockIdx.x, image = i / a.shape.groups, group = i % a.shape.groups;
   const int d = g.group_channels, t = static_cast<int>(threadIdx.x);
   const int columns = d < kMergeThreads ? d : kMergeThreads, rows = kMergeThreads / columns;
   auto* shared = reinterpret_cast<float*>(shared_memory());
@@ -207,7 +206,6 @@ __global__ void __launch_bounds__(kMergeThreads)
   __syncthreads();
   block_sum(whole, shared);
   if (t) return;
-  const int64_t i = image * a.shape.groups + group;
   const float rstd = a.rstd[i], inverse = 1.f / (static_cast<float>(d) * static_cast<float>(g.pixels));
   group_coefficients(a, g, i)[0] = -rstd * rstd * inverse * whole[1];
   group_coefficients(a, g, i)[1] = -rstd * inverse * whole[0];

@@ -176,10 +176,8 @@ __global__ void __launch_bounds__(kMaxThreads, kForwardBlocks)
 // mean and rstd of one group, a block each, from the partial moments of its units' tiles.
 template <bool kLast>
 __global__ void __launch_bounds__(kMergeThreads, 1)
-    group_norm_silu_forward_merge_kernel(ForwardArgs a, Geometry g, int64_t first_group, int groups, int step_pixels) {
-  const int64_t image = g.first_image + blockIdx.x / static_cast<unsigned>(groups);
-  const int64_t group = first_group + blockIdx.x % static_cast<unsigned>(groups);
-  const int64_t at = image * a.shape.groups + group;
+    group_norm_silu_forward_merge_kernel(ForwardArgs a, Geometry g, int step_pixels) {
+  const int64_t at = blockIdx.x, image = at / a.shape.groups, group = at % a.shape.groups;
   const int parts = g.group_channels / g.unit_channels * g.tiles;
   const float* partial = static_cast<const float*>(a.workspace) + 2 * at * parts;
   using AnyTile = Tile<float, kLast, 1>;

@@ -20,7 +20,6 @@ struct Plan {
   bool vectors = false;  // packs of 16 bytes, else single elements
   Path path = kAutomatic;
   unsigned threads = 0;
-  int64_t images_at_once = 0, slabs_at_once = 0;  // of a launch: all, or what the second-level cache holds
 };
 
 inline int element_bytes(const Shape& s) { return s.dtype == kFloat32 ? 4 : 2; }
@@ -90,18 +89,8 @@ inline int cluster_tiles(const Shape& s, const Plan& plan, const Device& device,
   return tiles <= limit ? tiles : 0;
 }
 
-// What one launch works on in a path that reads x twice: the second read finds it in the second-level cache.
-inline void fit_cache(const Shape& s, Plan& plan, const Device& device, int tensors) {
-  const Geometry& g = plan.geometry;
-  const int64_t slabs = s.channels / g.slab_channels, budget = int64_t{device.l2_bytes} / 4 * 3;
-  const int64_t slab_bytes = s.pixels * g.slab_channels * element_bytes(s) * tensors;
-  const int64_t of_a_group = g.group_channels / g.unit_channels;
-  plan.images_at_once = std::clamp<int64_t>(budget / (slab_bytes * slabs), 1, s.images);
-  plan.slabs_at_once = std::clamp<int64_t>(budget / slab_bytes / of_a_group, 1, slabs / of_a_group) * of_a_group;
-}
-
-// `items`: packs that a thread holds of each of `tensors` tensors. path is kAutomatic if the wanted one cannot be.
-inline Plan make_plan(const Shape& s, bool aligned, int items, int tensors, const Device& device) {
+// `items`: packs that a thread holds of each tensor. path is kAutomatic if the wanted one cannot be.
+inline Plan make_plan(const Shape& s, bool aligned, int items, const Device& device) {
   const int full = 16 / element_bytes(s);
   const bool fits = s.channels_last ? s.channels % full == 0 : s.pixels % full == 0;
   Plan plan;
@@ -118,7 +107,6 @@ inline Plan make_plan(const Shape& s, bool aligned, int items, int tensors, cons
   const int tiles = s.path == kPartials ? 0 : cluster_tiles(s, plan, device, items);
   if (tiles) {
     plan.path = tiles == 1 ? kOneBlock : kCluster;
-    plan.images_at_once = s.images, plan.slabs_at_once = s.channels / g.slab_channels;
     g.tile_steps = static_cast<int>(ceil_div(g.steps, tiles));
     shape_tile(s, plan, vec, g.tile_steps);
     g.tiles = tiles;
@@ -127,32 +115,10 @@ inline Plan make_plan(const Shape& s, bool aligned, int items, int tensors, cons
     cut_slabs(s, plan, vec, 512);
     g.tile_steps = static_cast<int>(std::min<int64_t>(g.steps, int64_t{g.rows} * items));
     g.tiles = static_cast<int>(ceil_div(g.steps, g.tile_steps));
-    fit_cache(s, plan, device, tensors);
   }
+  g.slabs = g.slab_channels ? static_cast<int>(s.channels / g.slab_channels) : 0;
+  if (s.images * g.slabs * g.tiles > 0x7fffffff) plan.path = kAutomatic;  // more blocks than a grid has
   return plan;
-}
-
-// work(geometry, blocks) for each part of the tensor that is launched at once.
-template <class Work>
-int each_part(const Shape& s, const Plan& plan, Work&& work) {
-  const int64_t slabs = s.channels / plan.geometry.slab_channels;
-  for (int64_t image = 0; image < s.images; image += plan.images_at_once) {
-    for (int64_t slab = 0; slab < slabs; slab += plan.slabs_at_once) {
-      Geometry g = plan.geometry;
-      g.first_image = image, g.first_slab = slab;
-      g.slabs = static_cast<int>(std::min(plan.slabs_at_once, slabs - slab));
-      const int64_t images = std::min(plan.images_at_once, s.images - image);
-      if (images * g.slabs * g.tiles > 0x7fffffff) return kNotPossible;
-      if (const int error = work(g, images)) return error;
-    }
-  }
-  return 0;
-}
-
-// The groups that a part's slabs hold.
-inline int64_t first_group(const Geometry& g) { return g.first_slab * g.slab_channels / g.group_channels; }
-inline int count_groups(const Geometry& g) {
-  return static_cast<int>(static_cast<int64_t>(g.slabs) * g.slab_channels / g.group_channels);
 }
 
 // run(T, layout, kVec) as values of types that say them.

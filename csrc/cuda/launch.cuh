@@ -25,18 +25,16 @@ struct Device {
   int capability = 0;  // 90 = sm_90
   int multiprocessors = 0;
   int max_shared_bytes = 0;  // that a block may ask for
-  int l2_bytes = 0;
 };
 
 #if FASTDIFF_EMULATED
 
-// A small Hopper, or with FASTDIFF_EMULATION_CAPABILITY=75 for example the launches of another card. Its second-level
-// cache is small, so that small tensors already pass through it part by part.
+// A small Hopper, or with FASTDIFF_EMULATION_CAPABILITY=75 for example the launches of another card.
 inline Device current_device() {
   const char* wanted = std::getenv("FASTDIFF_EMULATION_CAPABILITY");
   const int capability = wanted ? std::atoi(wanted) : 90;
   const int kilobytes = capability >= 120 ? 99 : capability >= 90 ? 227 : capability > 80 ? 99 : 163;
-  return {capability, 4, (capability >= 80 ? kilobytes : capability == 75 ? 64 : 96) * 1024, 64 * 1024};
+  return {capability, 4, (capability >= 80 ? kilobytes : capability == 75 ? 64 : 96) * 1024};
 }
 
 template <class... Parameters, class... Arguments>
@@ -65,7 +63,6 @@ inline Device current_device() {
   cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, id);
   cudaDeviceGetAttribute(&d.multiprocessors, cudaDevAttrMultiProcessorCount, id);
   cudaDeviceGetAttribute(&d.max_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, id);
-  cudaDeviceGetAttribute(&d.l2_bytes, cudaDevAttrL2CacheSize, id);
   d.capability = 10 * major + minor;
   return known[id] = d;
 }

@@ -156,7 +156,7 @@ def test_statistics_of_a_large_mean(path: str, offset: float) -> None:
     """A mean far beyond the deviation costs digits of the input, not of the variance."""
     if not _runs_here(PATHS[path]):
         pytest.skip("no clusters on this device")
-    size = 24 if path == "one_block" else 47  # several tiles where they can be
+    size = 20 if path == "one_block" else 47  # several tiles where they can be
     for layout in LAYOUTS.values():
         x = (_normal(1, 16, size, size) + offset).to(memory_format=layout)
         _, mean, rstd = cuda.forward(x, 4, None, None, None, None, 1e-5, False, PATHS[path])
