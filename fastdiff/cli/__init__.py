@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -11,18 +12,24 @@ from collections.abc import Iterator, Sequence
 from fastdiff.errors import FastdiffError
 
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
+NOBODY_READS = 141  # and for one that wrote into a closed pipe, such as `fastdiff presets | head -1`
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``fastdiff <command> [options]``. Exit code 0: done; 2: bad input, told in one line; 130: Ctrl-C."""
+    """``fastdiff <command> [options]``. Exit code 0: done; 2: bad input, told in one line; 130: Ctrl-C; 141: nobody reads."""
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
     except FastdiffError as error:
         print(f"fastdiff: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fastdiff: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at exit
+        return NOBODY_READS
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -26,6 +26,15 @@ def test_exit_codes(checkpoints, tmp_path) -> None:
     assert failed.stderr.startswith("fastdiff: steps ") and failed.stderr.count("\n") == 1
 
 
+def test_a_reader_that_has_read_enough() -> None:
+    """`fastdiff presets | head -1` ends without a traceback."""
+    process = subprocess.Popen([*FASTDIFF, "presets"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.wait() == 141
+    assert process.stderr.read() == b""
+
+
 @pytest.mark.parametrize("batch_size", [4, 1000], ids=["after-some-batches", "in-the-first-batch"])
 def test_ctrl_c_keeps_what_is_finished(checkpoints, tmp_path: Path, batch_size: int) -> None:
     n, steps = 100_000, 100
