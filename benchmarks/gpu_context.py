@@ -27,7 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 WARM_UP = 4
 FLUSH_BYTES = 1 << 28  # larger than any L2 cache
-HEAD_START = 1_000_000  # cycles for which the device waits before a call, so that its launches are not in the time
+HEAD_START = (
+    1_000_000  # cycles for which the device waits before a call, so that its launches are not in the time
+)
 
 
 class Store:

@@ -1,7 +1,7 @@
 """guided-diffusion's calls before and after: its formulas on eager PyTorch's layers, and the mirror as it is.
 
-The original package is not needed: with ``use_backend("eager")``, contiguous weights and a ``denoised_fn`` the mirror makes
-the calls that its formulas, tested in tests/interop, make of plain PyTorch.
+The original package is not needed: with ``use_backend("eager")``, contiguous weights and a ``denoised_fn`` the mirror
+makes the calls that its formulas, tested in tests/interop, make of plain PyTorch.
 """
 
 from __future__ import annotations

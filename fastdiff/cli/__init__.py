@@ -16,7 +16,10 @@ NOBODY_READS = 141  # and for one that wrote into a closed pipe, such as `fastdi
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``fastdiff <command> [options]``. Exit code 0: done; 2: bad input, told in one line; 130: Ctrl-C; 141: nobody reads."""
+    """``fastdiff <command> [options]``.
+
+    Exit code 0: done; 2: bad input, told in one line; 130: Ctrl-C; 141: nobody reads what is printed.
+    """
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
