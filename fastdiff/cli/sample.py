@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from tyro.conf import arg
 
 import fastdiff
 from fastdiff.cli import INTERRUPTED
@@ -60,7 +61,7 @@ class Sample:
     """A noisy-image classifier's checkpoint that guides towards the classes, such as 256x256_classifier.pt."""
     classifier_preset: str | None = None
     """The configuration of a classifier's file that does not bring its own."""
-    classifier_scale: float = 1.0
+    classifier_scale: Annotated[float, arg(aliases=["--scale"])] = 1.0
     """How much: 1 is Bayes' rule, more sharpens the class."""
     upsampler: str | None = None
     """A super-resolution model's checkpoint that enlarges the images, such as 64_256_upsampler.pt."""

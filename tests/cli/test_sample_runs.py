@@ -74,7 +74,8 @@ def test_pngs(command, checkpoints, tmp_path) -> None:
 def test_a_classifier_guides(command, checkpoints, tmp_path, kind: str, sampler: str) -> None:
     """Towards the class: it is likelier in the guided images, by the classifier itself."""
     files = ("--checkpoint", checkpoints[kind], "--classes", 1, "--sampler", sampler, "--n", 4)
-    guided = ("--classifier", checkpoints["classifier"], "--classifier-scale")
+    scale_option = "--scale" if kind == "tiny" else "--classifier-scale"  # the one is short for the other
+    guided = ("--classifier", checkpoints["classifier"], scale_option)
     means = []
     for scale in (0.0, 40.0):
         out = tmp_path / str(scale)
