@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -162,6 +163,20 @@ class PackedProjections(PackedWeight):
         return list(out.flatten(1).split(self._widths, dim=1))
 
 
+@functools.cache
+def _reorders(dtype: torch.dtype) -> bool:
+    """Whether oneDNN orders weights of this type here: 16-bit ones, float16 above all, not on every processor."""
+    try:
+        _reorder(torch.zeros(1, 1, 1, 1, dtype=dtype), (0, 0), (1, 1), (1, 1), 1, (1, 1, 1, 1))
+    except RuntimeError:
+        return False
+    return True
+
+
+def _reorder(weight: Tensor, *shape: Any) -> Tensor:
+    return torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *shape)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class PackedStrided(Packed):
     """Any other convolution: oneDNN's, with the weight in the order that it wants."""
 
@@ -185,12 +200,11 @@ class PackedStrided(Packed):
     def __call__(self, x: Tensor) -> Tensor:
         self.refresh()
         c = self.layer
-        if not torch.backends.mkldnn.is_available() or c.padding_mode != "zeros":
+        if not _reorders(self.dtype) or c.padding_mode != "zeros":
             return F.conv2d(x, self.weight, self.bias, c.stride, c.padding, c.dilation, c.groups)
         shape = c.padding, c.stride, c.dilation, c.groups
         if self._packed_for != x.shape:
             plain = self.layer.weight.detach().to(self.dtype)
-            reorder = torch._C._nn.mkldnn_reorder_conv2d_weight  # pyright: ignore[reportAttributeAccessIssue]
-            self.weight = reorder(plain.to_mkldnn(), *shape, x.shape)
+            self.weight = _reorder(plain, *shape, x.shape)
             self._packed_for = x.shape
         return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *shape, "none", [], "")
