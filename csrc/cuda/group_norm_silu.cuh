@@ -44,7 +44,12 @@ enum Stage : int {
 // Of a tile. Several blocks share a multiprocessor, so that some load while others compute: two of 256 threads were
 // up to 1.6 times as fast on an H100 as one of 512 (docs/kernels/group_norm_silu.md).
 constexpr int kMaxThreads = 256;
-constexpr int kForwardBlocks = 3, kBackwardBlocks = 2;  // of a multiprocessor, by their registers
+constexpr int kBackwardBlocks = 2;  // of a multiprocessor, by their registers
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 750
+constexpr int kForwardBlocks = 2;  // 85 registers are some too few on a V100
+#else
+constexpr int kForwardBlocks = 3;
+#endif
 constexpr int kMergeThreads = 256;
 
 // A step is kVec pixels of a channel in contiguous tensors, one pixel in channels_last.
