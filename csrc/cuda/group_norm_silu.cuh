@@ -73,7 +73,8 @@ template <class T, bool kLast, int kVec>
 struct Tile {
   static constexpr int kChannels = kLast ? kVec : 1;  // of a thread
 
-  int64_t image, first_channel;  // first_channel: of the slab
+  int64_t image;
+  int first_channel;  // of the slab
   int index;                           // of the tile in its slab
   int column, row, count;              // count: the steps that this thread takes, `rows` apart
   int64_t start, stride;               // of this thread's first step in a dense image; from step to step
@@ -83,7 +84,7 @@ struct Tile {
     const unsigned in_image = block / tiles;
     index = static_cast<int>(block % tiles);
     image = in_image / static_cast<unsigned>(g.slabs);
-    first_channel = static_cast<int64_t>(in_image % static_cast<unsigned>(g.slabs)) * g.slab_channels;
+    first_channel = static_cast<int>(in_image % static_cast<unsigned>(g.slabs)) * g.slab_channels;
     const int t = static_cast<int>(threadIdx.x);
     column = kLast ? t % g.columns : t / g.rows;
     row = kLast ? t / g.columns : t % g.rows;
