@@ -30,18 +30,15 @@ def _is_observed() -> bool:
     )
 
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLAIN = {torch.Tensor, torch.nn.Parameter}
 
 
 def _is_plain(arguments: tuple[Any, ...]) -> bool:
     """Whether their tensors, also those in lists, are of no class that wants to see the operator."""
-    for a in arguments:
-        if type(a) is list:
-            if not _is_plain(tuple(a)):
-                return False
-        elif isinstance(a, torch.Tensor) and type(a) not in _PLAIN:
-            return False
-    return True
+    kinds = set(map(type, arguments))
+    if list in kinds:  # hundreds of tensors, for an optimizer
+        kinds.update(*(map(type, a) for a in arguments if type(a) is list))
+    return not any(issubclass(kind, torch.Tensor) for kind in kinds - _PLAIN)
 
 
 def _needs_gradient(arguments: tuple[Any, ...]) -> bool:

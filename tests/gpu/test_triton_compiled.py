@@ -37,7 +37,7 @@ MODULES = (
     Module("fastdiff.ops.bernoulli_step.triton", registers=64),
     Module("fastdiff.ops.decision.triton", registers=96),
     Module("fastdiff.ops.adamw_ema.triton", registers=96),
-    Module("fastdiff.ops.group_norm_silu.triton", registers=160),  # one pixel, one warp: 155; 128 else
+    Module("fastdiff.ops.group_norm_silu.triton", registers=128),
     Module("fastdiff.ops.attention.triton", registers=255, architectures=(90, 100), mma=True),
     Module("fastdiff.ops.attention.triton:SMALL_CONFIGURATIONS", 255, architectures=(86, 80), mma=True),
     Module("fastdiff.ops.attention.triton:OTHER_CONFIGURATIONS", 255, architectures=(90, 86), mma=True),

@@ -86,7 +86,7 @@ def _case(name: str, *shape: int, benchmark: bool = False, falls_back: bool = Fa
         eager=eager,
         inputs=functools.partial(_inputs, shape=shape, **options),
         differentiable=tuple(differentiable),
-        library_gradients=("weight", "bias"),
+        library_gradients=("weight",),
         elements=_elements(*shape, **options),
         flops=_flops(*shape, **options),
         benchmark=benchmark,

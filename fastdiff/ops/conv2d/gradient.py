@@ -75,6 +75,6 @@ def conv2d_backward(
         dweight, dbias = run(grad, x, more, weight, affine, silu, upsample, bias)
         dweight = dweight.to(weight.dtype)
     elif bias:
-        dbias = grad.sum(dim=(0, 2, 3), dtype=reference.compute_dtype(grad))
+        dbias = reference.bias_backward(grad)
     dx, dmore, daffine = inputs
     return dx, dmore, dweight, dbias if bias else None, daffine

@@ -87,12 +87,17 @@ def conv2d_weight(
     a = activate(_joined(x, more), affine, silu=silu)
     a = F.interpolate(a, scale_factor=2.0, mode="nearest") if upsample else a
     k, dtype = weight.shape[2], compute_dtype(x)
-    _, dweight, dbias = torch.ops.aten.convolution_backward(
-        *(grad, a, weight.to(a.dtype), [len(weight)]),
-        *((1, 1), (k // 2, k // 2), (1, 1), False, (0, 0), 1, (False, True, bias)),
+    _, dweight, _ = torch.ops.aten.convolution_backward(
+        *(grad, a, weight.to(a.dtype), None),
+        *((1, 1), (k // 2, k // 2), (1, 1), False, (0, 0), 1, (False, True, False)),
     )
-    dbias = dbias.to(dtype) if bias else grad.new_empty(0, dtype=dtype)
+    dbias = bias_backward(grad) if bias else grad.new_empty(0, dtype=dtype)
     return torch.empty_like(weight, dtype=dtype).copy_(dweight), dbias
+
+
+def bias_backward(grad: Tensor) -> Tensor:
+    """dbias [Cout], the sum of dy [N, Cout, H, W]."""
+    return grad.sum(dim=(0, 2, 3), dtype=compute_dtype(grad))
 
 
 def input_backward(

@@ -21,6 +21,7 @@ from fastdiff.ops.group_norm_silu.cpu import _CHANNELS_LAST, layout
 # of larger images, a tile is a quarter: accumulators need room, and several programs share a multiprocessor.
 _WHOLE = 16384
 _SMALL = 1024  # elements that a program takes at least, if they are there
+_MEMBERS = 512  # pairs of a group and a channel that a warp holds at most
 _MOST_CHANNELS = 4096  # of a group
 _MOST_CHUNKS = 128
 _PROGRAMS = 4  # for each multiprocessor
@@ -83,7 +84,10 @@ def _plan(
         most = min(most, 2 * triton.next_power_of_2(max(size, least)))  # many programs rather than wide ones
         groups, width = _block(size, num_groups, dtype.itemsize, last, least, most)
         if not last or groups * size >= sector or groups == num_groups:
-            warps = min(16, max(1, rows * width // (whole // 16)))
+            members = (
+                triton.next_power_of_2(groups) * width
+            )  # which group has which channel: more than a small tile
+            warps = min(16, max(1, rows * width // (whole // 16), members // _MEMBERS))
             return _Plan(groups, width, rows, triton.cdiv(num_groups, groups), warps, 0, 0, 0, *steps)
     most = max(256, triton.next_power_of_2(size))
     groups, width = _block(size, num_groups, dtype.itemsize, last, line, most)
