@@ -1,138 +1,162 @@
-"""Builds the kernels as plain shared libraries: the CPU's, one per instruction set, and CUDA's where nvcc is.
+"""Builds the compiled parts with ninja: the kernels, the operators that give them to PyTorch, and a small Python module.
 
-The sources know neither torch nor Python: a C++17 compiler builds the first in seconds, nvcc the last in minutes, and
-one build serves every torch and Python. CUDA is left out where torch has none (FASTDIFF_CUDA=1 builds it all the same,
-0 never). TORCH_CUDA_ARCH_LIST names the architectures, e.g. "8.0;9.0+PTX". Everything declarative is in pyproject.toml.
+    fastdiff/lib/cpu_<isa>.so   the CPU's kernels, once per instruction set; no torch, no Python
+    fastdiff/lib/cuda.so        CUDA's, where nvcc and a CUDA build of torch are
+    fastdiff/lib/ops.so         the operators, on LibTorch's stable ABI: one build for every Python and torch from 2.11
+    fastdiff/_C.<python>.so     what is no operator, by pybind11
+
+FASTDIFF_CUDA=1 builds CUDA's also where torch has none, 0 never; TORCH_CUDA_ARCH_LIST names the architectures, e.g.
+"8.0;9.0+PTX". What cannot be compiled is left out, with the compiler's words: fastdiff then runs on its reference, only
+slower. Everything declarative is in pyproject.toml.
 """
 
-import contextlib
+import importlib.util
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError, CCompilerError
 
 ROOT = Path(__file__).resolve().parent
-SOURCES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/cpu/*.cpp"))
-CUDA_SOURCES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/cuda/*.cu"))
-HEADERS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/*/*.*h"))
+TORCH_TARGET = "0x020b000000000000"  # 2.11: fastdiff/ops/_library.py, OLDEST_TORCH
+MACOS = platform.system() == "Darwin"
 
 # Never -march=native: the build machine is not the machine it runs on.
-ISA_FLAGS = {"default": []}
+ISA_FLAGS = {"default": ""}
 if platform.machine().lower() in ("x86_64", "amd64"):
-    ISA_FLAGS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
-    ISA_FLAGS["avx512"] = [
-        *ISA_FLAGS["avx2"],
-        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"),
-    ]
-# Apple's compiler has no OpenMP: the kernels run on one thread there.
-OPENMP = [] if platform.system() == "Darwin" else ["-fopenmp"]
+    ISA_FLAGS["avx2"] = "-mavx2 -mfma -mf16c"
+    ISA_FLAGS["avx512"] = "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
+OPENMP = "" if MACOS else "-fopenmp"  # Apple's compiler has none: the kernels run on one thread there
 # No -ffast-math: NaN and infinity must come through. errno and traps are nobody's business here.
-COMPILE = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
-COMPILE += ["-Wall", "-Wno-psabi"]
-CUDA_COMPILE = ["-std=c++17", "-O3", "-lineinfo", "-Icsrc", "-Xcompiler", "-fPIC"]
+KERNEL = f"-std=c++17 -fno-math-errno -fno-trapping-math -ffp-contract=fast -Wno-psabi {OPENMP}"
+LOADED = "-undefined dynamic_lookup" if MACOS else ""  # symbols that the process brings
+
+RULES = f"""
+rule cxx
+  command = $cxx -O3 -fPIC -Wall -I{ROOT}/csrc $flags -MMD -MF $out.d -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+rule link
+  command = $cxx -shared {"" if MACOS else "-s"} $in -o $out $flags
+rule nvcc
+  command = $nvcc -std=c++17 -O3 -lineinfo -Xcompiler -fPIC -I{ROOT}/csrc $flags -MD -MF $out.d -c $in -o $out
+  depfile = $out.d
+  deps = gcc
+rule link_cuda
+  command = $nvcc -shared $in -o $out
+"""
+
+
+@dataclass(frozen=True)
+class Library:
+    """One shared library: where its sources are, and how they are compiled and linked."""
+
+    module: str  # lib.cpu_avx2, _C
+    sources: str
+    flags: str
+    link: str = ""
+    cuda: bool = False
+
+    def statements(self, output: Path) -> str:
+        """What ninja reads."""
+        compile_rule, link_rule = ("nvcc", "link_cuda") if self.cuda else ("cxx", "link")
+        lines, objects = [], []
+        for source in sorted(ROOT.glob(self.sources)):
+            objects.append(f"{self.module}/{source.stem}.o")
+            lines += [f"build {objects[-1]}: {compile_rule} {source}", f"  flags = {self.flags}"]
+        return "\n".join([*lines, f"build {output}: {link_rule} {' '.join(objects)}", f"  flags = {self.link}", ""])
+
+
+def libraries() -> list[Library]:
+    """All that this machine can build."""
+    found = []
+    for isa, flags in ISA_FLAGS.items():
+        found.append(Library(f"lib.cpu_{isa}", "csrc/cpu/*.cpp", f"{KERNEL} {flags}", OPENMP))
+    if spec := importlib.util.find_spec("torch"):
+        torch = Path(str(spec.origin)).parent
+        flags = f"-std=c++20 -fvisibility=hidden -DTORCH_TARGET_VERSION={TORCH_TARGET} -isystem {torch}/include"
+        found.append(Library("lib.ops", "csrc/torch/*.cpp", flags, f"-L{torch}/lib -ltorch_cpu -lc10 {LOADED}"))
+    if importlib.util.find_spec("pybind11"):
+        import pybind11
+
+        flags = f"-std=c++17 -fvisibility=hidden -isystem {pybind11.get_include()}"
+        flags += f" -isystem {sysconfig.get_paths()['include']}"
+        found.append(Library("_C", "csrc/bindings.cpp", flags, LOADED))
+    return [Library("lib.cuda", "csrc/cuda/*.cu", architectures(), cuda=True), *found] if builds_cuda() else found
 
 
 def nvcc() -> str | None:
-    """The compiler, or None where CUDA is not to be built."""
-    home, wanted = os.environ.get("CUDA_HOME", "/usr/local/cuda"), os.environ.get("FASTDIFF_CUDA")
-    found = shutil.which("nvcc") or shutil.which(f"{home}/bin/nvcc")
-    if found and wanted is None:
-        with contextlib.suppress(ImportError):
-            import torch
-
-            return found if torch.version.cuda else None
-    return found if wanted == "1" else None
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    return shutil.which("nvcc") or shutil.which(f"{home}/bin/nvcc")
 
 
-def architectures() -> list[str]:
+def builds_cuda() -> bool:
+    wanted = os.environ.get("FASTDIFF_CUDA")
+    if not nvcc() or wanted is not None:
+        return bool(nvcc()) and wanted == "1"
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.version.cuda is not None
+
+
+def architectures() -> str:
     """nvcc's flags for TORCH_CUDA_ARCH_LIST: numbers, each with "+PTX" if later cards shall run it too."""
     flags = []
     for name in os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX").replace(";", " ").split():
         if not (parts := re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", name)):
-            raise BaseError(f"TORCH_CUDA_ARCH_LIST: {name!r} is not like 9.0 or 9.0+PTX")
+            raise SystemExit(f"TORCH_CUDA_ARCH_LIST: {name!r} is not like 9.0 or 9.0+PTX")
         arch = parts[1] + parts[2]
-        codes = [f"sm_{arch}", f"compute_{arch}"] if parts[3] else [f"sm_{arch}"]
-        flags += [f"-gencode=arch=compute_{arch},code={code}" for code in codes]
-    return flags
+        codes = f"[sm_{arch},compute_{arch}]" if parts[3] else f"sm_{arch}"
+        flags.append(f"-gencode=arch=compute_{arch},code={codes}")
+    return " ".join(flags)
 
 
-class BuildLibraries(build_ext):
-    """Compiles each library into its own object folder, so that they can be built side by side."""
-
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        self.parallel = self.parallel or True
-        self._failed: dict[str, str] = {}
-
-    def run(self) -> None:
-        super().run()
-        if self._failed:  # no compiler, or none for these sources: fastdiff still works, on its reference
-            names, reason = ", ".join(sorted(self._failed)), next(iter(self._failed.values()))
-            print(
-                f"fastdiff: not compiled: {names} ({reason}); it runs without, only slower", file=sys.stderr
-            )
+class BuildWithNinja(build_ext):
+    """One ninja file for everything: in parallel, and what did not change is not compiled again."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        return fullname.replace(".", "/") + ".so"
+        name = super().get_ext_filename(fullname)
+        return name if fullname.endswith("_C") else fullname.replace(".", "/") + ".so"
 
-    def copy_extensions_to_source(self) -> None:
-        # The folder holds nothing but libraries, so no one else makes it.
-        (ROOT / "fastdiff" / "lib").mkdir(exist_ok=True)
-        super().copy_extensions_to_source()
-        for name in self._failed:
-            (ROOT / "fastdiff" / "lib" / f"{name}.so").unlink(missing_ok=True)
-
-    def build_extension(self, ext: Extension) -> None:
-        target = Path(self.get_ext_fullpath(ext.name))
-        if not self.force and _is_newer(target, [*ext.sources, *HEADERS, "setup.py"]):
-            return
-        target.unlink(missing_ok=True)  # a library that does not match its sources is worse than none
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._compile_cuda(ext, target) if target.stem == "cuda" else self._compile(ext, target)
-        except (CCompilerError, BaseError, OSError) as error:
-            reason = str(error).partition("\n")[0]
-            self._failed[target.stem] = reason if len(reason) < 100 else "the compiler failed"
-
-    def _compile(self, ext: Extension, target: Path) -> None:
-        folder, flags = str(Path(self.build_temp) / ext.name), ext.extra_compile_args
-        objects = self.compiler.compile(ext.sources, folder, include_dirs=["csrc"], extra_postargs=flags)
-        self.compiler.link_shared_object(
-            objects, str(target), extra_postargs=ext.extra_link_args, target_lang="c++"
-        )
-
-    def _compile_cuda(self, ext: Extension, target: Path) -> None:
-        compiler, folder = nvcc(), Path(self.build_temp) / ext.name
+    def run(self) -> None:
+        folder = Path(self.build_temp).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        objects = {source: str(folder / (Path(source).stem + ".o")) for source in ext.sources}
+        base = ROOT if self.inplace else Path(self.build_lib).absolute()
+        outputs = {lib: base / self.get_ext_filename(f"fastdiff.{lib.module}") for lib in LIBRARIES}
+        for path in outputs.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        head = [f"cxx = {os.environ.get('CXX', 'c++')}", f"nvcc = {nvcc()}", RULES]
+        (folder / "build.ninja").write_text("\n".join([*head, *(lib.statements(p) for lib, p in outputs.items())]))
+        if self._ninja(folder).returncode:
+            self._give_up(folder, outputs)
 
-        def run(*arguments: str) -> None:
-            if subprocess.run([str(compiler), *arguments]).returncode:
-                raise BaseError("nvcc failed, see above")
+    @staticmethod
+    def _ninja(folder: Path, *arguments: str, **options) -> subprocess.CompletedProcess:
+        program = shutil.which("ninja") or str(Path(sysconfig.get_path("scripts")) / "ninja")
+        return subprocess.run([program, "--quiet", "-k", "0", *arguments], cwd=folder, check=False, **options)
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            flags = [*CUDA_COMPILE, *architectures()]
-            list(pool.map(lambda source: run(*flags, "-c", source, "-o", objects[source]), objects))
-        run("-shared", "-o", str(target), *objects.values())
+    def _give_up(self, folder: Path, outputs: dict[Library, Path]) -> None:
+        """A library that does not match its sources is worse than none."""
+        plans = {path: self._ninja(folder, "-n", str(path), capture_output=True).stdout for path in outputs.values()}
+        failed = [path for path, plan in plans.items() if plan]  # something is left to do
+        for path in failed:
+            path.unlink(missing_ok=True)
+        names = ", ".join(path.name for path in failed)
+        print(f"fastdiff: not compiled: {names} (see above); it runs without, only slower", file=sys.stderr)
 
 
-def _is_newer(target: Path, inputs: list[str]) -> bool:
-    built = target.stat().st_mtime if target.exists() else 0.0
-    return all(built > (ROOT / name).stat().st_mtime for name in inputs)
-
-
-# `optional`: may be missing in the end, see BuildLibraries.run.
-LIBRARIES = [Extension("fastdiff.lib.cuda", CUDA_SOURCES, optional=True)] if nvcc() else []
-for isa, isa_flags in ISA_FLAGS.items():
-    flags = {"extra_compile_args": [*COMPILE, *isa_flags, *OPENMP], "extra_link_args": OPENMP}
-    LIBRARIES.append(Extension(f"fastdiff.lib.cpu_{isa}", SOURCES, **flags, optional=True))
-
-setup(ext_modules=LIBRARIES, cmdclass={"build_ext": BuildLibraries})
+LIBRARIES = libraries()
+# `optional`: may be missing in the end.
+setup(
+    ext_modules=[Extension(f"fastdiff.{lib.module}", [], optional=True) for lib in LIBRARIES],
+    cmdclass={"build_ext": BuildWithNinja},
+)

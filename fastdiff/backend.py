@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import importlib.util
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 import torch
 
@@ -19,7 +20,8 @@ class Backend(enum.Enum):
     """One way to run an op. Every op has ``REFERENCE``: plain PyTorch, any device, any dtype.
 
     ``EAGER`` is not an implementation to prefer but the baseline to beat: the public functions then make the
-    PyTorch calls that a user would write today, visible to autograd and to the compiler.
+    PyTorch calls that a user would write today, visible to autograd and to the compiler. ``EMULATION`` is the CUDA
+    kernels compiled for the CPU, for tests where there is no GPU; nothing chooses it by itself.
     """
 
     EAGER = "eager"
@@ -27,11 +29,19 @@ class Backend(enum.Enum):
     CPU = "cpu"
     TRITON = "triton"
     CUDA = "cuda"
+    EMULATION = "emulation"
 
-    __hash__ = (
-        object.__hash__
-    )  # by identity, in C: each call of an op looks up its kernels, and Enum's is in Python
+    # By identity, in C: Enum's own is a Python function, and tables are looked up at every call.
+    __hash__ = object.__hash__
 
+    @property
+    def code(self) -> int:
+        """The number by which the compiled library knows it (csrc/torch/kernels.h: BackendCode)."""
+        return _CODES[self]
+
+
+_CODES = {backend: code for code, backend in enumerate(Backend, start=1)}
+_BY_CODE: dict[int, Backend | None] = {0: None, **{code: backend for backend, code in _CODES.items()}}
 
 # Fastest first; the reference closes every list, so that a call always finds an implementation.
 PREFERENCE = {
@@ -39,63 +49,86 @@ PREFERENCE = {
     "cuda": (Backend.CUDA, Backend.TRITON, Backend.REFERENCE),
 }
 
-# Process-wide rather than per thread: autograd runs the backward of a GPU op on threads of its own.
-_forced: Backend | None = None
+_forced: ContextVar[Backend | None] = ContextVar("fastdiff_backend", default=None)
+
+
+class _Told(threading.local):
+    backend: Backend | None = None
+
+
+# What the compiled library, which cannot read a context variable, was last told in this thread; and how to tell it.
+_told = _Told()
+tell_library: Callable[[int], object] | None = None
+
+# torch.compile cannot read a context variable either, but it can read, and guards on, a global: the backend of the
+# innermost block that is open in any thread.
+_open: list[Backend] = []
+_compiled: Backend | None = None
+
 _logged: set[tuple[str | None, Backend, str]] = set()
+
+
+def from_code(code: int) -> Backend | None:
+    """The inverse of :attr:`Backend.code`; None for 0, which forces nothing."""
+    return _BY_CODE[code]
 
 
 def forced() -> Backend | None:
     """The backend set by :func:`use_backend`, or None."""
-    return _forced
+    if torch.compiler.is_dynamo_compiling():
+        return _compiled
+    wanted = _forced.get()
+    if wanted is not _told.backend:
+        _told.backend = wanted
+        if tell_library is not None:
+            tell_library(0 if wanted is None else wanted.code)
+    return wanted
 
 
 def is_eager() -> bool:
     """True inside ``use_backend("eager")``."""
-    return _forced is Backend.EAGER
+    return forced() is Backend.EAGER
 
 
 @contextlib.contextmanager
 def use_backend(backend: Backend | str) -> Iterator[None]:
-    """Force every op inside the ``with`` block, in the whole process, onto one backend.
+    """Force every op inside the ``with`` block onto one backend, in this thread or asynchronous task alone.
 
-    An op that the backend cannot run raises :class:`FastdiffError` with the reason; nothing falls through.
+    An op that the backend cannot run raises :class:`FastdiffError` with the reason; nothing falls through. A
+    backward pass runs on the backend of its forward, in whatever thread, unless its own thread forces another.
     """
-    global _forced
     try:
         wanted = Backend(backend)
     except ValueError:
         known = ", ".join(b.value for b in Backend)
         raise FastdiffError(f"unknown backend {backend!r}; known: {known}") from None
-    before, _forced = _forced, wanted
+    token = _forced.set(wanted)
+    _note_open(wanted)
+    forced()
     try:
         yield
     finally:
-        _forced = before
+        _forced.reset(token)
+        _note_closed(wanted)
+        forced()
+
+
+def _note_open(backend: Backend) -> None:
+    global _compiled
+    _open.append(backend)
+    _compiled = backend
+
+
+def _note_closed(backend: Backend) -> None:
+    global _compiled
+    # From the end: threads may leave their blocks in any order.
+    del _open[len(_open) - 1 - _open[::-1].index(backend)]
+    _compiled = _open[-1] if _open else None
 
 
 def candidates(device_type: str) -> tuple[Backend, ...]:
     """The backends to try on a device, fastest first."""
     return PREFERENCE.get(device_type, (Backend.REFERENCE,))
-
-
-def unavailable(backend: Backend) -> str | None:
-    """Why ``backend`` cannot run on this machine at all, or None if it can."""
-    if backend is Backend.CPU:
-        from fastdiff.ops import _native
-
-        return _native.why_not()
-    if backend is Backend.CUDA:
-        from fastdiff.ops import _cuda
-
-        return _cuda.why_not()
-    if backend is Backend.TRITON:
-        if importlib.util.find_spec("triton") is None:
-            return "triton is not installed (pip install 'fastdiff[gpu]')"
-        from fastdiff.ops import _triton
-
-        if not _triton.INTERPRETED and not torch.cuda.is_available():
-            return "no CUDA device is visible to torch"
-    return None
 
 
 def log_once(op: str | None, backend: Backend, reason: str) -> None:

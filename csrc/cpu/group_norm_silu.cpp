@@ -9,16 +9,6 @@
 
 namespace fastdiff::group_norm {
 
-struct ForwardArgs {
-  const void* x;
-  void* y;
-  float* mean;  // [N, G]
-  float* rstd;  // [N, G]
-  Parameter weight, bias, scale, shift;
-  Shape shape;
-  double eps;
-};
-
 namespace {
 
 // Number of values, their mean, and the sum of their squared distances from it.
@@ -284,8 +274,8 @@ extern "C" void fastdiff_group_norm_silu(const fastdiff::group_norm::ForwardArgs
     std::fill_n(args->rstd, s.images * s.groups, 0.f);
     return;
   }
-  const Affine affine = fold_affine(s, args->weight, args->bias, args->scale, args->shift);
-  fastdiff::dispatch_dtype(static_cast<int32_t>(s.dtype), [&](auto type) {
+  const Affine affine = fold_affine(s, args->affine);
+  fastdiff::dispatch_dtype(s.dtype, [&](auto type) {
     using T = decltype(type);
     if (s.channels_last && s.pixels > 1) {
       const auto run = s.silu ? forward_images<true, T> : forward_images<false, T>;

@@ -9,42 +9,26 @@
 #include <cstdint>
 #include <numeric>
 
+#include "common/group_norm_silu.h"
 #include "cpu/pair.h"
 #include "cpu/parallel.h"
 #include "cpu/vec.h"
 
 namespace fastdiff::group_norm {
 
-// A weight, bias [C] (row_stride 0), scale or shift [N, C]; float32 or x's type; absent if data is null.
-struct Parameter {
-  const void* data;
-  int64_t row_stride;
-  int64_t dtype;
-
-  // dst[c] = row[c], or `missing` everywhere. dst has room for whole vectors.
-  void read(int64_t row, int64_t channels, float missing, float* dst) const {
-    if (!data) {
-      std::fill_n(dst, channels, missing);
-      return;
-    }
-    dispatch_dtype(static_cast<int32_t>(dtype), [&](auto type) {
-      const auto* src = static_cast<const decltype(type)*>(data) + row * row_stride;
-      int64_t c = 0;
-      for (; c + kLanes <= channels; c += kLanes) store(dst + c, load(src + c));
-      if (c < channels) store_partial(dst + c, load_partial(src + c, channels - c), channels - c);
-    });
+// dst[c] = p[row, c], or `missing` everywhere. dst has room for whole vectors.
+inline void read(const Parameter& p, int64_t row, int64_t channels, float missing, float* dst) {
+  if (!p.data) {
+    std::fill_n(dst, channels, missing);
+    return;
   }
-};
-
-struct Shape {
-  int64_t images, channels, pixels, groups;
-  int64_t image_stride;   // of x, in elements; everything else is dense
-  int64_t channels_last;  // 0: [N, C, pixels], 1: [N, pixels, C]
-  int64_t dtype, silu, threads;
-
-  int64_t group_channels() const { return channels / groups; }
-  int64_t image_size() const { return channels * pixels; }
-};
+  dispatch_dtype(p.dtype, [&](auto type) {
+    const auto* src = static_cast<const decltype(type)*>(p.data) + row * p.row_stride;
+    int64_t c = 0;
+    for (; c + kLanes <= channels; c += kLanes) store(dst + c, load(src + c));
+    if (c < channels) store_partial(dst + c, load_partial(src + c, channels - c), channels - c);
+  });
+}
 
 // Below this a thread's share costs less than waking it.
 constexpr int64_t kElementsPerThread = 8192;
@@ -56,11 +40,10 @@ struct Affine {
   int64_t row_stride;
 };
 
-inline Affine fold_affine(const Shape& shape, const Parameter& weight, const Parameter& bias,
-                          const Parameter& scale, const Parameter& shift) {
+inline Affine fold_affine(const Shape& shape, const Parameters& p) {
   static thread_local Workspace<float> workspace;
   const int64_t c = shape.channels;
-  const bool per_image = scale.data || shift.data;
+  const bool per_image = p.scale.data || p.shift.data;
   const int64_t rows = per_image ? shape.images : 1;
   float* gamma = workspace.get(2 * rows * c + 2 * c);
   float* beta = gamma + rows * c;
@@ -69,11 +52,11 @@ inline Affine fold_affine(const Shape& shape, const Parameter& weight, const Par
   for (int64_t n = 0; n < rows; ++n) {
     float* g = gamma + n * c;
     float* b = beta + n * c;
-    weight.read(0, c, 1.f, g);
-    bias.read(0, c, 0.f, b);
+    read(p.weight, 0, c, 1.f, g);
+    read(p.bias, 0, c, 0.f, b);
     if (!per_image) continue;
-    scale.read(n, c, 0.f, one_plus_scale);
-    shift.read(n, c, 0.f, offset);
+    read(p.scale, n, c, 0.f, one_plus_scale);
+    read(p.shift, n, c, 0.f, offset);
     for (int64_t i = 0; i < c; ++i) {
       g[i] *= 1.f + one_plus_scale[i];
       b[i] = b[i] * (1.f + one_plus_scale[i]) + offset[i];

@@ -9,15 +9,6 @@
 
 namespace fastdiff::group_norm {
 
-struct BackwardArgs {
-  const void *grad, *x;  // grad is dense, in x's layout
-  const float *mean, *rstd;
-  void* dx;
-  float *dweight, *dbias, *dscale, *dshift;  // [C], [C], [N, C], [N, C]
-  Parameter weight, bias, scale, shift;
-  Shape shape;
-};
-
 namespace {
 
 // A and B, [N, C] each.
@@ -248,10 +239,10 @@ void finish_parameters(const BackwardArgs& a, const ChannelSums& sums) {
   double* dweight = totals_workspace.get(2 * channels);
   double* dbias = dweight + channels;
   std::fill_n(dweight, 2 * channels, 0.0);
-  a.weight.read(0, channels, 1.f, w);
-  a.bias.read(0, channels, 0.f, b);
+  read(a.affine.weight, 0, channels, 1.f, w);
+  read(a.affine.bias, 0, channels, 0.f, b);
   for (int64_t n = 0; n < a.shape.images; ++n) {
-    a.scale.read(n, channels, 0.f, s);
+    read(a.affine.scale, n, channels, 0.f, s);
     const float *sum = sums.dh + n * channels, *dot = sums.dh_norm + n * channels;
     for (int64_t c = 0; c < channels; ++c) {
       a.dshift[n * channels + c] = sum[c];
@@ -282,8 +273,8 @@ extern "C" void fastdiff_group_norm_silu_backward(const fastdiff::group_norm::Ba
   sums.dh_norm = sums.dh + s.images * s.channels;
   std::fill_n(sums.dh, 2 * s.images * s.channels, 0.f);
   if (s.images * s.image_size() > 0) {
-    const Affine affine = fold_affine(s, args->weight, args->bias, args->scale, args->shift);
-    fastdiff::dispatch_dtype(static_cast<int32_t>(s.dtype), [&](auto type) {
+    const Affine affine = fold_affine(s, args->affine);
+    fastdiff::dispatch_dtype(s.dtype, [&](auto type) {
       using T = decltype(type);
       if (s.channels_last && s.pixels > 1) {
         const auto run = s.silu ? backward_images<true, T> : backward_images<false, T>;

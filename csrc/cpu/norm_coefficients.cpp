@@ -8,14 +8,6 @@
 
 namespace fastdiff::group_norm {
 
-struct CoefficientArgs {
-  const float* moments[2];  // [N, C0, 2] and, side by side with them, [N, C1, 2] or null
-  float* affine;            // [N, 3, C]
-  Parameter weight, bias, ada_scale, ada_shift;
-  int64_t images, channels[2], groups;
-  double eps;
-};
-
 namespace {
 
 // Mean and variance of all, from those of parts of equal size: no difference of large numbers.
@@ -40,7 +32,7 @@ extern "C" void fastdiff_norm_coefficients(const fastdiff::group_norm::Coefficie
   Shape shape = {};
   shape.images = args->images;
   shape.channels = channels;
-  const Affine affine = fold_affine(shape, args->weight, args->bias, args->ada_scale, args->ada_shift);
+  const Affine affine = fold_affine(shape, args->affine);
   float* means = workspace.get(2 * channels);
   float* variances = means + channels;
   const int64_t size = channels / args->groups;
@@ -56,7 +48,7 @@ extern "C" void fastdiff_norm_coefficients(const fastdiff::group_norm::Coefficie
       double mean, variance;
       join(means + g * size, variances + g * size, size, &mean, &variance);
       const double rstd = 1 / std::sqrt(variance + args->eps);
-      float* center = args->affine + 3 * n * channels;
+      float* center = args->result + 3 * n * channels;
       for (int64_t c = g * size; c < (g + 1) * size; ++c) {
         center[c] = static_cast<float>(mean);
         center[channels + c] = static_cast<float>(rstd * affine.gamma[n * affine.row_stride + c]);

@@ -12,6 +12,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "common/dtype.h"
+
 #if defined(FASTDIFF_LANES)
 // Chosen by hand: portable forms throughout.
 #elif defined(__AVX512F__)
@@ -43,14 +45,12 @@ typedef int32_t VecI __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t VecU __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t VecH __attribute__((vector_size(2 * kLanes)));
 
-// Element types of tensors. The codes are those of fastdiff/ops/_native.py.
-enum DType : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 struct bfloat16 { uint16_t bits; };
 struct float16 { uint16_t bits; };
 
 // Calls f with a value of the element type that the code names: one place turns run-time dtypes into templates.
 template <class F>
-inline void dispatch_dtype(int32_t dtype, F&& f) {
+inline void dispatch_dtype(int64_t dtype, F&& f) {
   switch (dtype) {
     case kFloat32: f(float{}); break;
     case kBFloat16: f(bfloat16{}); break;

@@ -8,31 +8,11 @@
 // kVec elements are 16 bytes where memory lies so, and one element elsewhere.
 #pragma once
 
+#include "common/group_norm_silu.h"
 #include "cuda/reduce.cuh"
 #include "cuda/vec.cuh"
 
 namespace fastdiff::group_norm {
-
-// A weight, bias [C] (row_stride 0), scale or shift [N, C] of any dtype; absent if data is null.
-struct Parameter {
-  const void* data;
-  int64_t row_stride;
-  int64_t dtype;
-
-  __device__ __forceinline__ float at(int64_t row, int64_t channel, float missing) const {
-    return data ? load_element(data, row * row_stride + channel, dtype) : missing;
-  }
-};
-
-struct Shape {
-  int64_t images, channels, pixels, groups;
-  int64_t image_stride;   // of x, in elements; everything else is dense
-  int64_t channels_last;  // 0: [N, C, pixels], 1: [N, pixels, C]
-  int64_t dtype, silu;
-  int64_t path;  // enum Path
-};
-
-enum Path : int64_t { kAutomatic = 0, kOneBlock = 1, kCluster = 2, kPartials = 3 };
 
 // What a launch of a tile kernel does with its tiles.
 enum Stage : int {
@@ -178,16 +158,15 @@ __device__ __forceinline__ float unit_sum(const float* table, const Geometry& g,
 }
 
 // The affine part as one multiply-add, h = norm gamma + beta: gamma = w (1 + s), beta = b (1 + s) + t.
-struct Affine {
-  Parameter weight, bias, scale, shift;
-
-  __device__ __forceinline__ float gamma(int64_t image, int64_t c) const {
-    return weight.at(0, c, 1.f) * (1.f + scale.at(image, c, 0.f));
-  }
-  __device__ __forceinline__ float beta(int64_t image, int64_t c) const {
-    return bias.at(0, c, 0.f) * (1.f + scale.at(image, c, 0.f)) + shift.at(image, c, 0.f);
-  }
-};
+__device__ __forceinline__ float read(const Parameter& p, int64_t row, int64_t channel, float missing) {
+  return p.data ? load_element(p.data, row * p.row_stride + channel, p.dtype) : missing;
+}
+__device__ __forceinline__ float gamma_of(const Parameters& p, int64_t image, int64_t c) {
+  return read(p.weight, 0, c, 1.f) * (1.f + read(p.scale, image, c, 0.f));
+}
+__device__ __forceinline__ float beta_of(const Parameters& p, int64_t image, int64_t c) {
+  return read(p.bias, 0, c, 0.f) * (1.f + read(p.scale, image, c, 0.f)) + read(p.shift, image, c, 0.f);
+}
 
 __device__ __forceinline__ float sigmoid(float h) { return __fdividef(1.f, 1.f + __expf(-h)); }
 

@@ -10,16 +10,6 @@
 
 namespace fastdiff::group_norm {
 
-struct BackwardArgs {
-  const void *grad, *x;  // grad is dense, in x's layout
-  const float *mean, *rstd;
-  void* dx;
-  float *dweight, *dbias, *dscale, *dshift;  // [C], [C], [N, C], [N, C]
-  void* workspace;                           // of fastdiff_group_norm_silu_backward_workspace bytes
-  Affine affine;
-  Shape shape;
-};
-
 constexpr int kBackwardItems = 4;    // packs of 16 bytes that a thread holds, of x and of grad each
 constexpr int kBackwardTables = 11;  // of W floats in shared memory
 
@@ -151,8 +141,8 @@ __global__ void __launch_bounds__(kMaxThreads, kBackwardBlocks)
   const BackwardTables tables(g);
   for (int c = threadIdx.x; c < g.slab_channels; c += blockDim.x) {
     const int64_t channel = tile.first_channel + c, i = tile.image * a.shape.groups + channel / g.group_channels;
-    tables.gamma[c] = a.affine.gamma(tile.image, channel);
-    tables.beta[c] = a.affine.beta(tile.image, channel);
+    tables.gamma[c] = gamma_of(a.affine, tile.image, channel);
+    tables.beta[c] = beta_of(a.affine, tile.image, channel);
     tables.center[c] = a.mean[i];
     tables.rstd[c] = a.rstd[i];
     tables.slope[c] = tables.gamma[c] * tables.rstd[c];
@@ -199,7 +189,7 @@ __global__ void __launch_bounds__(kMergeThreads)
     }
     a.dshift[image * g.channels + channel] = part[0];
     a.dscale[image * g.channels + channel] = part[1];
-    const float gamma = a.affine.gamma(image, channel);
+    const float gamma = gamma_of(a.affine, image, channel);
     whole[0] += gamma * part[0];
     whole[1] += gamma * part[1];
   }
@@ -221,10 +211,10 @@ __global__ void __launch_bounds__(kWarp * kParameterRows)
   auto* shared = reinterpret_cast<float*>(shared_memory());
   float dweight = 0, dbias = 0;
   if (c < channels) {
-    const float w = a.affine.weight.at(0, c, 1.f), b = a.affine.bias.at(0, c, 0.f);
+    const float w = read(a.affine.weight, 0, c, 1.f), b = read(a.affine.bias, 0, c, 0.f);
     for (int64_t n = row; n < a.shape.images; n += kParameterRows) {
       const float sum = a.dshift[n * channels + c], dot = a.dscale[n * channels + c];
-      const float factor = 1.f + a.affine.scale.at(n, c, 0.f);
+      const float factor = 1.f + read(a.affine.scale, n, c, 0.f);
       a.dscale[n * channels + c] = w * dot + b * sum;
       dbias += factor * sum;
       dweight += factor * dot;

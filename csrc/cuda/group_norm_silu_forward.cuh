@@ -9,16 +9,6 @@
 
 namespace fastdiff::group_norm {
 
-struct ForwardArgs {
-  const void* x;
-  void* y;
-  float *mean, *rstd;  // [N, G]
-  void* workspace;     // of fastdiff_group_norm_silu_workspace bytes
-  Affine affine;
-  Shape shape;
-  double eps;
-};
-
 constexpr int kForwardItems = 8;   // packs of 16 bytes that a thread holds
 constexpr int kForwardTables = 8;  // of W floats in shared memory
 
@@ -116,8 +106,8 @@ __device__ void fill_tables(const ForwardArgs& a, const SomeTile& tile, const Ge
     const int64_t channel = tile.first_channel + c, group = channel / g.group_channels;
     if (stage != kApply) tables.origin[c] = origin(a, tile.image, group);
     if (stage == kMeasure) continue;
-    tables.gamma[c] = a.affine.gamma(tile.image, channel);
-    tables.beta[c] = a.affine.beta(tile.image, channel);
+    tables.gamma[c] = gamma_of(a.affine, tile.image, channel);
+    tables.beta[c] = beta_of(a.affine, tile.image, channel);
     if (stage != kApply) continue;
     tables.center[c] = a.mean[tile.image * a.shape.groups + group];
     tables.gamma[c] *= a.rstd[tile.image * a.shape.groups + group];

@@ -2,12 +2,10 @@
 // Arithmetic is float everywhere; 16-bit numbers are storage.
 #pragma once
 
+#include "common/dtype.h"
 #include "cuda/platform.cuh"
 
 namespace fastdiff {
-
-// The codes of fastdiff.ops._native.DTYPE_CODES.
-enum DType : int64_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
 struct BFloat16 {
   uint16_t bits;

@@ -60,15 +60,16 @@ def attention_class(q: Tensor, tokens: int) -> str:
     return f"{case_class(q)} D{q.shape[3]} {size}"
 
 
-def order(op: str, args: tuple[Any, ...]) -> tuple[Backend, ...]:
-    """The backends to try for a call on a GPU, fastest first: a measured one, then the default order."""
+def order(op: str, first: Tensor, keys: Tensor) -> tuple[Backend, ...]:
+    """The backends to try for a call on a GPU, fastest first: a measured one, then the default order.
+
+    first: the call's first tensor; keys: attention's k, and the first tensor of any other op.
+    """
     usual = candidates(DEVICE_TYPE)
-    first = args[0][0] if isinstance(args[0], list) else args[0]
     found = entry(first.device.index or 0)
     if found is None or op not in found["ops"]:
         return usual
-    # attention(q, k, v, ...), attention_backward(grad, q, k, v, ...)
-    kind = attention_class(args[1], args[2].shape[2]) if op.startswith("attention") else case_class(first)
+    kind = attention_class(keys, keys.shape[2]) if op.startswith("attention") else case_class(first)
     best = found["ops"][op].get(kind)
     if best is None or best.startswith("eager"):
         return usual

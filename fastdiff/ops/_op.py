@@ -1,69 +1,62 @@
 """FusedOp: how an op enters PyTorch once, and how one of its implementations is picked at each call.
 
-The dispatch happens inside the opaque operator. ``torch.compile`` therefore sees a single graph node, and
-switching the backend does not recompile anything.
+The choice is made inside the operator: ``torch.compile``, ``torch.jit.trace`` and ``torch.export`` see one node, and
+switching the backend does not recompile anything. For a CPU or CUDA tensor the compiled library decides (csrc/torch/
+door.h) and comes back to Python, to the operator's half ``fastdiff::<name>.python``, for what it has no kernel for.
 """
 
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
-from fastdiff.backend import Backend, candidates, forced, log_once, unavailable
+from fastdiff.backend import Backend, candidates, forced, from_code, log_once
 from fastdiff.errors import FastdiffError
-from fastdiff.ops import _measured
+from fastdiff.ops import _derivatives, _library, _measured
 
-_LIBRARY = torch.library.Library("fastdiff", "DEF")
-
-
-def _is_observed() -> bool:
-    """Whether anyone wants to see the operator itself: a compiler, a dispatch mode, a transform, the profiler."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
-        or torch.autograd._profiler_enabled()
-    )
-
-
-_PLAIN = {torch.Tensor, torch.nn.Parameter}
-
-
-def _is_plain(arguments: tuple[Any, ...]) -> bool:
-    """Whether their tensors, also those in lists, are of no class that wants to see the operator."""
-    kinds = set(map(type, arguments))
-    if list in kinds:  # hundreds of tensors, for an optimizer
-        kinds.update(*(map(type, a) for a in arguments if type(a) is list))
-    return not any(issubclass(kind, torch.Tensor) for kind in kinds - _PLAIN)
-
-
-def _needs_gradient(arguments: tuple[Any, ...]) -> bool:
-    return any(isinstance(a, torch.Tensor) and a.requires_grad for a in arguments)
+_DEFINITIONS = torch.library.Library("fastdiff", "FRAGMENT")
+_NATIVE = (Backend.CPU, Backend.CUDA, Backend.EMULATION)
+_below_autograd = torch._C._AutoDispatchBelowAutograd  # pyright: ignore[reportAttributeAccessIssue]
+_transforms = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
+_tracing = torch._C._get_tracing_state
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """An implementation of one op on one backend; both functions take the op's own arguments."""
+    """An implementation of one op in Python, on Triton; both functions take the op's own arguments."""
 
     run: Callable[..., Any]
     supports: Callable[..., str | None]  # None, or why these arguments cannot be run
+
+
+class _Raised(threading.local):
+    error: Exception | None = None
+
+
+# An exception of Python's half on its way through C++, where it loses its type.
+_raised = _Raised()
 
 
 class FusedOp:
     """One operator ``fastdiff::<name>`` with a reference and any number of faster kernels.
 
     Args:
-        name: operator name; also the key under which a backend module lists its kernel.
+        name: operator name; also the key under which a Triton module lists its kernel.
         schema: argument list and returns in PyTorch's schema language, without the name. The first argument is a
             tensor or a list of at least one; those written to are marked, e.g. ``Tensor(a!)[]``.
         reference: plain PyTorch, any dtype and device: the specification and the fallback.
         fake: returns empty outputs of the right shape, dtype and layout, for tracing.
-        package: where backend modules live: ``<package>.<backend>`` holds ``KERNELS: dict[str, Kernel]``.
-        backends: the backends this op has a module for.
+        check: raises FastdiffError for arguments that do not fit together. The compiled library declines what it
+            would reject, so that it is called on the way to the reference and while tracing alone.
+        package: where the Triton module lives: ``<package>.triton`` holds ``KERNELS: dict[str, Kernel]``.
+        backends: the backends this op has kernels for.
     """
 
     def __init__(
@@ -73,103 +66,173 @@ class FusedOp:
         *,
         reference: Callable[..., Any],
         fake: Callable[..., Any],
+        check: Callable[..., None] | None = None,
         package: str,
         backends: tuple[Backend, ...] = (),
     ) -> None:
         self.name = name
-        self._reference = reference
+        self.reference = reference
+        self._fake = fake
+        self._check = check or (lambda *_: None)
         self._package = package
         self._backends = backends
-        self._kernels: dict[Backend, Kernel | str] = {}
+        self._triton: Kernel | str | None = None
         self._function: type[torch.autograd.Function] | None = None
-        _LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-        _LIBRARY.impl(name, self._dispatch, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"fastdiff::{name}", fake, lib=_LIBRARY)
+        self._apply: Callable[..., Any] | None = None
+        self._define(schema)
         self._overload = getattr(torch.ops.fastdiff, name).default
         OPS[name] = self
 
+    def _define(self, schema: str) -> None:
+        arguments, _, returns = schema.strip().rpartition(" -> ")
+        arguments, returns = arguments[1:-1], returns.strip("()")
+        results = [part for part in returns.split(", ") if part]
+        self.results = len(results)
+        _DEFINITIONS.define(self.name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        python = f"({arguments}, int backend, str reason) -> ({', '.join([*results, 'Tensor error'])})"
+        _DEFINITIONS.define(f"{self.name}.python{python}")
+        _DEFINITIONS.define(f"{self.name}.why_not({arguments}, int backend) -> str")
+        _DEFINITIONS.impl(self.name, self._run_in_python, "CompositeExplicitAutograd")
+        _DEFINITIONS.impl(f"{self.name}.python", self._python_half, "CompositeExplicitAutograd")
+        _DEFINITIONS.impl(self.name, self._above_autograd, "Autograd")
+        torch.library.register_fake(f"fastdiff::{self.name}", self._checked_fake, lib=_DEFINITIONS)
+
+    def _checked_fake(self, *args: Any) -> Any:
+        self._check(*args)
+        return self._fake(*args)
+
+    # --- A call ---------------------------------------------------------------------------------------------------
+
     def __call__(self, *args: Any) -> Any:
-        # PyTorch's dispatcher takes some 10 us to come back to a Python function, and 100 us to do so with gradients.
-        # Where it has nothing to do, neither tracing nor profiling, the function is called at once.
-        if _is_observed() or not _is_plain(args):
+        if torch.compiler.is_dynamo_compiling():
             return self._overload(*args)
-        if not (torch.is_grad_enabled() and _needs_gradient(args)):
-            return self._dispatch(*args)
-        return self._overload(*args) if self._function is None else self._function.apply(*args)
+        try:
+            if self._is_plain(args):
+                with _below_autograd():
+                    return self._overload(*args)
+            if self._apply is None or _tracing() is not None:
+                return self._overload(*args)
+            # PyTorch's own `apply` binds the arguments by name first, which takes longer than a small kernel.
+            apply = self._apply if _transforms() is None else self._function.apply  # type: ignore[union-attr]
+            return apply(*args)
+        except RuntimeError as error:
+            raise _with_its_type(error) from None
+
+    def _is_plain(self, args: tuple[Any, ...]) -> bool:
+        """Whether no derivative of these arguments is wanted, and no tracer or transform wants to know."""
+        if forward_ad._current_level >= 0 or _transforms() is not None or _tracing() is not None:
+            return False
+        return not (torch.is_grad_enabled() and _requires_gradient(args))
+
+    def _above_autograd(self, *args: Any) -> Any:
+        """The operator's kernel for the Autograd key: who calls ``torch.ops.fastdiff.<name>`` comes by here."""
+        if self._function is not None and (
+            forward_ad._current_level >= 0 or (torch.is_grad_enabled() and _requires_gradient(args))
+        ):
+            return self._function.apply(*args)
+        with _below_autograd():
+            return self._overload(*args)
+
+    # --- Derivatives ----------------------------------------------------------------------------------------------
 
     def register_autograd(self, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
-        torch.library.register_autograd(
-            f"fastdiff::{self.name}", backward, setup_context=setup_context, lib=_LIBRARY
-        )
-        dispatch = self._dispatch
+        """A backward of its own, as for ``torch.library.register_autograd``; forward mode is the reference's."""
+        self._register(_derivatives.function_of(self, backward, setup_context))
 
-        class Function(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: Any, *args: Any) -> Any:
-                output = dispatch(*args)
-                setup_context(ctx, args, output)
-                return output
+    def differentiate_reference(self) -> None:
+        """The derivatives are those of the reference: for an op that is itself a derivative, or seldom has one."""
+        self._register(_derivatives.function_of(self))
 
-        Function.backward = staticmethod(backward)
-        self._function = Function
+    def _register(self, function: type[torch.autograd.Function]) -> None:
+        self._function = function
+        self._apply = super(torch.autograd.Function, function).apply
+        torch.library.register_vmap(f"fastdiff::{self.name}", function.vmap, lib=_DEFINITIONS)
 
-    def refuse_derivative(self) -> None:
-        """For an op that is itself a derivative: a second one raises, where PyTorch would go on without it."""
-
-        def refuse(*_: Any) -> Any:
-            raise FastdiffError(
-                f"{self.name} has no derivative of its own; compute second derivatives under use_backend('eager')"
-            )
-
-        self.register_autograd(refuse, lambda ctx, inputs, output: None)
+    # --- Which implementation -------------------------------------------------------------------------------------
 
     def why_not(self, backend: Backend, *args: Any) -> str | None:
         """Why ``backend`` cannot run this op (with these arguments, if given), or None if it can."""
-        if backend is Backend.REFERENCE:
+        if backend in (Backend.REFERENCE, Backend.EAGER):
             return None
-        kernel = self._kernel(backend)
-        if isinstance(kernel, str):
-            return kernel
-        return kernel.supports(*args) if args else None
+        kernels = Backend.CUDA if backend is Backend.EMULATION else backend
+        if kernels not in self._backends:
+            return f"{self.name} has no {backend.value} kernel"
+        if reason := _library.unavailable(backend):
+            return reason
+        if not args:
+            return None
+        if backend in _NATIVE:
+            return getattr(torch.ops.fastdiff, self.name).why_not(*args, backend.code) or None
+        return self._triton_kernel().supports(*args)
 
-    def _kernel(self, backend: Backend) -> Kernel | str:
-        """The backend's kernel, or why it has none on this machine. Found out once: it is asked at every call."""
-        if backend not in self._kernels:
-            reason = f"{self.name} has no {backend.value} kernel"
-            if backend in self._backends:
-                reason = unavailable(backend)
-            self._kernels[backend] = reason or self._imported(backend)
-        return self._kernels[backend]
+    def _triton_kernel(self) -> Kernel:
+        return importlib.import_module(f"{self._package}.triton").KERNELS[self.name]
 
-    def _imported(self, backend: Backend) -> Kernel:
-        return importlib.import_module(f"{self._package}.{backend.value}").KERNELS[self.name]
+    def _python_half(self, *args: Any) -> tuple[Any, ...]:
+        """What the compiled library had no kernel for. -> the results, then the bytes of an error's text, or none."""
+        *arguments, code, reason = args
+        text = b""
+        try:
+            results = self._run(from_code(code), reason, *arguments)
+        except Exception as raised:
+            _raised.error, text = raised, str(raised).encode() or type(raised).__name__.encode()
+            results = tuple(torch.empty(0) for _ in range(self.results))
+        error = torch.tensor(list(text), dtype=torch.uint8, device="cpu")
+        several = () if results is None else results if isinstance(results, tuple) else (results,)
+        return (*several, error) if several else error
 
-    def _dispatch(self, *args: Any) -> Any:
-        wanted = forced()
-        if wanted is not None and wanted is not Backend.EAGER:  # an op without an eager form runs as usual
-            return self._run_on(wanted, *args)
-        first = args[0][0] if isinstance(args[0], list) else args[0]  # a tensor, or tensors of one device
-        device = first.device.type
-        fastest_first = (
-            candidates(device) if device != _measured.DEVICE_TYPE else _measured.order(self.name, args)
-        )
-        for backend in fastest_first:
-            if backend is Backend.REFERENCE:
-                break
-            reason = self.why_not(backend, *args)
-            if reason is None:
-                return self._kernels[backend].run(*args)  # pyright: ignore[reportAttributeAccessIssue]
-            if backend in self._backends:
-                log_once(None if isinstance(self._kernels[backend], str) else self.name, backend, reason)
-        return self._reference(*args)
+    def _run_in_python(self, *args: Any) -> Any:
+        """Without the compiled library, or on a device that it does not know."""
+        return self._run(forced(), "", *args)
 
-    def _run_on(self, backend: Backend, *args: Any) -> Any:
-        """Without falling through to another one."""
-        if backend is Backend.REFERENCE:
-            return self._reference(*args)
-        if reason := self.why_not(backend, *args):
-            raise FastdiffError(f"{self.name} cannot run on the {backend.value} backend: {reason}")
-        return self._kernels[backend].run(*args)  # pyright: ignore[reportAttributeAccessIssue]
+    def _run(self, wanted: Backend | None, reason: str, *args: Any) -> Any:
+        """The op on the forced backend, if that is Python's, or else on the fastest that runs it."""
+        self._check(*args)
+        if wanted in (None, Backend.EAGER):  # an op without an eager form runs as usual
+            return self._run_fastest(reason, *args)
+        if wanted is Backend.REFERENCE:
+            return self.reference(*args)
+        if why := self.why_not(wanted) or reason or self.why_not(wanted, *args):
+            raise FastdiffError(f"{self.name} cannot run on the {wanted.value} backend: {why}")
+        return self._triton_kernel().run(*args)
 
+    def _run_fastest(self, reason: str, *args: Any) -> Any:
+        first = args[0][0] if isinstance(args[0], list) else args[0]
+        for backend in candidates(first.device.type):
+            if backend is Backend.REFERENCE or backend not in self._backends:
+                continue
+            if missing := self.why_not(backend):
+                log_once(None, backend, missing)
+            elif backend in _NATIVE:  # the library has declined: for a reason, or because Triton is faster
+                if reason:
+                    log_once(self.name, backend, reason)
+            elif why := self.why_not(backend, *args):
+                log_once(self.name, backend, why)
+            else:
+                return self._triton_kernel().run(*args)
+        return self.reference(*args)
+
+
+def _requires_gradient(args: tuple[Any, ...]) -> bool:
+    return any(isinstance(a, Tensor) and a.requires_grad for a in args)
+
+
+def _with_its_type(error: RuntimeError) -> Exception:
+    """The exception of Python's half that this one carries the text of, or itself."""
+    raised, _raised.error = _raised.error, None
+    return raised if raised is not None and str(raised) in str(error) else error
+
+
+def _fastest(op: str, first: Tensor, keys: Tensor) -> int:
+    """The compiled library's question: CUDA or Triton, as measured on this GPU? -> the backend's code."""
+    known = OPS[op]
+    for backend in _measured.order(op, first, keys):
+        if backend in (Backend.CUDA, Backend.TRITON) and known.why_not(backend) is None:
+            return backend.code
+    return Backend.REFERENCE.code
+
+
+_DEFINITIONS.define("_fastest(str op, Tensor first, Tensor keys) -> int")
+_DEFINITIONS.impl("_fastest", _fastest, "CompositeExplicitAutograd")
 
 OPS: dict[str, FusedOp] = {}

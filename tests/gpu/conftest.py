@@ -11,9 +11,7 @@ import toolchain
 import torch
 
 from fastdiff.backend import Backend
-from fastdiff.ops import _cuda
-from fastdiff.ops._op import OPS
-from fastdiff.ops.group_norm_silu.cuda import _template
+from fastdiff.ops._library import LIBRARIES, unavailable
 
 
 @pytest.fixture(scope="session")
@@ -25,25 +23,27 @@ def emulated_library() -> Path:
 
 
 @pytest.fixture
-def emulated_cuda(emulated_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """``use_backend("cuda")`` runs the CUDA kernels on the CPU's tensors."""
-    monkeypatch.setenv("FASTDIFF_CUDA_LIBRARY", str(emulated_library))
-    _forget()
+def emulated_cuda(emulated_library: Path) -> Iterator[None]:
+    """``use_backend("emulation")`` runs the CUDA kernels on the CPU's tensors."""
+    before = LIBRARIES.reasons.get(Backend.EMULATION)
+    LIBRARIES.open(Backend.EMULATION, emulated_library, "")
     yield
-    _forget()
+    if before is not None:
+        LIBRARIES.reasons[Backend.EMULATION] = before
 
 
 @pytest.fixture
-def cuda_kernels(request: pytest.FixtureRequest) -> None:
-    """The CUDA kernels where they are: on a GPU, or else emulated."""
+def cuda_kernels(request: pytest.FixtureRequest) -> Backend:
+    """The backend of the CUDA kernels where they are: on a GPU, or else emulated."""
     if not torch.cuda.is_available():
         request.getfixturevalue("emulated_cuda")
-    elif reason := _cuda.why_not():
+        return Backend.EMULATION
+    if reason := unavailable(Backend.CUDA):
         pytest.skip(reason)
+    return Backend.CUDA
 
 
-def _forget() -> None:
-    for known in (_cuda._load, _cuda.function, _cuda.workspace_function, _template):
-        known.cache_clear()
-    for op in OPS.values():
-        op._kernels.pop(Backend.CUDA, None)
+@pytest.fixture
+def device(cuda_kernels: Backend) -> str:
+    """Where these kernels' tensors are."""
+    return "cuda" if cuda_kernels is Backend.CUDA else "cpu"

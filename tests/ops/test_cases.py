@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdiff.backend import Backend, unavailable, use_backend
-from fastdiff.ops import _cuda
+from fastdiff.backend import Backend, use_backend
 from fastdiff.ops._case import Case
+from fastdiff.ops._library import unavailable
 from fastdiff.ops._op import OPS
 from fastdiff.ops.cases import CASES
 
@@ -28,7 +28,8 @@ DEVICES = {
     Backend.REFERENCE: "cpu",
     Backend.CPU: "cpu",
     Backend.TRITON: "cpu" if INTERPRETED else "cuda",
-    Backend.CUDA: _cuda.device_type(),
+    Backend.CUDA: "cuda",
+    Backend.EMULATION: "cpu",
 }
 
 

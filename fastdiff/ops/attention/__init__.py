@@ -88,7 +88,7 @@ backward_op = FusedOp(
     package=__name__,
     backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
-backward_op.refuse_derivative()
+backward_op.differentiate_reference()
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -30,7 +30,7 @@ weight_op = FusedOp(
     package="fastdiff.ops.conv2d",
     backends=(Backend.CPU,),
 )
-weight_op.refuse_derivative()
+weight_op.differentiate_reference()
 
 
 def _pays(grad: Tensor, weight: Tensor) -> bool:

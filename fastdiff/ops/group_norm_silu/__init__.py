@@ -48,16 +48,17 @@ def group_norm_silu(
 
     Source: GroupNorm, Wu & He 2018, eq. 1-3; AdaGN, Dhariwal & Nichol 2021, section 3; SiLU, Elfwing et al. 2017.
     """
-    _check(x, num_groups, weight, bias, scale, shift)
     if is_eager():
+        _check(x, num_groups, weight, bias, scale, shift)
         return eager.group_norm_silu(
             x, num_groups, weight, bias, scale=scale, shift=shift, eps=eps, silu=silu
         )
-    if scale is not None and scale.dim() > 2:
-        scale = scale.flatten(1)
-    if shift is not None and shift.dim() > 2:
-        shift = shift.flatten(1)
-    return forward_op(x, num_groups, weight, bias, scale, shift, eps, silu)[0]
+    return forward_op(x, num_groups, weight, bias, _rows(scale), _rows(shift), eps, silu)[0]
+
+
+def _rows(p: Tensor | None) -> Tensor | None:
+    """[N, C, 1, ..., 1] -> [N, C]."""
+    return p if p is None or p.dim() <= 2 or p.shape[2:].numel() != 1 else p.flatten(1)
 
 
 def _check(
@@ -67,6 +68,7 @@ def _check(
     bias: Tensor | None,
     scale: Tensor | None,
     shift: Tensor | None,
+    *_: float,
 ) -> None:
     if x.dim() < 2 or not x.is_floating_point():
         raise FastdiffError(
@@ -114,6 +116,7 @@ forward_op = FusedOp(
     " -> (Tensor y, Tensor mean, Tensor rstd)",
     reference=reference.group_norm_silu,
     fake=_fake_forward,
+    check=_check,
     package=__name__,
     backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
@@ -128,7 +131,7 @@ backward_op = FusedOp(
     package=__name__,
     backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
-backward_op.refuse_derivative()
+backward_op.differentiate_reference()
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

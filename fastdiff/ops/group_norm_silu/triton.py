@@ -15,7 +15,7 @@ from fastdiff.ops._op import Kernel
 from fastdiff.ops.group_norm_silu import reference
 from fastdiff.ops.group_norm_silu import triton_backward as backward
 from fastdiff.ops.group_norm_silu import triton_forward as forward
-from fastdiff.ops.group_norm_silu.cpu import _CHANNELS_LAST, layout
+from fastdiff.ops.group_norm_silu.layout import CHANNELS_LAST, layout
 
 # Elements that a program holds at most, of all tensors that it reads: 32 a thread. Where programs go through chunks
 # of larger images, a tile is a quarter: accumulators need room, and several programs share a multiprocessor.
@@ -73,7 +73,7 @@ def _plan(
     """`tensors` of x's size are read: 1 in the forward, 2 in the backward."""
     n, c = sizes[:2]
     pixels, size = math.prod(sizes[2:]), c // num_groups
-    last = layout(sizes, strides) == _CHANNELS_LAST
+    last = layout(sizes, strides) == CHANNELS_LAST
     steps = (c, 1) if last else (1, pixels)
     sector, line = 32 // dtype.itemsize, 128 // dtype.itemsize
     rows = triton.next_power_of_2(pixels)

@@ -1,92 +1,24 @@
-"""group_norm_silu on the compiled CPU library: tensors become pointers, sizes and strides."""
+"""How an image lies in memory: what the kernels of Triton go by, as csrc/torch/group_norm_silu.cpp does for the others."""
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from fastdiff.ops import _native
-from fastdiff.ops._op import Kernel
-
-_CODES = _native.DTYPE_CODES
-_CONTIGUOUS, _CHANNELS_LAST = 0, 1
-
-_PARAMETERS = ("weight", "bias", "scale", "shift")
-_PARAMETER_FIELDS = [  # csrc/cpu/group_norm_silu.h: struct Parameter
-    field
-    for name in _PARAMETERS
-    for field in (
-        (name, ctypes.c_void_p),
-        (f"{name}_stride", ctypes.c_int64),
-        (f"{name}_dtype", ctypes.c_int64),
-    )
-]
-# csrc/cpu/group_norm_silu.h: struct Shape
-_SHAPE = [
-    "images",
-    "channels",
-    "pixels",
-    "groups",
-    "image_stride",
-    "channels_last",
-    "dtype",
-    "silu",
-    "threads",
-]
-_SHAPE_FIELDS = [(name, ctypes.c_int64) for name in _SHAPE]
-
-
-class _ForwardArgs(ctypes.Structure):
-    """csrc/cpu/group_norm_silu.cpp: struct ForwardArgs."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "y", "mean", "rstd")),
-        *_PARAMETER_FIELDS,
-        *_SHAPE_FIELDS,
-        ("eps", ctypes.c_double),
-    ]
-
-
-_RESULTS = ("dx", "dweight", "dbias", "dscale", "dshift")
-
-
-class _BackwardArgs(ctypes.Structure):
-    """csrc/cpu/group_norm_silu_backward.cpp: struct BackwardArgs."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("grad", "x", "mean", "rstd")),
-        *((name, ctypes.c_void_p) for name in _RESULTS),
-        *_PARAMETER_FIELDS,
-        *_SHAPE_FIELDS,
-    ]
-
-
-@functools.cache
-def _forward_function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
-    return _native.function("group_norm_silu", _ForwardArgs)
-
-
-@functools.cache
-def _backward_function() -> ctypes._CFuncPtr:  # type: ignore[name-defined]
-    return _native.function("group_norm_silu_backward", _BackwardArgs)
+CONTIGUOUS, CHANNELS_LAST = 0, 1
 
 
 @functools.lru_cache(maxsize=256)
 def layout(sizes: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
     """How each image lies in memory, or None if it has gaps or another order. Images may be apart."""
     if 0 in sizes:
-        return _CONTIGUOUS
+        return CONTIGUOUS
     if sizes[0] > 1 and strides[0] < math.prod(sizes[1:]):
         return None
     if _is_dense(sizes[1:], strides[1:]):
-        return _CONTIGUOUS
+        return CONTIGUOUS
     if _is_dense((*sizes[2:], sizes[1]), (*strides[2:], strides[1])):
-        return _CHANNELS_LAST
+        return CHANNELS_LAST
     return None
 
 
@@ -99,11 +31,6 @@ def _is_dense(sizes: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return True
 
 
-_Rows = tuple[int, torch.dtype] | None  # how a parameter lies: stride between images' rows, dtype
-
-
-@functools.lru_cache(maxsize=256)
-def _template(
     struct: type[ctypes.Structure],
     sizes: tuple[int, ...],
     strides: tuple[int, ...],

@@ -1,0 +1,109 @@
+"""The compiled libraries: found, opened once, and why there are none.
+
+``fastdiff/lib/ops.so`` gives PyTorch's operators their CPU and CUDA kernels (``csrc/torch``; it knows LibTorch's stable
+ABI and no Python). It opens the kernels themselves, plain C functions that know neither: ``cpu_<isa>.so``, the best
+for this processor, ``cuda.so``, and for tests the emulation of CUDA that ``FASTDIFF_EMULATION_LIBRARY`` names.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import torch
+
+from fastdiff import backend as _backend
+from fastdiff.backend import Backend
+
+LIBRARY_DIR = Path(__file__).resolve().parent.parent / "lib"
+OLDEST_TORCH = (2, 11)  # csrc/torch is compiled for it: setup.py's TORCH_TARGET_VERSION
+_BUILD = "python setup.py build_ext --inplace"
+
+# torch's name of the processor's capability -> libraries that run there, best first.
+_RUNS_ON = {"AVX512": ("avx512", "avx2", "default"), "AVX2": ("avx2", "default")}
+
+
+class Libraries:
+    """What has been opened, and the reasons for what could not be."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.reasons: dict[Backend, str] = {}
+        self.instruction_set: str | None = None
+        self.door = self._open_door()
+        self._open_cpu()
+        self.open(Backend.CUDA, folder / "cuda.so", f"{_BUILD}, where nvcc is")
+        if path := os.environ.get("FASTDIFF_EMULATION_LIBRARY"):
+            self.open(Backend.EMULATION, Path(path), "tests/gpu/toolchain.py")
+        else:
+            self.reasons[Backend.EMULATION] = "FASTDIFF_EMULATION_LIBRARY names no library"
+
+    def _open_door(self) -> str | None:
+        """None, or why PyTorch's operators have no compiled kernels."""
+        path = self.folder / "ops.so"
+        if _torch_version() < OLDEST_TORCH:
+            oldest = ".".join(map(str, OLDEST_TORCH))
+            return f"the compiled operators need torch {oldest} or later, and this is {torch.__version__}"
+        if not path.exists():
+            return f"the compiled operators are not built ({_BUILD} needs a C++ compiler)"
+        try:
+            torch.ops.load_library(str(path))
+        except OSError as error:
+            return f"{path.name} does not load: {error.__cause__ or error}"
+        return None
+
+    def _open_cpu(self) -> None:
+        # torch's own word for the processor also obeys ATEN_CPU_CAPABILITY.
+        capability = torch.backends.cpu.get_cpu_capability()
+        for isa in _RUNS_ON.get(capability, ("default",)):
+            path = self.folder / f"cpu_{isa}.so"
+            if path.exists():
+                self.open(Backend.CPU, path, "")
+                self.instruction_set = None if Backend.CPU in self.reasons else isa
+                return
+        self.reasons[Backend.CPU] = self.door or f"the CPU library is not built ({_BUILD} needs a C++ compiler)"
+
+    def open(self, backend: Backend, path: Path, how_to_build: str) -> None:
+        """Open one backend's kernels; where that fails, ``reasons`` says why."""
+        reason = self.door
+        if reason is None and not path.exists():
+            reason = f"{path.name} is not built ({how_to_build})"
+        if reason is None and (error := torch.ops.fastdiff._open(backend.code, str(path))):
+            reason = f"{path.name} does not load: {error}"
+        if reason is None:
+            self.reasons.pop(backend, None)
+        else:
+            self.reasons[backend] = reason
+
+
+def _torch_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+
+
+LIBRARIES = Libraries(LIBRARY_DIR)
+if LIBRARIES.door is None:
+    _backend.tell_library = torch.ops.fastdiff._use_backend.default
+
+
+def instruction_set() -> str | None:
+    """``"default"``, ``"avx2"`` or ``"avx512"``; None without a library."""
+    return LIBRARIES.instruction_set
+
+
+def unavailable(backend: Backend) -> str | None:
+    """Why ``backend`` cannot run on this machine at all, or None if it can."""
+    if backend in (Backend.CPU, Backend.EMULATION):
+        return LIBRARIES.reasons.get(backend)
+    if backend is Backend.CUDA:
+        if not torch.cuda.is_available():
+            return "no CUDA device is visible to torch"
+        return LIBRARIES.reasons.get(backend)
+    if backend is Backend.TRITON:
+        if importlib.util.find_spec("triton") is None:
+            return "triton is not installed (pip install 'fastdiff[gpu]')"
+        from fastdiff.ops import _triton
+
+        if not _triton.INTERPRETED and not torch.cuda.is_available():
+            return "no CUDA device is visible to torch"
+    return None
