@@ -14,6 +14,7 @@ import torch
 from fastdiff.errors import FastdiffError
 
 logger = logging.getLogger("fastdiff")
+_is_compiling = torch.compiler.is_dynamo_compiling
 
 
 class Backend(enum.Enum):
@@ -40,6 +41,7 @@ class Backend(enum.Enum):
         return _CODES[self]
 
 
+_EAGER = Backend.EAGER  # an Enum's member is looked up by a function
 _CODES = {backend: code for code, backend in enumerate(Backend, start=1)}
 _BY_CODE: dict[int, Backend | None] = {0: None, **{code: backend for backend, code in _CODES.items()}}
 
@@ -75,7 +77,7 @@ def from_code(code: int) -> Backend | None:
 
 def forced() -> Backend | None:
     """The backend set by :func:`use_backend`, or None."""
-    if torch.compiler.is_dynamo_compiling():
+    if _is_compiling():
         return _compiled
     wanted = _forced.get()
     if wanted is not _told.backend:
@@ -87,7 +89,7 @@ def forced() -> Backend | None:
 
 def is_eager() -> bool:
     """True inside ``use_backend("eager")``."""
-    return forced() is Backend.EAGER
+    return forced() is _EAGER
 
 
 @contextlib.contextmanager

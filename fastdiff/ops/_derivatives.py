@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastdiff.backend import forced, use_backend
 
 if TYPE_CHECKING:
     from fastdiff.ops._op import FusedOp
-
-_below_autograd = torch._C._AutoDispatchBelowAutograd  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def function_of(
@@ -32,11 +31,12 @@ def function_of(
         backward, setup_context: as for ``torch.library.register_autograd``.
     """
 
+    below = op.below_autograd
+
     class Function(torch.autograd.Function):
         @staticmethod
         def forward(*args: Any) -> Any:
-            with _below_autograd():
-                return op._overload(*args)
+            return below(*args)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -47,7 +47,7 @@ def function_of(
                 ctx.set_materialize_grads(False)
             else:
                 setup_context(ctx, inputs, output)
-            if _forward_mode():
+            if forward_ad._current_level >= 0:
                 ctx.all = _Arguments(inputs)
                 ctx.save_for_forward(*ctx.all.tensors(inputs))
 
@@ -71,10 +71,6 @@ def function_of(
 
     Function.__name__ = Function.__qualname__ = op.name
     return Function
-
-
-def _forward_mode() -> bool:
-    return torch.autograd.forward_ad._current_level >= 0
 
 
 def _on_the_backend_of(ctx: Any) -> contextlib.AbstractContextManager[None]:

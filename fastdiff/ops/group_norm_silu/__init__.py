@@ -53,12 +53,16 @@ def group_norm_silu(
         return eager.group_norm_silu(
             x, num_groups, weight, bias, scale=scale, shift=shift, eps=eps, silu=silu
         )
-    return forward_op(x, num_groups, weight, bias, _rows(scale), _rows(shift), eps, silu)[0]
+    if scale is not None and scale.dim() > 2:
+        scale = _rows(scale)
+    if shift is not None and shift.dim() > 2:
+        shift = _rows(shift)
+    return forward_op(x, num_groups, weight, bias, scale, shift, eps, silu)[0]
 
 
-def _rows(p: Tensor | None) -> Tensor | None:
+def _rows(p: Tensor) -> Tensor:
     """[N, C, 1, ..., 1] -> [N, C]."""
-    return p if p is None or p.dim() <= 2 or p.shape[2:].numel() != 1 else p.flatten(1)
+    return p.flatten(1) if p.shape[2:].numel() == 1 else p
 
 
 def _check(
