@@ -81,7 +81,7 @@ def libraries() -> list[Library]:
         found.append(Library(f"lib.cpu_{isa}", "csrc/cpu/*.cpp", f"{KERNEL} {flags}", OPENMP))
     if spec := importlib.util.find_spec("torch"):
         torch = Path(str(spec.origin)).parent
-        flags = f"-std=c++20 -fvisibility=hidden -DTORCH_TARGET_VERSION={TORCH_TARGET} -isystem {torch}/include"
+        flags = f"-std=c++20 -fvisibility=hidden -Wno-maybe-uninitialized -DTORCH_TARGET_VERSION={TORCH_TARGET} -isystem {torch}/include"
         found.append(Library("lib.ops", "csrc/torch/*.cpp", flags, f"-L{torch}/lib -ltorch_cpu -lc10 {LOADED}"))
     if importlib.util.find_spec("pybind11"):
         import pybind11

@@ -4,16 +4,11 @@
 // differences from the mean of what came before, block by block, and blocks joined by Chan, Golub & LeVeque 1979, eq. 2.1:
 // nothing is lost at any mean.
 
+#include "common/conv2d.h"
 #include "cpu/pack.h"
 #include "cpu/parallel.h"
 
 namespace fastdiff {
-
-struct ChannelMomentsArgs {
-  const void* x;   // [N, pixels, C]
-  float* moments;  // [N, C, 2]
-  int64_t images, pixels, channels, image_stride, dtype, threads;
-};
 
 namespace {
 
@@ -75,7 +70,7 @@ extern "C" void fastdiff_channel_moments(const fastdiff::ChannelMomentsArgs* arg
   const int64_t slices = ceil_div(args->channels, kSideLanes);
   const int threads = useful_threads(args->images * args->pixels * args->channels, int64_t{1} << 14,
                                      static_cast<int>(args->threads));
-  dispatch_dtype(static_cast<int32_t>(args->dtype), [&](auto type) {
+  dispatch_dtype(args->dtype, [&](auto type) {
     using T = decltype(type);
     parallel_for(args->images * slices, threads, [&](int64_t i) {
       const int64_t image = i / slices, channel = i % slices * kSideLanes;

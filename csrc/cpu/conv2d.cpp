@@ -97,14 +97,6 @@ void run_rows(const Args& args, const Grid& grid, int64_t parts, float* moments,
   });
 }
 
-// Who does what. Mirrored by tests/ops/test_conv2d_plan.py, which looks at it for more threads than there are cores.
-struct Plan {
-  int64_t threads;  // that have something to do
-  int64_t share;    // 1: all on one piece at a time; 0: each on pieces of its own
-  int64_t pieces;   // of the rows of tiles
-  int64_t parts;    // of a piece's tiles, for each panel, where it is shared
-};
-
 template <int MY, int MX>
 Plan plan(const Args& args, const Grid& whole) {
   constexpr int64_t kPoints = Winograd<MY>::kPoints * Winograd<MX>::kPoints;
@@ -142,8 +134,8 @@ void run(const Args& args) {
 
 template <int MY, int MX>
 void run(const Args& args) {
-  dispatch_dtype(static_cast<int32_t>(args.dtype), [&](auto t) {
-    dispatch_dtype(static_cast<int32_t>(args.weight_dtype),
+  dispatch_dtype(args.dtype, [&](auto t) {
+    dispatch_dtype(args.weight_dtype,
                    [&](auto w) { run<MY, MX, decltype(t), decltype(w)>(args); });
   });
 }
@@ -175,12 +167,10 @@ extern "C" void fastdiff_conv2d(const fastdiff::conv2d::Args* args) {
   dispatch_tile(*args, [&](auto y, auto x) { run<y, x>(*args); });
 }
 
-// Threads, share, pieces, parts of a call with these arguments; nothing is computed, no pointer is looked at.
-extern "C" void fastdiff_conv2d_plan(const fastdiff::conv2d::Args* args, int64_t* to) {
+// How a call with these arguments would be divided; nothing is computed, no pointer is looked at.
+extern "C" void fastdiff_conv2d_plan(const fastdiff::conv2d::Args* args, fastdiff::conv2d::Plan* to) {
   using namespace fastdiff::conv2d;
   dispatch_tile(*args, [&](auto y, auto x) {
-    const Plan p = plan<y, x>(*args, Grid(*args, 0, args->n * fastdiff::ceil_div(args->h, args->tile_h)));
-    const int64_t values[] = {p.threads, p.share, p.pieces, p.parts};
-    std::copy(std::begin(values), std::end(values), to);
+    *to = plan<y, x>(*args, Grid(*args, 0, args->n * fastdiff::ceil_div(args->h, args->tile_h)));
   });
 }

@@ -1,34 +1,15 @@
-// What the stages of the convolution share: its arguments, how it is cut into tiles, and where these lie in the scratch.
-//
-// Mirrored by fastdiff/ops/conv2d/cpu.py. Derivation, blocking and measurements: docs/kernels/conv2d.md.
+// What the stages of the convolution share: how it is cut into tiles, and where these lie in the scratch.
+// Derivation, blocking and measurements: docs/kernels/conv2d.md.
 #pragma once
 
 #include <algorithm>
 
+#include "common/conv2d.h"
 #include "cpu/pack.h"
 #include "cpu/parallel.h"
 #include "cpu/winograd.h"
 
 namespace fastdiff::conv2d {
-
-// All tensors of images are channels_last: [N, H, W, C] without gaps inside an image.
-struct Args {
-  const void* x[2];        // the input's channels, in one tensor or side by side in two
-  const void* weight;      // packed by fastdiff_conv2d_pack
-  const float* bias;       // [Cout] or null
-  const float* image_bias; // [N, Cout] or null: the time embedding
-  const float* affine;     // [N, 3, C]: center, scale, shift of what is done to x first, or null
-  const void* residual;    // [N, H, W, Cout] or null
-  void* y;                 // [N, H, W, Cout]
-  float* moments;          // [N, Cout, 2]: mean and variance of y over an image, or null
-  int64_t n, h, w, channels[2], out_channels;  // h, w of the output
-  int64_t image_stride[2], bias_stride;        // between images of x; between rows of image_bias
-  int64_t taps;            // 1 or 3, along each side
-  int64_t tile_h, tile_w;  // outputs of a tile: 1x1 for 1 tap, else 2x2, 2x4 or 4x4
-  int64_t upsample;        // 1: x is [N, H/2, W/2, C] and each of its pixels stands for 2x2
-  int64_t silu;            // 1: then SiLU
-  int64_t dtype, weight_dtype, threads;
-};
 
 // One multiplication reads channels in chunks of kDepth and writes panels of kWidth output channels.
 constexpr int64_t kDepth = 16;

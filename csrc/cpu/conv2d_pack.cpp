@@ -4,15 +4,6 @@
 
 namespace fastdiff::conv2d {
 
-// [Cout, Cin, taps, taps] of any strides -> [panel][Cin][tap][kWidth], zero beyond the last output channel.
-struct PackArgs {
-  const void* weight;
-  void* packed;
-  int64_t out_channels, channels, taps;
-  int64_t strides[4];
-  int64_t bytes, threads;  // of an element: no arithmetic is done on it
-};
-
 namespace {
 
 template <class T>

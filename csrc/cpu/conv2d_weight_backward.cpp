@@ -16,14 +16,6 @@
 namespace fastdiff::conv2d {
 
 // Mirrored by fastdiff/ops/conv2d/cpu.py.
-struct WeightArgs {
-  Args input;  // x, what activates it, h, w, channels, out_channels, dtype, threads; the rest is not looked at
-  const void* grad;    // [N, H, W, Cout] of x's dtype
-  float* weight;       // [Cout, Cin, 3, 3] of these strides
-  float* bias;         // [Cout] or null
-  int64_t strides[4];
-};
-
 namespace {
 
 constexpr int kTile = 4;
@@ -288,6 +280,5 @@ void run(const WeightArgs& args) {
 extern "C" size_t fastdiff_conv2d_weight_backward_args_size() { return sizeof(fastdiff::conv2d::WeightArgs); }
 
 extern "C" void fastdiff_conv2d_weight_backward(const fastdiff::conv2d::WeightArgs* args) {
-  fastdiff::dispatch_dtype(static_cast<int32_t>(args->input.dtype),
-                           [&](auto t) { fastdiff::conv2d::run<decltype(t)>(*args); });
+  fastdiff::dispatch_dtype(args->input.dtype, [&](auto t) { fastdiff::conv2d::run<decltype(t)>(*args); });
 }

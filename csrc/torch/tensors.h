@@ -70,6 +70,14 @@ inline int64_t extent(const Tensor& t) {
 // Whether the elements fill their memory without gaps, in some order of the dimensions.
 bool is_dense(const Tensor& t);
 
+// [N, H, W, C] in memory, images perhaps apart. The channels' stride counts even if there is but one: the result's
+// layout goes by it.
+inline bool is_channels_last(const Tensor& x) {
+  const auto sizes = x.sizes(), strides = x.strides();
+  const int64_t c = sizes[1], w = sizes[3];
+  return strides[1] == 1 && (sizes[2] == 1 || strides[2] == w * c) && (w == 1 || strides[3] == c);
+}
+
 // --- New tensors ------------------------------------------------------------------------------------------------
 
 inline Tensor new_strided(const int64_t* sizes, const int64_t* strides, int64_t dim, int32_t dtype,
@@ -111,6 +119,18 @@ OptionalTensor scratch_of(const Kernel<Args>& kernel, const Kernels& kernels, co
 // --- Copies, where a kernel wants another layout or dtype ---------------------------------------------------------
 
 inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
+// A small parameter as kernels read it: contiguous float32.
+inline OptionalTensor as_float32(const OptionalTensor& t) {
+  if (!t || (dtype_of(*t) == dtypes().float32 && t->is_contiguous())) return t;
+  const auto sizes = t->sizes();
+  std::vector<int64_t> strides(sizes.size());
+  int64_t step = 1;
+  for (size_t i = sizes.size(); i-- > 0; step *= std::max<int64_t>(sizes[i], 1)) strides[i] = step;
+  Tensor copy = new_strided(sizes.data(), strides.data(), t->dim(), dtypes().float32, *t);
+  torch::stable::copy_(copy, *t);
+  return copy;
+}
 
 inline bool same_sizes(const Tensor& a, const Tensor& b) {
   const auto one = a.sizes(), other = b.sizes();

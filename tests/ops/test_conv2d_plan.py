@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import NamedTuple
 
-from fastdiff.ops.conv2d.cpu import Plan, panel, plan, tile_of
+import pytest
+import torch
+
+import fastdiff.ops  # noqa: F401  (registers the operators)
 
 # N, Cin, Cout, H, W of ADM-class networks
 SHAPES = {
@@ -15,9 +18,24 @@ SHAPES = {
     "adm-64-64x64-alone": (1, 192, 192, 64, 64),
     "adm-256-256x256-alone": (1, 256, 256, 256, 256),
 }
-WEIGHTS = (
-    10  # transforming a panel's weights takes as long as so many of its tiles (fastdiff/ops/conv2d/cpu.py)
-)
+# Transforming a panel's weights takes as long as so many of its tiles (csrc/torch/conv2d.cpp: tile_of).
+WEIGHTS = 10
+
+
+class Plan(NamedTuple):
+    """How a call is divided (csrc/common/conv2d.h: struct Plan), and its tiles' height and width."""
+
+    threads: int
+    share: int
+    pieces: int
+    parts: int
+    tile_h: int
+    tile_w: int
+
+
+def plan(n: int, channels: int, out_channels: int, h: int, w: int, *, threads: int) -> Plan:
+    """The division that a 3x3 call of this shape would get with so many threads, whether or not they exist."""
+    return Plan(*torch.ops.fastdiff._conv2d_plan(n, channels, out_channels, h, w, 3, threads, 0))
 
 
 def _ceil(a: int, b: int) -> int:
@@ -27,9 +45,8 @@ def _ceil(a: int, b: int) -> int:
 def _longest(shape: tuple[int, int, int, int, int], p: Plan) -> int:
     """Work of the thread that has most, in tiles times panels; threads take their items in contiguous ranges."""
     n, _, out_channels, h, w = shape
-    tile = tile_of(n, h, w, "auto")
-    rows, row = n * _ceil(h, tile[0]), _ceil(w, tile[1])
-    panels = _ceil(out_channels, panel())
+    rows, row = n * _ceil(h, p.tile_h), _ceil(w, p.tile_w)
+    panels = _ceil(out_channels, torch.ops.fastdiff._conv2d_panel())
     tiles = _ceil(rows, p.pieces) * row  # of the largest piece
     if p.share:
         items = _ceil(panels * p.parts, p.threads)

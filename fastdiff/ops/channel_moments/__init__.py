@@ -30,11 +30,17 @@ def channel_moments(x: Tensor) -> Tensor:
 
     Source: one pass by the update of Chan, Golub & LeVeque 1979, eq. 2.1.
     """
+    if is_eager():
+        _check(x)
+        return eager.channel_moments(x)
+    return op(x)
+
+
+def _check(x: Tensor) -> None:
     if x.dim() != 4 or not x.is_floating_point() or x.shape[2:].numel() == 0:
         raise FastdiffError(
             f"channel_moments: x must be a floating-point tensor [N, C, H, W], got {x.dtype} {list(x.shape)}"
         )
-    return eager.channel_moments(x) if is_eager() else op(x)
 
 
 def _fake(x: Tensor) -> Tensor:
@@ -47,6 +53,7 @@ op = FusedOp(
     "(Tensor x) -> Tensor moments",
     reference=reference.channel_moments,
     fake=_fake,
+    check=_check,
     package=__name__,
     backends=(Backend.CPU,),
 )

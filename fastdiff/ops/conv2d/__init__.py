@@ -13,7 +13,8 @@ from fastdiff.ops._op import FusedOp
 from fastdiff.ops.conv2d import eager, reference
 from fastdiff.ops.conv2d.gradient import conv2d_backward
 
-TILES = {"f2x2": (2, 2), "f2x4": (2, 4), "f4x4": (4, 4)}  # outputs of a Winograd tile: height, width
+# By the numbers that the operator takes; those of Winograd by the outputs of a tile, height and width.
+ALGORITHMS = {"auto": 0, "f2x2": 1, "f2x4": 2, "f4x4": 3}
 
 
 def conv2d(
@@ -63,9 +64,15 @@ def conv2d(
 
     Source: Winograd 1980; for convolutional networks, Lavin & Gray 2016, eq. 8.
     """
-    _check(x, weight, bias, more, affine, image_bias, residual, 2 if upsample else 1, algorithm)
+    number = ALGORITHMS.get(algorithm)
+    if number is None:
+        raise FastdiffError(f"conv2d: unknown algorithm {algorithm!r}; known: {', '.join(ALGORITHMS)}")
+    arguments = (
+        *(x, more, weight, bias, affine, silu, upsample, image_bias, residual, moments, packed, number),
+    )
     if is_eager():
-        y = eager.conv2d(
+        _check(*arguments)
+        return eager.conv2d(
             x,
             weight,
             bias,
@@ -77,11 +84,11 @@ def conv2d(
             residual=residual,
             moments=moments,
         )
-        return y
-    y, statistics = forward_op(
-        x, more, weight, bias, affine, silu, upsample, image_bias, residual, moments, packed, algorithm
-    )
+    y, statistics = forward_op(*arguments)
     return (y, statistics) if moments else y
+
+
+_PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def pack_conv2d(weight: Tensor, dtype: torch.dtype | None = None) -> Tensor | None:
@@ -91,33 +98,29 @@ def pack_conv2d(weight: Tensor, dtype: torch.dtype | None = None) -> Tensor | No
     ``conv2d(..., packed=)`` with the same weight, and make it anew when the weight changes.
     """
     weight = weight.detach() if dtype is None else weight.detach().to(dtype)
-    known = (torch.float32, torch.bfloat16, torch.float16)
-    if weight.dtype not in known or weight.device.type != "cpu" or forward_op.why_not(Backend.CPU):
+    if weight.dtype not in _PACKED_DTYPES or weight.device.type != "cpu" or forward_op.why_not(Backend.CPU):
         return None
-    from fastdiff.ops.conv2d import cpu
-
-    return cpu.pack(weight)
+    return torch.ops.fastdiff._conv2d_pack(weight)
 
 
 def unpack_conv2d(packed: Tensor, shape: torch.Size) -> Tensor:
     """What ``pack_conv2d`` was given, to the bit: [Cout, Cin, k, k]."""
     out_channels, channels, k, _ = shape
-    from fastdiff.ops.conv2d import cpu
-
-    panels = packed.view(-1, channels, k, k, cpu.panel())
+    panels = packed.view(-1, channels, k, k, torch.ops.fastdiff._conv2d_panel())
     return panels.permute(0, 4, 1, 2, 3).reshape(-1, channels, k, k)[:out_channels].contiguous()
 
 
 def _check(
     x: Tensor,
+    more: Tensor | None,
     weight: Tensor,
     bias: Tensor | None,
-    more: Tensor | None,
     affine: Tensor | None,
+    silu: bool,
+    upsample: bool,
     image_bias: Tensor | None,
     residual: Tensor | None,
-    factor: int,
-    algorithm: str,
+    *_: Any,
 ) -> None:
     if x.dim() != 4 or not x.is_floating_point():
         raise FastdiffError(
@@ -133,6 +136,7 @@ def _check(
         )
     channels = x.shape[1] + (0 if more is None else more.shape[1])
     n, out_channels, (h, w) = len(x), len(weight), x.shape[2:]
+    factor = 2 if upsample else 1
     if weight.shape[1] != channels:
         raise FastdiffError(f"conv2d: weight is for {weight.shape[1]} channels, the input has {channels}")
     for name, p, shape in (
@@ -149,8 +153,11 @@ def _check(
                 f"conv2d: {name} is {p.dtype} on {p.device}, x is {x.dtype} on {x.device}; give {name} in x's dtype"
                 " or float32, on the same device"
             )
-    if algorithm != "auto" and algorithm not in TILES:
-        raise FastdiffError(f"conv2d: unknown algorithm {algorithm!r}; known: auto, {', '.join(TILES)}")
+    for name, p in (("affine", affine), ("image_bias", image_bias)):
+        if p is not None and (p.device != x.device or not p.is_floating_point()):
+            raise FastdiffError(
+                f"conv2d: {name} must be floating point on {x.device} like x, got {p.dtype} on {p.device}"
+            )
 
 
 def _fake(x, more, weight, bias, affine, silu, upsample, image_bias, residual, moments, packed, algorithm):
@@ -165,10 +172,11 @@ def _fake(x, more, weight, bias, affine, silu, upsample, image_bias, residual, m
 forward_op = FusedOp(
     "conv2d",
     "(Tensor x, Tensor? more, Tensor weight, Tensor? bias, Tensor? affine, bool silu, bool upsample,"
-    " Tensor? image_bias, Tensor? residual, bool moments, Tensor? packed, str algorithm)"
+    " Tensor? image_bias, Tensor? residual, bool moments, Tensor? packed, int algorithm)"
     " -> (Tensor y, Tensor moments)",
     reference=reference.conv2d,
     fake=_fake,
+    check=_check,
     package=__name__,
     backends=(Backend.CPU,),
 )
@@ -190,7 +198,7 @@ def _backward(ctx: Any, grad: Tensor | None, grad_moments: Tensor | None) -> tup
     if grad is None:
         return (None,) * 12
     # Sums over all pixels follow, in which the rounding errors of 4x4 tiles would add up: not in float32.
-    algorithm = "f2x2" if x.dtype == torch.float32 and affine is not None else "auto"
+    algorithm = ALGORITHMS["f2x2" if x.dtype == torch.float32 and affine is not None else "auto"]
     wanted = ctx.needs_input_grad
     bias, image_bias, residual = (None if t is None else grad for t in ctx.dtypes)
     dx, dmore, dweight, dbias, daffine = conv2d_backward(

@@ -52,14 +52,14 @@ def conv2d(
     residual: Tensor | None,
     moments: bool,
     packed: Tensor | None,
-    algorithm: str,
+    algorithm: int,
 ) -> tuple[Tensor, Tensor]:
     """-> y [N, Cout, H, W], moments [N, Cout, 2] (or [0]). What speeds it up, packed and algorithm, is not needed."""
     layout = layout_of(x)
     h = activate(_joined(x, more), affine, silu=silu)
     if upsample:
         h = F.interpolate(h, scale_factor=2.0, mode="nearest")
-    y = F.conv2d(h, weight.to(h.dtype), None, padding=weight.shape[2] // 2).to(compute_dtype(x))
+    y = _correlate(h, weight.to(h.dtype)).to(compute_dtype(x))
     if bias is not None:
         y = y + bias[:, None, None]
     if image_bias is not None:
@@ -68,6 +68,13 @@ def conv2d(
         y = y + residual
     y = y.to(x.dtype).contiguous(memory_format=layout)
     return y, channel_moments(y) if moments else torch.empty(0, dtype=compute_dtype(x), device=x.device)
+
+
+def _correlate(h: Tensor, weight: Tensor) -> Tensor:
+    """W * pad(h); PyTorch's own refuses images without pixels or channels."""
+    if h.numel() == 0:
+        return h.new_zeros((len(h), len(weight), *h.shape[2:]))
+    return F.conv2d(h, weight, None, padding=weight.shape[2] // 2)
 
 
 def conv2d_weight(

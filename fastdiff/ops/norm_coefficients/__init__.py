@@ -50,27 +50,51 @@ def norm_coefficients(
 
     Source: GroupNorm, Wu & He 2018, eq. 1-3; AdaGN, Dhariwal & Nichol 2021, section 3.
     """
+    arguments = moments, more, num_groups, weight, bias, _rows(scale), _rows(shift), eps
+    if is_eager():
+        _check(*arguments)
+        return reference.norm_coefficients(*arguments)
+    return op(*arguments)
+
+
+def _rows(p: Tensor | None) -> Tensor | None:
+    """[N, C, 1, ..., 1] -> [N, C]."""
+    return p if p is None or p.dim() <= 2 else p.flatten(1)
+
+
+def _check(
+    moments: Tensor,
+    more: Tensor | None,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    eps: float,
+) -> None:
+    n = len(moments) if moments.dim() else 0
+    for name, m in (("moments", moments), ("more", more)):
+        if m is not None and (m.dim() != 3 or m.shape[2] != 2 or len(m) != n or not m.is_floating_point()):
+            raise FastdiffError(
+                f"norm_coefficients: {name} must be floating point of shape [{n if name == 'more' else 'N'}, C, 2],"
+                f" got {m.dtype} {list(m.shape)}"
+            )
     channels = moments.shape[1] + (0 if more is None else more.shape[1])
-    if moments.dim() != 3 or moments.shape[2] != 2:
-        raise FastdiffError(
-            f"norm_coefficients: moments must have shape [N, C, 2], got {list(moments.shape)}"
-        )
     if num_groups < 1 or channels % num_groups:
         raise FastdiffError(f"norm_coefficients: num_groups={num_groups} does not divide {channels} channels")
-    for name, parameter in (("weight", weight), ("bias", bias)):
-        if parameter is not None and parameter.shape != (channels,):
+    for name, parameter, shape in (
+        ("weight", weight, [channels]),
+        ("bias", bias, [channels]),
+        ("scale", scale, [n, channels]),
+        ("shift", shift, [n, channels]),
+    ):
+        if parameter is not None and list(parameter.shape) != shape:
             raise FastdiffError(
-                f"norm_coefficients: {name} must have shape [{channels}], got {list(parameter.shape)}"
+                f"norm_coefficients: {name} must have shape {shape}, got {list(parameter.shape)}"
             )
-    scale, shift = (None if p is None else p.flatten(1) for p in (scale, shift))
-    for name, parameter in (("scale", scale), ("shift", shift)):
-        if parameter is not None and parameter.shape != (len(moments), channels):
-            raise FastdiffError(
-                f"norm_coefficients: {name} must have shape [{len(moments)}, {channels}], got {list(parameter.shape)}"
-            )
-    if is_eager():
-        return reference.norm_coefficients(moments, more, num_groups, weight, bias, scale, shift, eps)
-    return op(moments, more, num_groups, weight, bias, scale, shift, eps)
+    for name, t in (("more", more), ("weight", weight), ("bias", bias), ("scale", scale), ("shift", shift)):
+        if t is not None and t.device != moments.device:
+            raise FastdiffError(f"norm_coefficients: {name} is on {t.device}, moments on {moments.device}")
 
 
 def _fake(moments, more, num_groups, weight, bias, scale, shift, eps):
@@ -84,6 +108,7 @@ op = FusedOp(
     " float eps) -> Tensor affine",
     reference=reference.norm_coefficients,
     fake=_fake,
+    check=_check,
     package=__name__,
     backends=(Backend.CPU,),
 )
