@@ -144,12 +144,17 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return (None,) * 8
+def _backward(
+    ctx: Any, grad: Tensor | None, dmean: Tensor | None, drstd: Tensor | None
+) -> tuple[Tensor | None, ...]:
     x, mean, rstd, *affine = ctx.saved_tensors
-    dx, *daffine = backward_op(grad, x, mean, rstd, ctx.num_groups, *affine, ctx.silu)
-    cast = (None if p is None else g.to(p.dtype) for p, g in zip(affine, daffine, strict=True))
+    dx, *daffine = None, None, None, None, None
+    if grad is not None:
+        dx, *daffine = backward_op(grad, x, mean, rstd, ctx.num_groups, *affine, ctx.silu)
+    if dmean is not None or drstd is not None:  # in second derivatives: the first one reads the statistics
+        through = reference.statistics_backward(dmean, drstd, x, mean, rstd)
+        dx = through if dx is None else dx + through
+    cast = (None if p is None or g is None else g.to(p.dtype) for p, g in zip(affine, daffine, strict=True))
     return (dx, None, *cast, None, None)
 
 

@@ -101,3 +101,20 @@ def group_norm_silu_backward(
     inner = dnorm - dnorm.mean(2, keepdim=True) - grouped * (dnorm * grouped).mean(2, keepdim=True)
     dx = (rstd[..., None] * inner).reshape(x.shape)
     return torch.empty_like(x).copy_(dx), dweight, dbias, dscale, dshift
+
+
+def statistics_backward(
+    dmean: Tensor | None, drstd: Tensor | None, x: Tensor, mean: Tensor, rstd: Tensor
+) -> Tensor:
+    """The gradient that comes through mean and rstd [N, G] themselves, m values each, in x's dtype.
+
+    dx = (dmean - drstd rstd^3 (x - mean)) / m
+    """
+    n, groups = mean.shape
+    values = x.to(mean.dtype).reshape(n, groups, -1)
+    dx = torch.zeros_like(values)
+    if dmean is not None:
+        dx = dx + dmean[..., None]
+    if drstd is not None:
+        dx = dx - (drstd * rstd**3)[..., None] * (values - mean[..., None])
+    return (dx / values.shape[2]).reshape(x.shape).to(x.dtype)

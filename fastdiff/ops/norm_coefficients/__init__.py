@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from fastdiff.backend import Backend, is_eager
@@ -114,22 +111,5 @@ op = FusedOp(
 )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.num_groups, ctx.eps = inputs[2], inputs[7]
-    ctx.save_for_backward(*inputs[:2], *inputs[3:7])
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """A few numbers a channel: PyTorch's own derivative of the reference will do."""
-    leaves: list[Any] = [None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors]
-    with torch.enable_grad():
-        moments, more, weight, bias, scale, shift = leaves
-        result = reference.norm_coefficients(
-            moments, more, ctx.num_groups, weight, bias, scale, shift, ctx.eps
-        )
-    found = iter(torch.autograd.grad(result, [t for t in leaves if t is not None], grad, allow_unused=True))
-    first, second, *rest = (None if t is None else next(found) for t in leaves)
-    return first, second, None, *rest, None
-
-
-op.register_autograd(_backward, _setup_context)
+# A few numbers a channel: the reference's derivative will do.
+op.differentiate_reference()
