@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <exception>
 #include <memory>
 #include <new>
 
@@ -26,8 +27,18 @@ inline void parallel_for(int64_t count, int threads, F&& f) {
     for (int64_t i = 0; i < count; ++i) f(i);
     return;
   }
+  // An exception (memory that ran out) must not leave a thread of OpenMP's: the first one is thrown here.
+  std::exception_ptr error;
 #pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < count; ++i) f(i);
+  for (int64_t i = 0; i < count; ++i) {
+    try {
+      f(i);
+    } catch (...) {
+#pragma omp critical
+      if (!error) error = std::current_exception();
+    }
+  }
+  if (error) std::rethrow_exception(error);
 }
 
 // Threads worth waking: below some tens of microseconds of work each, waking them costs more than it saves.

@@ -101,8 +101,16 @@ class FusedOp:
         torch.library.register_fake(f"fastdiff::{self.name}", self._checked_fake, lib=_DEFINITIONS)
 
     def _checked_fake(self, *args: Any) -> Any:
-        self._check(*args)
+        self._check_all(*args)
         return self._fake(*args)
+
+    def _check_all(self, *args: Any) -> None:
+        """Raise for arguments that do not fit together, or lie apart."""
+        self._check(*args)
+        lists = ([a] if isinstance(a, Tensor) else a for a in args if isinstance(a, (Tensor, list)))
+        devices = dict.fromkeys(str(t.device) for tensors in lists for t in tensors if isinstance(t, Tensor))
+        if len(devices) > 1:
+            raise FastdiffError(f"{self.name}: all tensors must be on one device, got {' and '.join(devices)}")
 
     # --- A call ---------------------------------------------------------------------------------------------------
 
@@ -190,7 +198,7 @@ class FusedOp:
 
     def _run(self, wanted: Backend | None, reason: str, *args: Any) -> Any:
         """The op on the forced backend, if that is Python's, or else on the fastest that runs it."""
-        self._check(*args)
+        self._check_all(*args)
         if wanted in (None, Backend.EAGER):  # an op without an eager form runs as usual
             return self._run_fastest(reason, *args)
         if wanted is Backend.REFERENCE:
