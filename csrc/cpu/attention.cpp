@@ -13,12 +13,6 @@
 
 namespace fastdiff::attention {
 
-struct ForwardArgs {
-  View q, k, v, out;
-  float* lse;  // [batch, heads, queries], contiguous
-  Shape shape;
-};
-
 namespace {
 
 // A block of keys with its values, ready to be read by the products.
@@ -110,8 +104,8 @@ KeyBlock pack_keys(const ForwardArgs& a, const Blocking& blocking, int64_t head,
   const Shape& s = a.shape;
   const int64_t batch = head / s.heads, h = head % s.heads, d = s.head_dim, start = index * blocking.key_block;
   const int64_t n = std::min(blocking.key_block, s.keys - start);
-  return {pack_adjacent_rows(a.k.rows<const T>(batch, h, start), n, d, lanes, keys),
-          pack_adjacent_rows(a.v.rows<const T>(batch, h, start).transposed(), d, n, lanes, values), n, d, index == 0};
+  return {pack_adjacent_rows(rows_of<const T>(a.k, batch, h, start), n, d, lanes, keys),
+          pack_adjacent_rows(rows_of<const T>(a.v, batch, h, start).transposed(), d, n, lanes, values), n, d, index == 0};
 }
 
 // One block of queries of one head. `shared`: the blocks of keys and values of all heads, or null.
@@ -133,7 +127,7 @@ void attend(const ForwardArgs& a, const Blocking& blocking, const KeyBlock* shar
 
   // A negative scale turns the largest score into the smallest: its sign goes into the queries.
   const float scale = static_cast<float>(std::fabs(s.scale));
-  pack_lanes(a.q.rows<const T>(batch, h, first_query), count, d, s.scale < 0 ? -1.f : 1.f, queries);
+  pack_lanes(rows_of<const T>(a.q, batch, h, first_query), count, d, s.scale < 0 ? -1.f : 1.f, queries);
   for (int64_t i = 0; i < blocking.key_blocks; ++i) {
     const KeyBlock block = shared ? shared[head * blocking.key_blocks + i]
                                   : pack_keys<T>(a, blocking, head, i, count, key_room, value_room);
@@ -145,7 +139,7 @@ void attend(const ForwardArgs& a, const Blocking& blocking, const KeyBlock* shar
   for_lane_panels(count, [&](auto vectors, int64_t first, int64_t valid) {
     Vec factor[vectors];
     for (int i = 0; i < vectors; ++i) factor[i] = 1.f / load(totals + first + i * kLanes);
-    unpack_panel<vectors>(sums + first * d, valid, d, factor, a.out.rows<T>(batch, h, first_query + first));
+    unpack_panel<vectors>(sums + first * d, valid, d, factor, rows_of<T>(a.out, batch, h, first_query + first));
   });
   float* lse = a.lse + head * s.queries + first_query;
   for (int64_t i = 0; i < count; ++i) lse[i] = maxima[i] * scale + std::log(totals[i]);
@@ -185,5 +179,5 @@ extern "C" void fastdiff_attention(const fastdiff::attention::ForwardArgs* args)
   using namespace fastdiff::attention;
   const Shape& s = args->shape;
   if (s.batch * s.heads == 0 || s.queries == 0) return;
-  fastdiff::dispatch_dtype(s.dtype, [&](auto type) { attend_all<decltype(type)>(*args, s.useful_threads(2)); });
+  fastdiff::dispatch_dtype(s.dtype, [&](auto type) { attend_all<decltype(type)>(*args, useful_threads(s, 2)); });
 }

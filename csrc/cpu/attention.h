@@ -1,7 +1,7 @@
-// What the forward and the backward of attention share: arguments and the cutting of strided heads.
-// Mirrored by fastdiff/ops/attention/cpu.py. Derivations: docs/kernels/attention.md.
+// What the forward and the backward of attention share: the cutting of strided heads, and how many threads they are worth.
 #pragma once
 
+#include "common/attention.h"
 #include "cpu/gemm_tile.h"
 #include "cpu/pack.h"
 #include "cpu/parallel.h"
@@ -10,30 +10,19 @@ namespace fastdiff::attention {
 
 constexpr float kLog2E = 1.44269504f;
 
-// A tensor [batch, head, token, channel] of any strides, in elements.
-struct View {
-  void* data;
-  int64_t strides[4];
+// Tokens `first` and later of one head, tokens as rows.
+template <class T>
+Strided<T> rows_of(const View& view, int64_t batch, int64_t head, int64_t first = 0) {
+  const int64_t* strides = view.strides;
+  return {static_cast<T*>(view.data) + batch * strides[0] + head * strides[1] + first * strides[2], strides[2],
+          strides[3]};
+}
 
-  // Tokens `first` and later of one head, tokens as rows.
-  template <class T>
-  Strided<T> rows(int64_t batch, int64_t head, int64_t first = 0) const {
-    return {static_cast<T*>(data) + batch * strides[0] + head * strides[1] + first * strides[2], strides[2],
-            strides[3]};
-  }
-};
-
-struct Shape {
-  int64_t batch, heads, queries, keys, head_dim;
-  int64_t dtype, threads;
-  double scale;
-
-  // Threads worth waking for so many products of [queries, keys, head_dim] a head.
-  int useful_threads(int64_t products) const {
-    constexpr int64_t kMultiplyAddsPerThread = 1 << 19;
-    const int64_t multiply_adds = products * batch * heads * queries * keys * head_dim;
-    return fastdiff::useful_threads(multiply_adds, kMultiplyAddsPerThread, static_cast<int>(threads));
-  }
-};
+// Threads worth waking for so many products of [queries, keys, head_dim] a head.
+inline int useful_threads(const Shape& s, int64_t products) {
+  constexpr int64_t kMultiplyAddsPerThread = 1 << 19;
+  const int64_t multiply_adds = products * s.batch * s.heads * s.queries * s.keys * s.head_dim;
+  return fastdiff::useful_threads(multiply_adds, kMultiplyAddsPerThread, static_cast<int>(s.threads));
+}
 
 }  // namespace fastdiff::attention

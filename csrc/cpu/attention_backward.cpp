@@ -14,12 +14,6 @@
 
 namespace fastdiff::attention {
 
-struct BackwardArgs {
-  View grad, q, k, v, out, dq, dk, dv;
-  const float* lse;  // [batch, heads, queries], contiguous
-  Shape shape;
-};
-
 namespace {
 
 // How a head is cut up; depends on the shape alone.
@@ -148,13 +142,13 @@ std::vector<QueryBlock> pack_queries(const BackwardArgs& a, const Blocking& bloc
   std::vector<QueryBlock> blocks;
   for (int64_t i = 0; i < blocking.query_blocks; ++i) {
     const int64_t first = i * blocking.query_block, count = std::min(blocking.query_block, s.queries - first);
-    const auto q = a.q.rows<const T>(batch, head, first), grad = a.grad.rows<const T>(batch, head, first);
+    const auto q = rows_of<const T>(a.q, batch, head, first), grad = rows_of<const T>(a.grad, batch, head, first);
     const Rows q_rows = pack_rows(q, count, s.head_dim, s.keys, room.q + i * room.rows_size);
     const Rows grad_rows = pack_rows(grad, count, s.head_dim, s.keys, room.grad + i * room.rows_size);
     float *lse = room.lse + first, *delta = room.delta + first, *dq = room.dq + i * room.dq_size;
     const float* saved = a.lse + (batch * s.heads + head) * s.queries + first;
     for (int64_t j = 0; j < count; ++j) lse[j] = saved[j] * kLog2E;
-    row_dots(grad, a.out.rows<const T>(batch, head, first), count, s.head_dim, delta);
+    row_dots(grad, rows_of<const T>(a.out, batch, head, first), count, s.head_dim, delta);
     std::fill_n(dq, room.dq_size, 0.f);
     blocks.push_back({q_rows, grad_rows, lse, delta, dq, count});
   }
@@ -171,7 +165,7 @@ void differentiate_head(const BackwardArgs& a, const Blocking& blocking, int64_t
 
   for (int64_t start = 0; start < s.keys; start += blocking.key_block) {
     const int64_t n = std::min(blocking.key_block, s.keys - start);
-    const auto k = a.k.rows<const T>(batch, head, start), v = a.v.rows<const T>(batch, head, start);
+    const auto k = rows_of<const T>(a.k, batch, head, start), v = rows_of<const T>(a.v, batch, head, start);
     pack_lanes(k, n, d, 1.f, room.k);
     pack_lanes(v, n, d, 1.f, room.v);
     pack_lanes(k.transposed(), d, n, 1.f, room.k_rows);
@@ -188,12 +182,12 @@ void differentiate_head(const BackwardArgs& a, const Blocking& blocking, int64_t
                             {room.k_rows + first * n, vectors * kLanes}, n);
       });
     }
-    unpack_lanes(room.dk, n, d, scale, a.dk.rows<T>(batch, head, start));
-    unpack_lanes(room.dv, n, d, 1.f, a.dv.rows<T>(batch, head, start));
+    unpack_lanes(room.dk, n, d, scale, rows_of<T>(a.dk, batch, head, start));
+    unpack_lanes(room.dv, n, d, 1.f, rows_of<T>(a.dv, batch, head, start));
   }
   int64_t first = 0;
   for (const QueryBlock& block : blocks) {
-    unpack_lanes(block.dq, d, block.count, scale, a.dq.rows<T>(batch, head, first).transposed());
+    unpack_lanes(block.dq, d, block.count, scale, rows_of<T>(a.dq, batch, head, first).transposed());
     first += block.count;
   }
 }
@@ -210,7 +204,7 @@ extern "C" void fastdiff_attention_backward(const fastdiff::attention::BackwardA
   const Shape& s = args->shape;
   if (s.batch * s.heads == 0) return;
   const Blocking blocking(s);
-  fastdiff::parallel_for(s.batch * s.heads, s.useful_threads(5), [&](int64_t task) {
+  fastdiff::parallel_for(s.batch * s.heads, useful_threads(s, 5), [&](int64_t task) {
     fastdiff::dispatch_dtype(s.dtype, [&](auto type) {
       differentiate_head<decltype(type)>(*args, blocking, task / s.heads, task % s.heads);
     });

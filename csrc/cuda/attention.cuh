@@ -1,37 +1,12 @@
-// What all attention kernels share: arguments and the view of one head as a matrix.
-// Mirrored by fastdiff/ops/attention/cuda.py. Derivations: docs/kernels/attention.md.
+// What all attention kernels share: the view of one head as a matrix. Derivations: docs/kernels/attention.md.
 #pragma once
 
+#include "common/attention.h"
 #include "cuda/vec.cuh"
 
 namespace fastdiff::attention {
 
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
-
-// A tensor [batch, head, token, channel] of any strides, in elements.
-struct View {
-  void* data;
-  int64_t strides[4];
-};
-
-struct Shape {
-  int64_t batch, heads, queries, keys, head_dim;
-  int64_t dtype;
-  double scale;
-};
-
-struct ForwardArgs {
-  View q, k, v, out;
-  float* lse;  // [batch, heads, queries], contiguous
-  Shape shape;
-};
-
-struct BackwardArgs {
-  View grad, q, k, v, out, dq, dk, dv;
-  const float* lse;
-  float* delta;  // the same shape; scratch memory
-  Shape shape;
-};
 
 // Where a block works: blocks of one head are neighbours, so that they find its other operands in the cache.
 struct Place {

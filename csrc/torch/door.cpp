@@ -59,6 +59,7 @@ BackendCode forced_backend() { return forced; }
 const Kernels* chosen_kernels(BackendCode wanted, const char* op, const Tensor& first, const Tensor* keys) {
   if (wanted == kCpu || wanted == kCuda || wanted == kEmulation) return &kernels_of(wanted);
   if (wanted != kAutomatic && wanted != kEager) return nullptr;
+  if (keys && keys->dim() != 4) return nullptr;  // a mistake, which Python's check explains
   const int32_t device = device_type_of(first);
   if (device == cpu_kernels().device_type) return &cpu_kernels();
   return cuda_kernels().is_open() && measured(op, first, keys) == kCuda ? &cuda_kernels() : nullptr;

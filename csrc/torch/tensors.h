@@ -105,6 +105,15 @@ inline Tensor new_like(const Tensor& t) {
   return new_strided(t.sizes().data(), t.strides().data(), t.dim(), dtype_of(t), t);
 }
 
+// Of t's shape and device, and contiguous.
+inline Tensor new_contiguous(const Tensor& t, int32_t dtype) {
+  const auto sizes = t.sizes();
+  std::vector<int64_t> strides(sizes.size());
+  int64_t step = 1;
+  for (size_t i = sizes.size(); i-- > 0; step *= std::max<int64_t>(sizes[i], 1)) strides[i] = step;
+  return new_strided(sizes.data(), strides.data(), t.dim(), dtype, t);
+}
+
 // Scratch memory of a kernel, or none.
 inline OptionalTensor scratch(size_t bytes, const Tensor& like) {
   if (!bytes) return std::nullopt;
@@ -123,11 +132,7 @@ inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : to
 // A small parameter as kernels read it: contiguous float32.
 inline OptionalTensor as_float32(const OptionalTensor& t) {
   if (!t || (dtype_of(*t) == dtypes().float32 && t->is_contiguous())) return t;
-  const auto sizes = t->sizes();
-  std::vector<int64_t> strides(sizes.size());
-  int64_t step = 1;
-  for (size_t i = sizes.size(); i-- > 0; step *= std::max<int64_t>(sizes[i], 1)) strides[i] = step;
-  Tensor copy = new_strided(sizes.data(), strides.data(), t->dim(), dtypes().float32, *t);
+  Tensor copy = new_contiguous(*t, dtypes().float32);
   torch::stable::copy_(copy, *t);
   return copy;
 }

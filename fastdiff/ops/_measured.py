@@ -81,7 +81,7 @@ def library_attention(q: Tensor, k: Tensor, v: Tensor) -> str | None:
 
     The compiler evaluates it while tracing: everything it looks at is fixed by shapes and dtypes.
     """
-    if q.device.type != DEVICE_TYPE:
+    if q.device.type != DEVICE_TYPE or q.dim() != 4 or k.dim() != 4:  # shapes are the operator's to check
         return None
     training = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     op = "attention_training" if training else "attention"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdiff.backend import Backend, forced, is_eager
+from fastdiff.backend import Backend, forced
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import _measured
 from fastdiff.ops._op import FusedOp
@@ -34,14 +33,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
 
     Source: Vaswani et al. 2017, eq. 1; blockwise softmax, Milakov & Gimelshein 2018, Dao et al. 2022.
     """
-    _check(q, k, v)
-    library = "eager" if is_eager() else None if forced() else _measured.library_attention(q, k, v)
+    backend = forced()
+    library = "eager" if backend is Backend.EAGER else None
+    if backend is None:
+        library = _measured.library_attention(q, k, v)
     if library:
+        _check(q, k, v)
         return eager.attention(q, k, v, scale=scale, kernel=library.partition(":")[2])
-    return forward_op(q, k, v, 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale))[0]
+    return forward_op(q, k, v, scale)[0]
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+def _check(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> None:
     if q.dim() != 4 or not q.is_floating_point():
         raise FastdiffError(
             f"attention: q must be a floating-point tensor [B, H, T, D], got {q.dtype} {list(q.shape)}"
@@ -72,16 +74,17 @@ def _fake_backward(grad, q, k, v, out, lse, scale):
 
 forward_op = FusedOp(
     "attention",
-    "(Tensor q, Tensor k, Tensor v, float scale) -> (Tensor out, Tensor lse)",
+    "(Tensor q, Tensor k, Tensor v, float? scale) -> (Tensor out, Tensor lse)",
     reference=reference.attention,
     fake=_fake_forward,
+    check=_check,
     package=__name__,
     backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
 
 backward_op = FusedOp(
     "attention_backward",
-    "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float scale)"
+    "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float? scale)"
     " -> (Tensor dq, Tensor dk, Tensor dv)",
     reference=reference.attention_backward,
     fake=_fake_backward,

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from fastdiff.ops._like import as_like
 
 
 def _compute_dtype(q: Tensor) -> torch.dtype:
     return torch.float64 if q.dtype == torch.float64 else torch.float32
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def scale_of(scale: float | None, q: Tensor) -> float:
+    """What the scores are multiplied with: 1/sqrt(D) where nothing is given."""
+    return 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
     """-> out [B, H, T, D] like q, lse [B, H, T] = log sum exp of the scaled scores, in float32 or float64."""
     dtype = _compute_dtype(q)
-    scores = scale * (q.to(dtype) @ k.to(dtype).transpose(-1, -2))  # [B, H, T, S]
+    scores = scale_of(scale, q) * (q.to(dtype) @ k.to(dtype).transpose(-1, -2))  # [B, H, T, S]
     lse = torch.logsumexp(scores, dim=-1)
     out = torch.softmax(scores, dim=-1) @ v.to(dtype)
-    return torch.empty_like(q).copy_(out), lse
+    return as_like(out, q), lse
 
 
 def attention_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> dq, dk, dv like q, k, v.
 
@@ -30,7 +39,7 @@ def attention_backward(
     Kernels, which see the scores block by block, have p = exp(scale * q k^T - lse) and
     rowsum(p * dp) = rowsum(do * out); here, where nothing is lost by it, the forms that round less.
     """
-    dtype = _compute_dtype(q)
+    dtype, scale = _compute_dtype(q), scale_of(scale, q)
     q_, k_, v_, do = (a.to(dtype) for a in (q, k, v, grad))
     p = torch.softmax(scale * (q_ @ k_.transpose(-1, -2)), dim=-1)  # [B, H, T, S]
     dv = p.transpose(-1, -2) @ do
@@ -38,8 +47,4 @@ def attention_backward(
     ds = p * (dp - (p * dp).sum(-1, keepdim=True))
     dq = scale * (ds @ k_)
     dk = scale * (ds.transpose(-1, -2) @ q_)
-    return (
-        torch.empty_like(q).copy_(dq),
-        torch.empty_like(k).copy_(dk),
-        torch.empty_like(v).copy_(dv),
-    )
+    return as_like(dq, q), as_like(dk, k), as_like(dv, v)

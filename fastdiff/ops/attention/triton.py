@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastdiff.ops import _triton
 from fastdiff.ops._op import Kernel
+from fastdiff.ops.attention.reference import scale_of
 from fastdiff.ops.attention.triton_backward import (
     attention_backward_keys_kernel,
     attention_backward_queries_kernel,
@@ -43,12 +44,12 @@ def _are_aligned(*tensors: Tensor) -> bool:
     )
 
 
-def _forward_supports(q: Tensor, k: Tensor, v: Tensor, scale: float) -> str | None:
+def _forward_supports(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> str | None:
     return _supports(q, k=k, v=v)
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    return _launch_forward(q, k, v, scale, _triton.device_of(q.device).shared_bytes)
+def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
+    return _launch_forward(q, k, v, scale_of(scale, q), _triton.device_of(q.device).shared_bytes)
 
 
 def _launch_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, shared: int) -> tuple[Tensor, Tensor]:
@@ -68,15 +69,17 @@ def _launch_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, shared: int) 
 
 
 def _backward_supports(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float | None
 ) -> str | None:
     return _supports(q, k=k, v=v, grad=grad, out=out)
 
 
 def _backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _launch_backward(grad, q, k, v, out, lse, scale, _triton.device_of(q.device).shared_bytes)
+    return _launch_backward(
+        grad, q, k, v, out, lse, scale_of(scale, q), _triton.device_of(q.device).shared_bytes
+    )
 
 
 def _launch_backward(
