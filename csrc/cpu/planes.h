@@ -6,22 +6,20 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "common/reverse_step.h"
 #include "cpu/shuffle.h"
 #include "cpu/vec.h"
 
 namespace fastdiff {
 
-// A tensor [N, C, pixels]; strides in elements. Absent if data is null.
-struct Planar {
-  void* data;
-  int64_t image_stride, channel_stride, pixel_stride, channels, dtype;
-
-  // Planes of floats, used in place. `count`: a tile of fewer than kLanes pixels would be read beyond its
-  // end.
-  bool in_place(int64_t count) const { return dtype == kFloat32 && pixel_stride == 1 && count >= kLanes; }
-  int64_t offset(int64_t image, int64_t pixel) const { return image * image_stride + pixel * pixel_stride; }
-  bool is_interleaved() const { return channel_stride == 1 && pixel_stride == channels; }
-};
+// Planes of floats, used in place. `count`: a tile of fewer than kLanes pixels would be read beyond its end.
+inline bool is_in_place(const Planar& t, int64_t count) {
+  return t.dtype == kFloat32 && t.pixel_stride == 1 && count >= kLanes;
+}
+inline int64_t offset_of(const Planar& t, int64_t image, int64_t pixel) {
+  return image * t.image_stride + pixel * t.pixel_stride;
+}
+inline bool is_interleaved(const Planar& t) { return t.channel_stride == 1 && t.pixel_stride == t.channels; }
 
 struct Tile {
   float* data = nullptr;
@@ -48,7 +46,7 @@ inline bool with_channels(int64_t channels, F&& f) {
 template <class T>
 void read(const Planar& from, const T* src, int64_t count, Tile to) {
   int64_t done = 0;
-  if (from.is_interleaved())
+  if (is_interleaved(from))
     with_channels(from.channels, [&](auto channels) {
       for (; done + kLanes <= count; done += kLanes) {
         Vec v[channels];
@@ -72,7 +70,7 @@ void read(const Planar& from, const T* src, int64_t count, Tile to) {
 template <class T>
 void write(const Planar& to, T* dst, int64_t count, Tile from) {
   int64_t done = 0;
-  if (to.is_interleaved())
+  if (is_interleaved(to))
     with_channels(to.channels, [&](auto channels) {
       for (; done + kLanes <= count; done += kLanes) {
         Vec v[channels];
@@ -99,9 +97,9 @@ void write(const Planar& to, T* dst, int64_t count, Tile from) {
 inline Tile read_tile(const Planar& t, int64_t image, int64_t first, int64_t count, float* memory,
                       int64_t room) {
   if (!t.data) return {};
-  if (t.in_place(count)) return {static_cast<float*>(t.data) + t.offset(image, first), t.channel_stride};
-  dispatch_dtype(static_cast<int32_t>(t.dtype), [&](auto type) {
-    const auto* src = static_cast<const decltype(type)*>(t.data) + t.offset(image, first);
+  if (is_in_place(t, count)) return {static_cast<float*>(t.data) + offset_of(t, image, first), t.channel_stride};
+  dispatch_dtype(t.dtype, [&](auto type) {
+    const auto* src = static_cast<const decltype(type)*>(t.data) + offset_of(t, image, first);
     planes::read(t, src, count, {memory, room});
   });
   return {memory, room};
@@ -110,13 +108,13 @@ inline Tile read_tile(const Planar& t, int64_t image, int64_t first, int64_t cou
 // Where to write those planes; write_tile brings them to the tensor unless they are there already.
 inline Tile output_tile(const Planar& t, int64_t image, int64_t first, int64_t count, float* memory,
                         int64_t room) {
-  if (t.in_place(count)) return {static_cast<float*>(t.data) + t.offset(image, first), t.channel_stride};
+  if (is_in_place(t, count)) return {static_cast<float*>(t.data) + offset_of(t, image, first), t.channel_stride};
   return {memory, room};
 }
 inline void write_tile(const Planar& t, int64_t image, int64_t first, int64_t count, Tile tile) {
-  if (t.in_place(count)) return;
-  dispatch_dtype(static_cast<int32_t>(t.dtype), [&](auto type) {
-    planes::write(t, static_cast<decltype(type)*>(t.data) + t.offset(image, first), count, tile);
+  if (is_in_place(t, count)) return;
+  dispatch_dtype(t.dtype, [&](auto type) {
+    planes::write(t, static_cast<decltype(type)*>(t.data) + offset_of(t, image, first), count, tile);
   });
 }
 

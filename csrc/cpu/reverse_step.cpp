@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "common/step.h"
+#include "common/reverse_step.h"
 #include "cpu/noise.h"
 #include "cpu/parallel.h"
 #include "cpu/planes.h"
@@ -24,39 +24,29 @@ struct Math<Vec> {
 
 namespace fastdiff::step {
 
-struct Args {
-  Planar x, model, uncond, h1, h2, noise, x_next, x0;
-  const void* row;       // [12] of the table
-  const int64_t* seeds;  // [N], or null
-  int32_t* nonfinite;    // [N]
-  int64_t row_is_double, seed_stride;
-  int64_t images, channels, pixels;
-  int64_t variance, clip, threads;
-  uint32_t step, stream;  // of the noise
-
-  template <class F>
-  void each_operand(F&& f) {
-    for (Planar* t : {&x, &model, &uncond, &h1, &h2, &noise, &x_next, &x0})
-      if (t->data) f(*t);
-  }
-};
-
 namespace {
+
+// The operands that are there.
+template <class F>
+void each_operand(StepArgs& a, F&& f) {
+  for (Planar* t : {&a.x, &a.model, &a.uncond, &a.h1, &a.h2, &a.noise, &a.x_next, &a.x0})
+    if (t->data) f(*t);
+}
 
 // A pixel's channels become pixels of one channel where every operand allows it: all of them contiguous, or
 // all of them dense channels last with as many channels as x, and no noise to draw, whose numbering is the
 // contiguous one.
-Args flatten(Args a) {
+StepArgs flatten(StepArgs a) {
   bool contiguous = true, channels_last = !a.seeds;
-  a.each_operand([&](const Planar& t) {
+  each_operand(a, [&](const Planar& t) {
     contiguous &= t.pixel_stride == 1 && (t.channels == 1 || t.channel_stride == a.pixels);
-    channels_last &= t.is_interleaved() && t.channels == a.channels;
+    channels_last &= is_interleaved(t) && t.channels == a.channels;
   });
   if (!contiguous && !channels_last) return a;
   const int64_t channels = a.channels;
   a.pixels *= channels;
   a.channels = 1;
-  a.each_operand([&](Planar& t) {
+  each_operand(a, [&](Planar& t) {
     t.channels /= channels;
     t.channel_stride = a.pixels;
     t.pixel_stride = 1;
@@ -110,10 +100,10 @@ void check_plane(const float* p, int64_t pixels, Vec& nonfinite) {
 
 class Runner {
  public:
-  explicit Runner(const Args& args)
+  explicit Runner(const StepArgs& args)
       : a_(args),
-        k_(a_.row_is_double ? StepCoefficients(static_cast<const double*>(a_.row), a_.variance)
-                            : StepCoefficients(static_cast<const float*>(a_.row), a_.variance)),
+        step_(*a_.index),
+        k_(a_.table_is_double ? coefficients<double>() : coefficients<float>()),
         tile_(std::max<int64_t>(kTileElements / a_.channels / kNoise, 1) * kNoise),
         tiles_((a_.pixels + tile_ - 1) / tile_) {}
 
@@ -127,6 +117,11 @@ class Runner {
  private:
   static constexpr int64_t kTileElements = 1024;  // 4 KB for each operand that is not used in place
   static constexpr int64_t kElementsPerThread = 8192;
+
+  template <class T>
+  StepCoefficients coefficients() const {
+    return StepCoefficients(static_cast<const T*>(a_.table) + step_ * kTableColumns, a_.variance);
+  }
 
   void run_tile(int64_t n, int64_t first) const {
     static thread_local Workspace<float> workspace;
@@ -161,7 +156,7 @@ class Runner {
 
   // Elements are numbered in contiguous (C, pixels) order, so that each plane of the tile is a run of them.
   Tile draw(int64_t n, int64_t first, int64_t count, float* memory, int64_t room) const {
-    const NoiseSource source(a_.seeds[n * a_.seed_stride], a_.step, a_.stream);
+    const NoiseSource source(a_.seeds[n * a_.seed_stride], static_cast<uint32_t>(step_), a_.stream);
     for (int64_t c = 0; c < a_.channels; ++c) {
       const int64_t element = c * a_.pixels + first, skipped = element % 4;
       float* plane = memory + c * room;
@@ -171,7 +166,8 @@ class Runner {
     return {memory, room};
   }
 
-  Args a_;
+  StepArgs a_;
+  int64_t step_;
   StepCoefficients k_;
   int64_t tile_, tiles_;  // pixels of a tile, tiles of an image
 };
@@ -179,9 +175,9 @@ class Runner {
 }  // namespace
 }  // namespace fastdiff::step
 
-extern "C" size_t fastdiff_reverse_step_args_size() { return sizeof(fastdiff::step::Args); }
+extern "C" size_t fastdiff_reverse_step_args_size() { return sizeof(fastdiff::StepArgs); }
 
-extern "C" void fastdiff_reverse_step(const fastdiff::step::Args* args) {
+extern "C" void fastdiff_reverse_step(const fastdiff::StepArgs* args) {
   if (args->images * args->channels * args->pixels == 0)
     std::fill_n(args->nonfinite, args->images, 0);
   else

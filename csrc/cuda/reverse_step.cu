@@ -5,9 +5,9 @@
 
 #include "cuda/launch.cuh"
 
-extern "C" size_t fastdiff_reverse_step_args_size() { return sizeof(fastdiff::step::Args); }
+extern "C" size_t fastdiff_reverse_step_args_size() { return sizeof(fastdiff::StepArgs); }
 
-extern "C" int fastdiff_reverse_step(const fastdiff::step::Args* args, void* stream) {
+extern "C" int fastdiff_reverse_step(const fastdiff::StepArgs* args, void* stream) {
   using namespace fastdiff;
   const int64_t per_block = step::kThreads * step::kQuad;
   Launch how;

@@ -9,7 +9,7 @@
 #include "cuda/noise.cuh"
 #include "cuda/vec.cuh"
 
-#include "common/step.h"
+#include "common/reverse_step.h"
 
 namespace fastdiff {
 
@@ -24,28 +24,11 @@ struct Math<float> {
 
 namespace fastdiff::step {
 
-// A tensor [N, C, pixels]; strides in elements. Absent if data is null. Within an image 32 bits suffice (the caller
-// sees to it), and save registers.
-struct Planar {
-  void* data;
-  int64_t image_stride;
-  int32_t channel_stride, pixel_stride, channels, dtype;
-};
-
-struct Args {
-  Planar x, model, uncond, h1, h2, noise, x_next, x0;
-  const void* table;     // [rows, 12], dense
-  const int64_t* index;  // which row; also the step of the noise's counter
-  const int64_t* seeds;  // [N], or null
-  int32_t* nonfinite;    // [N], zeros at first
-  int64_t rows, seed_stride, images;
-  int32_t channels, pixels;
-  int32_t table_is_double, variance, clip;
-  uint32_t stream;
-};
-
 constexpr int kThreads = 128;
 constexpr int kQuad = 4;  // pixels of a thread: the numbers of a Philox block
+
+// Within an image 32 bits suffice (the caller sees to it), and save registers.
+__device__ __forceinline__ int32_t narrow(int64_t size) { return static_cast<int32_t>(size); }
 
 // Four pixels of one channel of one image, of which `count` exist.
 struct Place {
@@ -56,22 +39,22 @@ struct Place {
 template <class T>
 __device__ __forceinline__ T* pixels_at(const Planar& t, const Place& at, int32_t channel) {
   return static_cast<T*>(t.data) + at.image * t.image_stride +
-         (channel * t.channel_stride + at.pixel * t.pixel_stride);
+         (channel * narrow(t.channel_stride) + at.pixel * narrow(t.pixel_stride));
 }
 
 template <class T>
 __device__ __forceinline__ void read_as(const Planar& t, const Place& at, int32_t channel, float (&v)[kQuad]) {
   const T* p = pixels_at<T>(t, at, channel);
   if constexpr (sizeof(T) == 4)
-    if (t.pixel_stride == 1 && at.count == kQuad && is_aligned(p)) return load_pack(p, v);
+    if (narrow(t.pixel_stride) == 1 && at.count == kQuad && is_aligned(p)) return load_pack(p, v);
 #pragma unroll
-  for (int j = 0; j < kQuad; ++j) v[j] = j < at.count ? to_float(p[j * t.pixel_stride]) : 0.f;
+  for (int j = 0; j < kQuad; ++j) v[j] = j < at.count ? to_float(p[j * narrow(t.pixel_stride)]) : 0.f;
 }
 
 __device__ __forceinline__ void read(const Planar& t, const Place& at, int32_t channel, float (&v)[kQuad]) {
-  if (t.dtype == kFloat32)
+  if (narrow(t.dtype) == kFloat32)
     read_as<float>(t, at, channel, v);
-  else if (t.dtype == kBFloat16)
+  else if (narrow(t.dtype) == kBFloat16)
     read_as<BFloat16>(t, at, channel, v);
   else
     read_as<Float16>(t, at, channel, v);
@@ -81,16 +64,16 @@ template <class T>
 __device__ __forceinline__ void write_as(const Planar& t, const Place& at, const float (&v)[kQuad]) {
   T* p = pixels_at<T>(t, at, at.channel);
   if constexpr (sizeof(T) == 4)
-    if (t.pixel_stride == 1 && at.count == kQuad && is_aligned(p)) return store_pack(p, v);
+    if (narrow(t.pixel_stride) == 1 && at.count == kQuad && is_aligned(p)) return store_pack(p, v);
 #pragma unroll
   for (int j = 0; j < kQuad; ++j)
-    if (j < at.count) p[j * t.pixel_stride] = from_float<T>(v[j]);
+    if (j < at.count) p[j * narrow(t.pixel_stride)] = from_float<T>(v[j]);
 }
 
 __device__ __forceinline__ void write(const Planar& t, const Place& at, const float (&v)[kQuad]) {
-  if (t.dtype == kFloat32)
+  if (narrow(t.dtype) == kFloat32)
     write_as<float>(t, at, v);
-  else if (t.dtype == kBFloat16)
+  else if (narrow(t.dtype) == kBFloat16)
     write_as<BFloat16>(t, at, v);
   else
     write_as<Float16>(t, at, v);
@@ -98,9 +81,9 @@ __device__ __forceinline__ void write(const Planar& t, const Place& at, const fl
 
 // Elements are numbered in contiguous (C, pixels) order. Where a channel's size is no multiple of four, the thread's
 // pixels lie in two blocks.
-__device__ __forceinline__ void draw(const Args& a, const Place& at, uint32_t step, float (&z)[kQuad]) {
+__device__ __forceinline__ void draw(const StepArgs& a, const Place& at, uint32_t step, float (&z)[kQuad]) {
   const uint64_t seed = static_cast<uint64_t>(a.seeds[at.image * a.seed_stride]);
-  const uint32_t element = static_cast<uint32_t>(at.channel) * a.pixels + at.pixel, skipped = element % 4;
+  const uint32_t element = static_cast<uint32_t>(at.channel) * narrow(a.pixels) + at.pixel, skipped = element % 4;
   normal_block(seed, element / 4, step, a.stream, z);
   if (skipped == 0) return;
   float next[kQuad];
@@ -128,8 +111,8 @@ __device__ __forceinline__ void add(const Planar& t, const Place& at, float fact
   for (int j = 0; j < kQuad; ++j) sum[j] += factor * v[j];
 }
 
-__device__ __forceinline__ void predict(const Args& a, const StepCoefficients& k, const Place& at, float (&x0)[kQuad],
-                                        float (&next)[kQuad], float& nonfinite) {
+__device__ __forceinline__ void predict(const StepArgs& a, const StepCoefficients& k, const Place& at,
+                                        float (&x0)[kQuad], float (&next)[kQuad], float& nonfinite) {
   float x[kQuad], model[kQuad], uncond[kQuad];
   read(a.x, at, at.channel, x);
   read(a.model, at, at.channel, model);
@@ -142,12 +125,12 @@ __device__ __forceinline__ void predict(const Args& a, const StepCoefficients& k
   }
 #pragma unroll
   for (int j = 0; j < kQuad; ++j) {
-    x0[j] = predict_x0(k, x[j], model[j], a.clip);
+    x0[j] = predict_x0(k, x[j], model[j], narrow(a.clip));
     next[j] = k.a * x[j] + k.b * x0[j];
   }
 }
 
-__device__ __forceinline__ void add_noise(const Args& a, const StepCoefficients& k, const Place& at, uint32_t step,
+__device__ __forceinline__ void add_noise(const StepArgs& a, const StepCoefficients& k, const Place& at, uint32_t step,
                                           float (&next)[kQuad]) {
   float z[kQuad], std[kQuad];
   if (a.seeds)
@@ -156,13 +139,13 @@ __device__ __forceinline__ void add_noise(const Args& a, const StepCoefficients&
     read(a.noise, at, at.channel, z);
   else
     return;
-  if (a.variance != kNoVariance) read(a.model, at, a.channels + at.channel, std);
+  if (narrow(a.variance) != kNoVariance) read(a.model, at, narrow(a.channels) + at.channel, std);
 #pragma unroll
   for (int j = 0; j < kQuad; ++j)
-    next[j] += (a.variance == kNoVariance ? k.std : learned_std(k, std[j])) * z[j];
+    next[j] += (narrow(a.variance) == kNoVariance ? k.std : learned_std(k, std[j])) * z[j];
 }
 
-__device__ __forceinline__ void run_channel(const Args& a, const StepCoefficients& k, const Place& at, uint32_t step,
+__device__ __forceinline__ void run_channel(const StepArgs& a, const StepCoefficients& k, const Place& at, uint32_t step,
                                             float& nonfinite) {
   float x0[kQuad], next[kQuad];
   predict(a, k, at, x0, next, nonfinite);
@@ -174,7 +157,7 @@ __device__ __forceinline__ void run_channel(const Args& a, const StepCoefficient
 }
 
 // The model's further channels are looked at for NaN and infinity only.
-__device__ __forceinline__ void check_channel(const Args& a, const Place& at, int32_t channel,
+__device__ __forceinline__ void check_channel(const StepArgs& a, const Place& at, int32_t channel,
                                               float& nonfinite) {
   float v[kQuad];
   read(a.model, at, channel, v);
@@ -184,21 +167,24 @@ __device__ __forceinline__ void check_channel(const Args& a, const Place& at, in
   note(v, nonfinite);
 }
 
-__global__ void __launch_bounds__(kThreads) reverse_step_kernel(const Args a) {
+__global__ void __launch_bounds__(kThreads) reverse_step_kernel(const StepArgs a) {
   const int64_t step = *a.index;
-  const int64_t row = (step < 0 || step >= a.rows ? 0 : step) * 12;
-  StepCoefficients k = a.table_is_double ? StepCoefficients(static_cast<const double*>(a.table) + row, a.variance)
-                                         : StepCoefficients(static_cast<const float*>(a.table) + row, a.variance);
-  if (row != step * 12) k.a = __uint_as_float(0x7fffffffu);  // no such row: NaN, since a kernel cannot raise
+  const int64_t row = (step < 0 || step >= a.rows ? 0 : step) * kTableColumns;
+  const int64_t variance = narrow(a.variance);
+  StepCoefficients k = narrow(a.table_is_double)
+                           ? StepCoefficients(static_cast<const double*>(a.table) + row, variance)
+                           : StepCoefficients(static_cast<const float*>(a.table) + row, variance);
+  if (row != step * kTableColumns) k.a = __uint_as_float(0x7fffffffu);  // no such row: NaN, since a kernel cannot raise
   Place at;
   at.pixel = (blockIdx.x * kThreads + threadIdx.x) * kQuad;
-  if (at.pixel >= a.pixels) return;
-  at.count = a.pixels - at.pixel < kQuad ? a.pixels - at.pixel : kQuad;
+  const int32_t pixels = narrow(a.pixels), channels = narrow(a.channels);
+  if (at.pixel >= pixels) return;
+  at.count = pixels - at.pixel < kQuad ? pixels - at.pixel : kQuad;
   for (at.image = blockIdx.y; at.image < a.images; at.image += gridDim.y) {
     float nonfinite = 0.f;
-    for (at.channel = 0; at.channel < a.channels; ++at.channel)
+    for (at.channel = 0; at.channel < channels; ++at.channel)
       run_channel(a, k, at, static_cast<uint32_t>(step), nonfinite);
-    for (int32_t c = a.channels; c < a.model.channels; ++c) check_channel(a, at, c, nonfinite);
+    for (int32_t c = channels; c < narrow(a.model.channels); ++c) check_channel(a, at, c, nonfinite);
     if (nonfinite != nonfinite) a.nonfinite[at.image] = 1;  // every thread that writes, writes the same
   }
 }

@@ -25,7 +25,7 @@ def test_static_step_equals_the_loop(emulated_cuda: None, sampler: str) -> None:
     )
     g = torch.Generator().manual_seed(0)
     x, seeds = torch.randn(2, 3, 5, 7, generator=g), torch.tensor([3, -4])
-    with use_backend("cuda"):
+    with use_backend("emulation"):
         expected = run(plan, _model, x, seeds=seeds)
         with torch.inference_mode():
             static = StaticStep(make_step(plan, _model, x, {}, seeds=seeds), plan, x)

@@ -56,6 +56,8 @@ def reverse_step(
         clip: clamp x_0; NaN stays NaN.
         variance: "none", "learned" (v is the log-variance) or "learned_range" (v in [-1, 1] mixes l_0, l_1).
 
+    Differentiable in every tensor of real numbers but the drawn noise: the derivatives are those of the formulas above.
+
     Returns:
         (x', x_0, nonfinite): the first two like x; nonfinite [N] int32 is 1 for each sample with NaN or
         infinity anywhere in its model output or its uncond.
@@ -70,6 +72,38 @@ def reverse_step(
     Source: Ho et al. 2020, algorithm 2; Nichol & Dhariwal 2021, eq. 15 (learned range); Ho & Salimans 2022
     (guidance).
     """
+    if is_eager():
+        _check(x, model_output, table, index, uncond, h1, h2, noise, seeds, stream, clip, variance)
+        return eager.with_randn(
+            x,
+            model_output,
+            table,
+            index,
+            uncond=uncond,
+            h1=h1,
+            h2=h2,
+            noise=noise,
+            seeds=seeds,
+            clip=clip,
+            variance=variance,
+        )
+    return step_op(x, model_output, table, index, uncond, h1, h2, noise, seeds, stream, clip, variance)
+
+
+def _check(
+    x: Tensor,
+    model_output: Tensor,
+    table: Tensor,
+    index: Tensor,
+    uncond: Tensor | None,
+    h1: Tensor | None,
+    h2: Tensor | None,
+    noise: Tensor | None,
+    seeds: Tensor | None,
+    stream: int,
+    clip: bool,
+    variance: str,
+) -> None:
     _check_tensors(x, model_output, uncond, h1, h2, noise)
     _check_row(x, table, index)
     if variance not in VARIANCES:
@@ -89,21 +123,6 @@ def reverse_step(
                 f" got {list(seeds.shape)} on {seeds.device}"
             )
     check_word("reverse_step", "stream", stream)
-    if is_eager():
-        return eager.with_randn(
-            x,
-            model_output,
-            table,
-            index,
-            uncond=uncond,
-            h1=h1,
-            h2=h2,
-            noise=noise,
-            seeds=seeds,
-            clip=clip,
-            variance=variance,
-        )
-    return step_op(x, model_output, table, index, uncond, h1, h2, noise, seeds, stream, clip, variance)
 
 
 def _check_tensors(
@@ -151,6 +170,7 @@ def _check_tensors(
 def _check_row(x: Tensor, table: Tensor, index: Tensor) -> None:
     if (
         table.dim() != 2
+        or table.shape[0] == 0
         or table.shape[1] != TABLE_COLUMNS
         or table.dtype not in (torch.float32, torch.float64)
     ):
@@ -178,6 +198,8 @@ step_op = FusedOp(
     " -> (Tensor x_next, Tensor x0, Tensor nonfinite)",
     reference=reference.reverse_step,
     fake=_fake,
+    check=_check,
     package=__name__,
     backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
+step_op.differentiate_reference()

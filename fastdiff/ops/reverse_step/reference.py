@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.errors import FastdiffError
+from fastdiff.ops._like import as_like, is_transformed
 from fastdiff.ops.philox import reference as philox
 
 
@@ -25,7 +26,7 @@ def reverse_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> x_next and x0 like x, nonfinite [N] int32. Computed in float32; in float64 for float64 x."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if index.device.type == "cpu":
+    if index.device.type == "cpu" and not is_transformed():
         check_index(table, index)
     row = table.index_select(0, index.reshape(1))[0].to(dtype)
     out_x, out_m, a, b, c1, c2, std, log_min, log_max, noise_on, guidance, _ = row.unbind()
@@ -54,7 +55,7 @@ def reverse_step(
         x_next = x_next + std * noise.to(dtype)
     outputs = (model_output,) if uncond is None else (model_output, uncond)
     finite = torch.stack([torch.isfinite(o).flatten(1).all(1) for o in outputs]).all(0)
-    return torch.empty_like(x).copy_(x_next), torch.empty_like(x).copy_(x0), (~finite).int()
+    return as_like(x_next, x), as_like(x0, x), (~finite).int()
 
 
 def check_index(table: Tensor, index: Tensor) -> int:

@@ -1,10 +1,11 @@
-// The arithmetic of reverse_step for one element, or one vector of them. Derivation:
+// reverse_step: its arguments on every device, and the arithmetic for one element, or one vector of them. Derivation:
 // docs/kernels/reverse_step.md.
 #pragma once
 
 #include <cstdint>
 
 #include "common/device.h"
+#include "common/dtype.h"
 
 namespace fastdiff {
 
@@ -12,8 +13,28 @@ namespace fastdiff {
 template <class V>
 struct Math;
 
-// The codes are the places in fastdiff.ops.reverse_step.VARIANCES.
+// Where the noise's deviation comes from: the table or the model.
 enum Variance : int64_t { kNoVariance = 0, kLearned = 1, kLearnedRange = 2 };
+
+// A tensor [N, C, pixels]; strides in elements. Absent if data is null.
+struct Planar {
+  void* data;
+  int64_t image_stride, channel_stride, pixel_stride, channels, dtype;
+};
+
+constexpr int64_t kTableColumns = 12;
+
+struct StepArgs {
+  Planar x, model, uncond, h1, h2, noise, x_next, x0;
+  const void* table;     // [rows, 12], dense
+  const int64_t* index;  // which row; also the step of the noise's counter
+  const int64_t* seeds;  // [N], or null
+  int32_t* nonfinite;    // [N]; zeros where a GPU gets it
+  int64_t rows, seed_stride, images, channels, pixels;
+  int64_t table_is_double, variance, clip;
+  int64_t threads;  // of the CPU
+  uint32_t stream;  // of the noise
+};
 
 // One row of the table, folded. With f = (v + 1) / 2, (f l_1 + (1 - f) l_0) / 2 = (l_1 + l_0) / 4 + v (l_1 -
 // l_0) / 4.
