@@ -10,21 +10,11 @@
 
 #include <algorithm>
 
+#include "common/bernoulli_step.h"
 #include "cpu/noise.h"
 #include "cpu/parallel.h"
 
 namespace fastdiff::bernoulli {
-
-struct Args {
-  const void* probability;  // [N, count], samples contiguous
-  const void* factor;       // the same, or null
-  const int64_t* seeds;     // [N]
-  void* out;                // [N, count], contiguous, of the dtype of probability
-  int64_t probability_stride, factor_stride, seed_stride;  // from sample to sample
-  int64_t samples, count;
-  int64_t dtype, factor_dtype, threads;
-  uint32_t step, stream;
-};
 
 namespace {
 
@@ -69,7 +59,7 @@ inline Vec bits(Vec p, VecU r) {
 
 template <class T, class F>
 void run_chunk(const Args& a, int64_t sample, int64_t first, int64_t count) {
-  const NoiseSource source(a.seeds[sample * a.seed_stride], a.step, a.stream);
+  const NoiseSource source(a.seeds[sample * a.seed_stride], static_cast<uint32_t>(*a.step), a.stream);
   const T* c = static_cast<const T*>(a.probability) + sample * a.probability_stride + first;
   const F* d = a.factor ? static_cast<const F*>(a.factor) + sample * a.factor_stride + first : nullptr;
   T* out = static_cast<T*>(a.out) + sample * a.count + first;
@@ -103,7 +93,7 @@ void run(const Args& a) {
 extern "C" size_t fastdiff_bernoulli_step_args_size() { return sizeof(fastdiff::bernoulli::Args); }
 
 extern "C" void fastdiff_bernoulli_step(const fastdiff::bernoulli::Args* args) {
-  fastdiff::dispatch_dtype(static_cast<int32_t>(args->dtype), [&](auto type) {
+  fastdiff::dispatch_dtype(args->dtype, [&](auto type) {
     using T = decltype(type);
     if (args->factor && args->factor_dtype == fastdiff::kFloat32)
       fastdiff::bernoulli::run<T, float>(*args);

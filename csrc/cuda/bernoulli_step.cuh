@@ -2,22 +2,11 @@
 // is rounded by itself, none fused, so that the bits are those of every other backend.
 #pragma once
 
+#include "common/bernoulli_step.h"
 #include "cuda/noise.cuh"
 #include "cuda/vec.cuh"
 
 namespace fastdiff::bernoulli {
-
-struct Args {
-  const void* probability;  // [N, count], samples contiguous
-  const void* factor;       // the same, or null
-  const int64_t* seeds;     // [N]
-  const int64_t* step;      // the counter's word
-  void* out;                // [N, count], contiguous, of the dtype of probability
-  int64_t probability_stride, factor_stride, seed_stride;  // from sample to sample
-  int64_t samples, count;
-  int64_t dtype, factor_dtype;
-  uint32_t stream;
-};
 
 constexpr int kThreads = 256;
 

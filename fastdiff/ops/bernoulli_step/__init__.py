@@ -41,7 +41,7 @@ def bernoulli_step(
         stream: Philox stream, 0 <= stream < 2^32.
 
     Returns:
-        x_{t-1}, 0 or 1 in the dtype, shape and layout of probability.
+        x_{t-1}, 0 or 1 in the dtype, shape and layout of probability. Gradients are 0, as of ``torch.bernoulli``.
 
     Under ``use_backend("eager")`` the bits are drawn by ``torch.bernoulli``, as users do today; seeds, step and stream
     are not looked at.
@@ -51,14 +51,13 @@ def bernoulli_step(
 
     Source: Sohl-Dickstein et al. 2015, table App.1 (the kernel) and section 2.5 (the factor).
     """
-    _check(probability, seeds, step, factor)
-    check_word("bernoulli_step", "stream", stream)
     if is_eager():
+        _check(probability, seeds, step, factor, stream)
         return eager.with_bernoulli(probability, seeds, step, factor=factor)
     return step_op(probability, seeds, step, factor, stream)
 
 
-def _check(probability: Tensor, seeds: Tensor, step: Tensor, factor: Tensor | None) -> None:
+def _check(probability: Tensor, seeds: Tensor, step: Tensor, factor: Tensor | None, stream: int) -> None:
     if probability.dim() < 1 or not probability.is_floating_point():
         raise FastdiffError(
             "bernoulli_step: probability must be a floating-point tensor [N, *],"
@@ -85,6 +84,7 @@ def _check(probability: Tensor, seeds: Tensor, step: Tensor, factor: Tensor | No
             raise FastdiffError(
                 f"bernoulli_step: {name} is on {t.device}, probability is on {probability.device}"
             )
+    check_word("bernoulli_step", "stream", stream)
 
 
 def _fake(probability, seeds, step, factor, stream):
@@ -96,6 +96,8 @@ step_op = FusedOp(
     "(Tensor probability, Tensor seeds, Tensor step, Tensor? factor, int stream) -> Tensor",
     reference=reference.bernoulli_step,
     fake=_fake,
+    check=_check,
     package=__name__,
     backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
+step_op.differentiate_reference()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.errors import FastdiffError
+from fastdiff.ops._like import as_like, is_transformed
 from fastdiff.ops.philox import reference as philox
 
 
@@ -15,7 +16,7 @@ def bernoulli_step(
     probability: Tensor, seeds: Tensor, step: Tensor, factor: Tensor | None, stream: int
 ) -> Tensor:
     """-> bits like probability. p in float32; in float64 for float64 probabilities."""
-    if step.device.type == "cpu":
+    if step.device.type == "cpu" and not is_transformed():
         check_step(step)
     dtype = torch.float64 if probability.dtype == torch.float64 else torch.float32
     p = probability.to(dtype)
@@ -23,7 +24,7 @@ def bernoulli_step(
         p = combine(p, factor.to(dtype))
     words = philox.random_bits(seeds, math.prod(p.shape[1:]), step, stream).reshape(p.shape)
     bits = torch.where(p.isnan(), p, (philox.uniform(words) < p.double()).to(dtype))
-    return torch.empty_like(probability).copy_(bits)
+    return as_like(bits, probability)
 
 
 def combine(c: Tensor, d: Tensor) -> Tensor:

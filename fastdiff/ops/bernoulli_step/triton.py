@@ -14,7 +14,6 @@ from torch import Tensor
 from fastdiff.ops import _triton
 from fastdiff.ops._op import Kernel
 from fastdiff.ops._triton import in_order, philox_blocks, store
-from fastdiff.ops.bernoulli_step.rows import why_not_rows
 
 _BLOCK = 1024  # elements of a program
 
@@ -73,7 +72,12 @@ def _run(probability: Tensor, seeds: Tensor, step: Tensor, factor: Tensor | None
 def _supports(probability, seeds, step, factor, stream) -> str | None:
     if len(probability) > _triton.MAX_GRID_Y:
         return f"{len(probability)} samples at once are too many"
-    return _triton.why_not(probability, factor=factor) or why_not_rows(probability, factor)
+    if reason := _triton.why_not(probability, factor=factor):
+        return reason
+    for name, t in (("probability", probability), ("factor", factor)):
+        if t is not None and t.numel() and not t[0].is_contiguous():
+            return f"the samples of {name} {list(t.shape)} are not contiguous"
+    return None
 
 
 def _calls() -> None:
