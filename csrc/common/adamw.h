@@ -8,9 +8,11 @@
 
 namespace fastdiff::adamw {
 
-constexpr int kMaxRates = 4;  // moving averages; fastdiff/ops/adamw_ema/table.py
+constexpr int kMaxRates = 4;         // moving averages
+constexpr int64_t kChunk = 16384;  // elements that are one thread's, or one block's, at a time
 
-// The places of a row of the table, one row a tensor.
+// The places of a row of the table, one row a tensor: elements, the number of its first chunk, addresses (of a copy of
+// low precision 0 if there is none), as many averages as there are rates.
 enum Column : int { kCount, kFirstChunk, kParam, kGrad, kExpAvg, kExpAvgSq, kStep, kLow, kEma };
 
 struct Args {
@@ -18,7 +20,8 @@ struct Args {
   const float* grad_factor;  // or null
   int64_t tensors, columns;
   int64_t chunk, chunks;  // elements of a chunk; chunks of all tensors
-  int64_t rates, grad_dtype, low_dtype, threads;
+  int64_t rates, grad_dtype, low_dtype;
+  int64_t threads;  // of the CPU
   double lr, beta1, beta2, eps, weight_decay;
   float ema_weights[kMaxRates];  // 1 - decay, of each average
 };
@@ -33,6 +36,11 @@ struct Chunk {
     return reinterpret_cast<T*>(row[column]) + first;
   }
 };
+
+// Before the update of any element: the number of the tensor's step is read from where it is kept.
+FASTDIFF_HOST_DEVICE void count_up(const Args& a, int64_t tensor) {
+  *reinterpret_cast<float*>(a.table[tensor * a.columns + kStep]) += 1.f;
+}
 
 // By bisection: the last tensor that begins at or before the chunk. Tensors without elements have no chunk, and the
 // tensor behind one begins where it does.

@@ -63,6 +63,7 @@ extern "C" size_t fastdiff_adamw_ema_args_size() { return sizeof(fastdiff::adamw
 
 extern "C" void fastdiff_adamw_ema(const fastdiff::adamw::Args* args) {
   using namespace fastdiff;
+  for (int64_t i = 0; i < args->tensors; ++i) adamw::count_up(*args, i);
   const int threads =
       useful_threads(args->chunks * args->chunk, adamw::kElementsPerThread, static_cast<int>(args->threads));
   dispatch_dtype(static_cast<int32_t>(args->grad_dtype), [&](auto grad) {

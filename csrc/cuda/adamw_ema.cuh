@@ -1,4 +1,5 @@
-// One AdamW update of all parameters with their moving averages, one launch. Derivation: docs/kernels/adamw_ema.md.
+// One AdamW update of all parameters with their moving averages, one launch; and one before it, which counts the steps.
+// Derivation: docs/kernels/adamw_ema.md.
 //
 // A block does one chunk of one tensor. Every stream is read and written once, 16 bytes a thread where the
 // addresses allow it; steps and gradient factor are read on the device, so that nothing waits for the host.
@@ -68,6 +69,11 @@ __device__ __forceinline__ void run_quad(const Args& a, const Coefficients& k, c
     write(chunk.at<BFloat16>(kLow) + i, count, whole, p);
   else
     write(chunk.at<Float16>(kLow) + i, count, whole, p);
+}
+
+__global__ void __launch_bounds__(kThreads) adamw_ema_count_kernel(const Args a) {
+  const int64_t tensor = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  if (tensor < a.tensors) count_up(a, tensor);
 }
 
 template <class G>

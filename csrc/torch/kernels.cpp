@@ -53,10 +53,8 @@ void* Symbol::find(const Kernels& kernels, const char* suffix, std::atomic<void*
   return found;
 }
 
-namespace {
-
-// The stream on which PyTorch runs on this device now. The function is in PyTorch's CUDA half, which a CPU build of it
-// lacks: it is looked up, so that one build of this library serves both.
+// The function is in PyTorch's CUDA half, which a CPU build of it lacks: it is looked up, so that one build of this
+// library serves both.
 void* current_stream(int32_t device) {
   using Function = AOTITorchError (*)(int32_t, void**);
   static const auto function = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
@@ -65,8 +63,6 @@ void* current_stream(int32_t device) {
     throw std::runtime_error("PyTorch names no CUDA stream");
   return stream;
 }
-
-}  // namespace
 
 void Symbol::run(const Kernels& kernels, const void* args, const Tensor& on) const {
   void* function = find(kernels, "", functions_[kernels.backend]);

@@ -39,6 +39,9 @@ Kernels& cpu_kernels();        // the best of fastdiff/lib/cpu_*.so for this pro
 Kernels& cuda_kernels();       // fastdiff/lib/cuda.so
 Kernels& emulation_kernels();  // the sources of cuda.so compiled for the CPU: for tests, where there is no GPU
 
+// The stream on which PyTorch runs on a GPU now.
+void* current_stream(int32_t device);
+
 // A function of the libraries by its name, and its addresses once found:
 //     void fastdiff_<name>(const Args*)                         the CPU's
 //     int fastdiff_<name>(const Args*, void* stream)            CUDA's: CUDA's error code

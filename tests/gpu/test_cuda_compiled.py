@@ -31,8 +31,8 @@ def _plain_kernels(*names: str) -> list[str]:
 
 NVRTC_KERNELS = {
     "cuda/adamw_ema.cuh": [
-        f"fastdiff::adamw::adamw_ema_kernel<{grad}>"
-        for grad in ("float", "fastdiff::BFloat16", "fastdiff::Float16")
+        "fastdiff::adamw::adamw_ema_count_kernel",
+        *(f"fastdiff::adamw::adamw_ema_kernel<{grad}>" for grad in ELEMENTS),
     ],
     "cuda/philox.cuh": [f"fastdiff::philox_op::philox_kernel<{kind}>" for kind in ("true", "false")],
     "cuda/reverse_step.cuh": ["fastdiff::step::reverse_step_kernel"],

@@ -101,7 +101,8 @@ def test_parts_of_larger_memory(backend: Backend) -> None:
 def test_gaps_in_memory_go_to_the_reference(caplog: pytest.LogCaptureFixture) -> None:
     mine = arguments()
     mine["params"][3] = torch.randn(5, 14)[:, ::2]
-    expected = arguments() | {"params": [p.clone() for p in mine["params"]]}
+    expected = arguments()
+    expected["params"] = [p.clone() for p in mine["params"]]
     assert "without gaps" in str(adamw_ema_op.why_not(Backend.CPU, *_flat(mine)))
     adamw_ema(**mine)
     adamw_ema(**expected)
@@ -109,22 +110,67 @@ def test_gaps_in_memory_go_to_the_reference(caplog: pytest.LogCaptureFixture) ->
 
 
 def _flat(mine: dict[str, Any]) -> tuple:
-    names = ("params", "grads", "exp_avg", "exp_avg_sq", "steps")
-    return (*(mine[name] for name in names), mine["emas"][0], [], None, 1e-2, 0.9, 0.999, 1e-8, 0.1, [0.9])
+    """As the operator takes them."""
+    lists = [mine[name] for name in ("params", "grads", "exp_avg", "exp_avg_sq", "steps")]
+    return (*lists, sum(mine["emas"], []), mine.get("low", []), mine.get("grad_factor"), *NUMBERS)
+
+
+NUMBERS = (1e-2, 0.9, 0.999, 1e-8, 0.1, [0.9])
+
+
+def test_any_layout_without_gaps() -> None:
+    """Transposed alike, and a gradient that is not."""
+    mine, other = arguments(), arguments()
+    for name in ("params", "exp_avg", "exp_avg_sq"):
+        mine[name][3] = mine[name][3].T.contiguous().T
+    mine["emas"][0][3] = mine["emas"][0][3].T.contiguous().T
+    assert adamw_ema_op.why_not(Backend.CPU, *_flat(mine)) is None
+    adamw_ema(**mine)
+    adamw_ema(**other)
+    assert torch.equal(mine["params"][3], other["params"][3]) and mine["params"][3].stride() == (1, 5)
 
 
 @pytest.mark.parametrize("backend", [Backend.REFERENCE, *KERNELS], ids=lambda b: b.value)
 def test_versions_count_up(backend: Backend) -> None:
     """Autograd, and the packed weights of an optimized model, see that something was written."""
     mine = arguments()
-    before = [t._version for t in (*mine["params"], *mine["emas"][0])]
+    mine["low"] = [p.bfloat16() for p in tensors(0)]
+    written = [*mine["emas"][0], *(t for name in WRITTEN for t in mine[name])]
+    before = [t._version for t in written]
     with use_backend(backend):
         adamw_ema(**mine)
-    assert all(t._version > v for t, v in zip((*mine["params"], *mine["emas"][0]), before, strict=True))
+    assert all(t._version > v for t, v in zip(written, before, strict=True))
+
+
+WRITTEN = ("params", "exp_avg", "exp_avg_sq", "steps", "low")
 
 
 def test_nothing_to_do() -> None:
     adamw_ema([], [], [], [], [], AdamWHyper(lr=1.0))
+    with pytest.raises(FastdiffError, match="0 params need as many grads, got 1"):
+        adamw_ema([], [torch.ones(3)], [], [], [], AdamWHyper(lr=1.0))
+    with pytest.raises(FastdiffError, match="there are no params"):
+        adamw_ema_op([], [torch.ones(3)], [], [], [], [], [], None, *NUMBERS)
+
+
+@each_kernel
+@pytest.mark.parametrize("state", ["bfloat16", "float64", "meta"])
+def test_the_state_of_the_process_changes_nothing(backend: Backend, state: str) -> None:
+    one, two = arguments(torch.channels_last), arguments(torch.channels_last)
+    one["grads"], two["grads"] = tensors(1), tensors(1)  # which are copied
+    with use_backend(backend):
+        adamw_ema(**one)
+        try:
+            if state == "meta":
+                torch.set_default_device("meta")
+            else:
+                torch.set_default_dtype(getattr(torch, state))
+            adamw_ema(**two)
+        finally:
+            torch.set_default_device(None)
+            torch.set_default_dtype(torch.float32)
+    for name in ("params", "exp_avg", "exp_avg_sq", "steps"):
+        assert all(torch.equal(a, b) for a, b in zip(one[name], two[name], strict=True))
 
 
 @each_kernel
@@ -145,14 +191,50 @@ BAD = {
     "steps": (lambda c: c | {"steps": [torch.zeros(1)] * 4}, "steps must be float32 scalars"),
     "factor": (lambda c: c | {"grad_factor": torch.ones(2)}, "grad_factor must be float32 scalars"),
     "low": (lambda c: c | {"low": c["params"]}, "low must all be torch.bfloat16 or torch.float16"),
+    "low-mixed": (
+        lambda c: c | {"low": _mixed(c["params"])},
+        "low must all be torch.bfloat16 or torch.float16",
+    ),
+    "low-lengths": (lambda c: c | {"low": [c["params"][0].half()]}, "4 params need as many low, got 1"),
+    "average": (lambda c: c | {"emas": [c["emas"][0][:3]]}, r"4 params need as many emas\[0\], got 3"),
+    "grads-mixed": (lambda c: c | {"grads": _mixed(c["grads"])}, "grads must all be torch.float32 or"),
+    "integers": (lambda c: c | {"grads": [g.long() for g in c["grads"]]}, "grads must all be torch.float32"),
+    "double-grads": (lambda c: c | {"grads": [g.double() for g in c["grads"]]}, "grads must all be"),
+    "double-state": (lambda c: c | {"exp_avg": [m.double() for m in c["exp_avg"]]}, "exp_avg must all be"),
+    "views": (lambda c: c | {"exp_avg_sq": [v[None] for v in c["exp_avg_sq"]]}, "exp_avg_sq must all be"),
+    **{
+        f"meta-{name}": (lambda c, name=name: c | {name: _last_on_meta(c[name])}, f"{name} must .* on cpu")
+        for name in ("params", "grads", "exp_avg", "exp_avg_sq", "steps")
+    },
+    "meta-factor": (lambda c: c | {"grad_factor": torch.ones((), device="meta")}, "grad_factor must be"),
 }
+
+
+def _mixed(given: list[Tensor]) -> list[Tensor]:
+    return [given[0].half(), *(t.bfloat16() for t in given[1:])]
+
+
+def _last_on_meta(given: list[Tensor]) -> list[Tensor]:
+    return [*given[:-1], given[-1].to("meta")]
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_arguments(name: str) -> None:
     change, sentence = BAD[name]
+    bad = change(arguments())
     with pytest.raises(FastdiffError, match=sentence):
-        adamw_ema(**change(arguments()))
+        adamw_ema(**bad)
+    # The operator has one flat list of averages, and meta tensors never ask for a kernel.
+    if name not in ("averages", "average") and "meta" not in name:
+        assert adamw_ema_op.why_not(Backend.CPU, *_flat(bad)) is not None
+    with use_backend("eager"), pytest.raises(FastdiffError, match=sentence):
+        adamw_ema(**bad)
+
+
+def test_a_tensor_beyond_its_storage_is_left_alone() -> None:
+    mine = arguments()
+    mine["exp_avg"][1].untyped_storage().resize_(8)
+    assert "exp_avg reaches beyond its storage" in str(adamw_ema_op.why_not(Backend.CPU, *_flat(mine)))
 
 
 @pytest.mark.parametrize(

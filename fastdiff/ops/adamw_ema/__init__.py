@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,33 +89,71 @@ def adamw_ema(
 
     Source: Loshchilov & Hutter 2019, algorithm 2; Kingma & Ba 2015 (bias correction).
     """
-    lists = {"grads": grads, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "steps": steps}
-    _check_counts(params, lists, hyper, emas, low)
+    flat = _flat(emas, len(params), len(hyper.decays))
+    lists = params, grads, exp_avg, exp_avg_sq, steps, flat, low
+    numbers = hyper.lr, hyper.beta1, hyper.beta2, hyper.eps, hyper.weight_decay, list(hyper.decays)
     if not params:
-        return
+        _check_counts(*lists)
+    elif is_eager():
+        _check(*lists, grad_factor, *numbers)
+        p, g, m, v, k, e, copies = (list(tensors) for tensors in lists)
+        eager.adamw_ema(p, g, m, v, k, e, copies, grad_factor, *numbers)
+    else:
+        adamw_ema_op(*lists, grad_factor, *numbers)
+        # Autograd and packed weights go by the versions, which kernels leave as they are.
+        for written in (params, exp_avg, exp_avg_sq, steps, flat, low):
+            if written:
+                torch.autograd.graph.increment_version(written)
+
+
+def _flat(emas: Sequence[Sequence[Tensor]], count: int, rates: int) -> list[Tensor]:
+    """All averages, those of the first rate first."""
+    if len(emas) != rates:
+        raise FastdiffError(f"adamw_ema: {rates} decays need as many averages, got {len(emas)}")
     flat = [t for average in emas for t in average]
-    _check_tensors(params, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "emas": flat}, grads, low)
+    for r, average in enumerate(emas):
+        if len(average) != count:
+            raise FastdiffError(f"adamw_ema: {count} params need as many emas[{r}], got {len(average)}")
+    return flat
+
+
+def _check(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avg: Sequence[Tensor],
+    exp_avg_sq: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    emas: Sequence[Tensor],
+    low: Sequence[Tensor],
+    grad_factor: Tensor | None,
+    *numbers: Any,
+) -> None:
+    if not params:
+        raise FastdiffError("adamw_ema: there are no params")
+    _check_counts(params, grads, exp_avg, exp_avg_sq, steps, emas, low, len(numbers[-1]))
+    _check_tensors(params, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "emas": emas}, grads, low)
     _check_scalars(params[0], steps, grad_factor)
-    run = eager.adamw_ema if is_eager() else adamw_ema_op
-    run(
-        *(list(params), list(grads), list(exp_avg), list(exp_avg_sq), list(steps), flat, list(low)),
-        *(grad_factor, hyper.lr, hyper.beta1, hyper.beta2, hyper.eps, hyper.weight_decay, list(hyper.decays)),
-    )
 
 
 def _check_counts(
     params: Sequence[Tensor],
-    lists: dict[str, Sequence[Tensor]],
-    hyper: AdamWHyper,
-    emas: Sequence[Sequence[Tensor]],
+    grads: Sequence[Tensor],
+    exp_avg: Sequence[Tensor],
+    exp_avg_sq: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    emas: Sequence[Tensor],
     low: Sequence[Tensor],
+    rates: int = 0,
 ) -> None:
-    if len(emas) != len(hyper.decays):
-        raise FastdiffError(f"adamw_ema: {len(hyper.decays)} decays need as many averages, got {len(emas)}")
-    named = lists | {f"emas[{r}]": average for r, average in enumerate(emas)} | ({"low": low} if low else {})
-    for name, tensors in named.items():
-        if len(tensors) != len(params):
-            raise FastdiffError(f"adamw_ema: {len(params)} params need as many {name}, got {len(tensors)}")
+    count = len(params)
+    named = {"grads": grads, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "steps": steps}
+    for name, tensors in (named | ({"low": low} if low else {})).items():
+        if len(tensors) != count:
+            raise FastdiffError(f"adamw_ema: {count} params need as many {name}, got {len(tensors)}")
+    if len(emas) != rates * count:
+        raise FastdiffError(
+            f"adamw_ema: {count} params and {rates} decays need {rates * count} averages, got {len(emas)}"
+        )
 
 
 def _check_tensors(
@@ -166,6 +205,7 @@ adamw_ema_op = FusedOp(
     " float weight_decay, float[] decays) -> ()",
     reference=reference.adamw_ema,
     fake=_fake,
+    check=_check,
     package=__name__,
     backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )

@@ -15,13 +15,15 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdiff.ops import _triton
+from fastdiff.ops._library import LIBRARIES
 from fastdiff.ops._op import Kernel
 from fastdiff.ops._triton import store
-from fastdiff.ops.adamw_ema import table
 
+_CHUNK = 16384  # elements of a program
 _BLOCK = 1024  # elements of a program at a time: 8 a thread
 _ELEMENT = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-# Columns of the table, as csrc/common/adamw.h names them.
+_MAX_RATES = 4
+# Columns of the table, as csrc/common/adamw.h names them; csrc/torch/adamw_ema.cpp makes it.
 _COUNT, _FIRST_CHUNK, _PARAM, _GRAD = (tl.constexpr(column) for column in range(4))
 _EXP_AVG, _EXP_AVG_SQ, _STEP, _LOW, _EMA = (tl.constexpr(column) for column in range(4, 9))
 
@@ -141,7 +143,7 @@ def _launch(
         addresses, grad_factor, len(addresses), _bits(lr), _bits(beta1), _bits(beta2),
         1 - lr * weight_decay, 1 - beta1, beta2, 1 - beta2, float(eps), tuple(1.0 - decay for decay in decays),
         GRAD=_ELEMENT[grad], LOW=None if low is None else _ELEMENT[low], RATES=len(decays), ALIGNED=aligned,
-        CHUNK=table.CHUNK, BLOCK=_BLOCK, num_warps=4,
+        CHUNK=_CHUNK, BLOCK=_BLOCK, num_warps=4,
     )  # fmt: skip
 
 
@@ -156,18 +158,19 @@ def _run(
     *hyper,
 ) -> None:
     torch._foreach_add_(steps, 1.0)
-    grads = table.laid_out(params, grads)
-    addresses, chunks = table.build(params, grads, exp_avg, exp_avg_sq, steps, emas, low)
-    aligned = table.is_aligned(addresses)
-    addresses = table.uploaded(addresses, params[0].device)
+    addresses, chunks, aligned, copies = torch.ops.fastdiff._adamw_ema_table(
+        params, grads, exp_avg, exp_avg_sq, steps, emas, low, _CHUNK
+    )
     _launch(addresses, chunks, grads[0].dtype, low[0].dtype if low else None, aligned, hyper)
-    table.mark_written(params, exp_avg, exp_avg_sq, emas, low)
+    # Until here nothing may take the memory of the gradients' copies; from here on only what runs after the launch.
+    del copies
 
 
 def _supports(params, grads, exp_avg, exp_avg_sq, steps, emas, low, *hyper) -> str | None:
-    return table.why_not(params, grads, exp_avg, exp_avg_sq, steps, emas, low, hyper[-1]) or _triton.why_not(
-        params[0]
-    )
+    if LIBRARIES.door:
+        return LIBRARIES.door
+    lists = params, grads, exp_avg, exp_avg_sq, steps, emas, low
+    return torch.ops.fastdiff._adamw_ema_why_not(*lists, len(hyper[-1])) or _triton.why_not(params[0])
 
 
 def _calls() -> None:
@@ -177,9 +180,9 @@ def _calls() -> None:
         (torch.float32, None, 0, True),
         (torch.float32, None, 1, True),
         (torch.bfloat16, torch.bfloat16, 2, True),
-        (torch.float16, torch.float16, table.MAX_RATES, True),
+        (torch.float16, torch.float16, _MAX_RATES, True),
         (torch.float32, None, 1, False),
-        (torch.bfloat16, torch.bfloat16, table.MAX_RATES, False),
+        (torch.bfloat16, torch.bfloat16, _MAX_RATES, False),
     ):
         addresses = torch.empty((300, 8 + rates), dtype=torch.int64, device="meta")
         numbers = (1e-4, 0.9, 0.999, 1e-8, 0.0, [0.9999] * rates)
