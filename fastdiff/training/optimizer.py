@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -53,7 +53,11 @@ class AdamWEMA(torch.optim.Optimizer):
 
     def averages(self, index: int = 0) -> list[Tensor]:
         """The averages of rate ``index``, in the order of the parameters; they are written to in place."""
-        return [self._state(p, group)[f"ema_{index}"] for group in self.param_groups for p in group["params"]]
+        return [
+            self._state(p, _names(group["ema_rates"]))[f"ema_{index}"]
+            for group in self.param_groups
+            for p in group["params"]
+        ]
 
     def use_averages(self, index: int, tensors: Iterable[Tensor]) -> None:
         """Keep the averages of rate ``index`` in ``tensors``, such as a second model's parameters, from now on.
@@ -91,25 +95,27 @@ class AdamWEMA(torch.optim.Optimizer):
 
     def _step_group(self, group: dict[str, Any], grad_factor: Tensor | None) -> None:
         rates = tuple(group["ema_rates"])
+        averages = _names(rates)
+        params, grads, states = [], [], []
         for p in group["params"]:
-            state = self._state(p, group)
-            if p.grad is None:
-                for r, rate in enumerate(rates):
-                    local(state[f"ema_{r}"]).lerp_(local(p), 1 - rate)
-        params = [
-            p for p in group["params"] if p.grad is not None and local(p).numel()
-        ]  # a shard may be empty
-        states = [self.state[p] for p in params]
+            state, grad = self._state(p, averages), p.grad
+            if grad is None:
+                for name, rate in zip(averages, rates, strict=True):
+                    local(state[name]).lerp_(local(p), 1 - rate)
+            elif local(p).numel():  # a shard may be empty
+                params.append(p)
+                grads.append(grad)
+                states.append(state)
         beta1, beta2 = group["betas"]
         hyper = AdamWHyper(group["lr"], beta1, beta2, group["eps"], group["weight_decay"], rates)
         adamw_ema(
             locals_of(params),
-            [local(p.grad) for p in params if p.grad is not None],
+            locals_of(grads),
             locals_of(s["exp_avg"] for s in states),
             locals_of(s["exp_avg_sq"] for s in states),
             [s["step"] for s in states],
             hyper,
-            emas=[locals_of(s[f"ema_{r}"] for s in states) for r in range(len(rates))],
+            emas=[locals_of(s[name] for s in states) for name in averages],
             grad_factor=grad_factor,
         )
 
@@ -117,16 +123,16 @@ class AdamWEMA(torch.optim.Optimizer):
         """Make the state of every parameter that has none yet; its averages begin at the parameter."""
         for group in self.param_groups:
             for p in group["params"]:
-                self._state(p, group)
+                self._state(p, _names(group["ema_rates"]))
 
-    def _state(self, p: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    def _state(self, p: Tensor, averages: list[str]) -> dict[str, Tensor]:
         state = self.state[p]
         if "step" not in state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
-        for r in range(len(group["ema_rates"])):
-            if f"ema_{r}" not in state:
-                state[f"ema_{r}"] = p.detach().clone()
+        for name in averages:
+            if name not in state:
+                state[name] = p.detach().clone()
         return state
 
     @torch.no_grad()
@@ -151,6 +157,11 @@ class AdamWEMA(torch.optim.Optimizer):
                         state[key] = held.get(p, {}).get(key, torch.empty_like(p)).copy_(value)
                 for key, tensor in held.get(p, {}).items():
                     state.setdefault(key, tensor)
+
+
+def _names(rates: Sequence[float]) -> list[str]:
+    """Under which the averages stand in a parameter's state."""
+    return [f"ema_{r}" for r in range(len(rates))]
 
 
 def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
