@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import fastdiff
-from fastdiff.ops import _native
+from fastdiff.backend import Backend
+from fastdiff.ops._library import unavailable
 
 
 def _in_new_process(code: str) -> Any:
@@ -69,7 +70,7 @@ import fastdiff
 names = [m.name for m in pkgutil.walk_packages(fastdiff.__path__, "fastdiff.") if ".lib." not in m.name]
 # The command line, and what derives from diffusers' own classes.
 skipped = ("fastdiff.cli.", "fastdiff.__main__")
-endings = (".triton", ".cuda", "_schedulers")
+endings = (".triton", "_schedulers")
 for name in names:
     if not name.startswith(skipped) and not name.endswith(endings) and ".triton_" not in name:
         importlib.import_module(name)
@@ -82,10 +83,8 @@ print(len(names))
 
 
 _WITHOUT_LIBRARY = """
-import json, logging, sys
-from pathlib import Path
-import fastdiff.ops._native as native
-native.LIBRARY_DIR = Path("hidden")
+import json, logging, os
+os.environ["FASTDIFF_LIBRARIES"] = "hidden"
 lines = []
 handler = logging.Handler()
 handler.emit = lambda record: lines.append(record.getMessage())
@@ -97,8 +96,8 @@ from fastdiff.ops._op import OPS
 model = build_model(UNetConfig(image_size=8, model_channels=32, channel_mult=(1,), attention_resolutions=(8,)))
 called = []
 for op in OPS.values():
-    with_reference = op._reference
-    op._reference = lambda *a, op=op, run=with_reference: (called.append(op.name), run(*a))[1]
+    with_reference = op.reference
+    op.reference = lambda *a, op=op, run=with_reference: (called.append(op.name), run(*a))[1]
 for _ in range(2):
     x = fastdiff.sample(
         model, 2, steps=3, sampler="ancestral", diffusion=fastdiff.DiffusionConfig(), progress=False
@@ -116,11 +115,11 @@ def test_works_without_the_library_and_says_so_once() -> None:
     assert told["finite"]
     assert "reverse_step" in told["called"] and "group_norm_silu" in told["called"]
     (line,) = told["lines"]
-    assert line.startswith("all ops: not on the cpu backend: the CPU library is not built")
+    assert line.startswith("all ops: not on the cpu backend: the compiled operators are not built")
 
 
 @pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="no C++ compiler")
 def test_library_is_built_where_there_is_a_compiler() -> None:
     """The build tolerates failure, for those without a compiler; this does not, for those who work on it."""
     sources = Path(fastdiff.__file__).parent.parent / "csrc"
-    assert _native.why_not() is None, f"{sources} did not compile; run python setup.py build_ext --inplace"
+    assert unavailable(Backend.CPU) is None, f"{sources} did not compile; run python setup.py build_ext --inplace"

@@ -10,8 +10,9 @@ import torch
 
 import fastdiff
 import fastdiff.ops  # fills OPS
-from fastdiff.backend import Backend, candidates, unavailable
-from fastdiff.ops import _measured, _native
+from fastdiff.backend import Backend, candidates
+from fastdiff.ops import _library, _measured
+from fastdiff.ops._library import LIBRARIES, unavailable
 from fastdiff.ops._op import OPS, FusedOp
 
 PACKAGES = ("torch", "numpy", "safetensors", "pillow", "triton")
@@ -25,6 +26,7 @@ class Info:
         parts = (
             ["versions", *_versions()],
             ["devices", *_devices()],
+            ["compiled parts", *_compiled_parts()],
             ["instruction sets of the cpu kernels", *_instruction_sets()],
             _ops(),
         )
@@ -49,7 +51,7 @@ def backends_in_words(device_type: str) -> str:
         if not op.name.endswith("_backward"):
             ops.setdefault(_chosen(op, device_type), []).append(op.name)
     names = {backend: f"{backend.value} kernels" for backend in ops}
-    names |= {Backend.CPU: f"cpu kernels, instruction set {_native.instruction_set()}"}
+    names |= {Backend.CPU: f"cpu kernels, instruction set {_library.instruction_set()}"}
     names |= {Backend.REFERENCE: "reference (plain PyTorch)"}
     if len(ops) == 1:
         return names[next(iter(ops))]
@@ -77,14 +79,31 @@ def _devices() -> list[str]:
     return lines if count else [*lines, f"  no GPU: {unavailable(Backend.CUDA)}"]
 
 
+def _compiled_parts() -> list[str]:
+    """The door to PyTorch and the Python module: there, or why not."""
+    lines = [f"  operators    {LIBRARIES.door or 'compiled, ' + LIBRARIES.folder.name + '/ops.so'}"]
+    try:
+        from fastdiff import _C
+    except ImportError as error:
+        return [*lines, f"  module       fastdiff._C is missing ({error}); everything runs without it"]
+    built = _C.build_info()
+    return [*lines, f"  module       by {built['compiler']} for Python {built['python']}, {built['date']}"]
+
+
 def _instruction_sets() -> list[str]:
-    compiled = [path.stem.removeprefix("cpu_") for path in sorted(_native.LIBRARY_DIR.glob("cpu_*.so"))]
-    reason = _native.why_not()
-    return [
+    compiled = [path.stem.removeprefix("cpu_") for path in sorted(LIBRARIES.folder.glob("cpu_*.so"))]
+    lines = [
         f"  processor    {torch.backends.cpu.get_cpu_capability()} (the best that PyTorch uses on it)",
         f"  compiled     {', '.join(compiled) or 'none'}",
-        f"  used         {_native.instruction_set() or f'none: {reason}'}",
+        f"  used         {_library.instruction_set() or f'none: {unavailable(Backend.CPU)}'}",
     ]
+    try:
+        from fastdiff import _C
+    except ImportError:
+        return lines
+    rate = _C.bfloat16_rate()
+    told = f"{rate:.1f} times as many a second as in float32, measured" if rate else "no instruction for them"
+    return [*lines, f"  all of it    {', '.join(_C.instruction_sets())}", f"  bfloat16     products: {told}"]
 
 
 def _ops() -> list[str]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 import fastdiff
-from fastdiff.ops import _native
+from fastdiff.ops import _library
 from fastdiff.ops._op import OPS
 
 
@@ -16,23 +21,29 @@ def test_info_tells_versions_devices_and_every_ops_choice(command) -> None:
         assert word in ended.out
     for name in OPS:
         assert f"  {name} " in ended.out
-    assert f"used         {_native.instruction_set() or 'none: '}" in ended.out
+    assert f"used         {_library.instruction_set() or 'none: '}" in ended.out
 
 
-def test_info_says_why_there_are_no_kernels(command, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(_native, "LIBRARY_DIR", tmp_path)
-    for op in OPS.values():
-        monkeypatch.setattr(op, "_kernels", {})
-    _native._load.cache_clear()
-    try:
-        told = command("info").out
-    finally:
-        monkeypatch.undo()
-        _native._load.cache_clear()
+def test_info_says_why_there_are_no_kernels(tmp_path: Path) -> None:
+    """In a process of its own, since libraries are opened once."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fastdiff", "info"],
+        env={**os.environ, "FASTDIFF_LIBRARIES": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = done.stdout
     assert "compiled     none" in told
-    assert "used         none: the CPU library is not built" in told
+    assert "operators    the compiled operators are not built" in told
+    assert "used         none: the compiled operators are not built" in told
     choices = [line.split()[1] for line in told.partition("ops on cpu\n")[2].splitlines() if line[2] != " "]
     assert set(choices) == {"reference"}
+
+
+def test_info_tells_the_rate_of_bfloat16(command) -> None:
+    told = command("info").out
+    assert "bfloat16     products: " in told and "module       by " in told
 
 
 def test_info_says_what_was_measured_on_a_gpu(monkeypatch) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.backend import Backend, use_backend
-from fastdiff.ops import _native
+from fastdiff.ops import _library
 from fastdiff.ops._case import Case
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.cases import CASES
@@ -98,11 +98,11 @@ def test_threads_do_not_change_a_bit(case: Case) -> None:
 @pytest.mark.parametrize(("capability", "library"), [("avx2", "avx2"), ("default", "default")])
 def test_other_instruction_sets(capability: str, library: str) -> None:
     """The cpu kernels again, on the libraries for lesser processors (torch's own switch also picks ours)."""
-    if _native.instruction_set() == library:
+    if _library.instruction_set() == library:
         pytest.skip("this is the library under test anyway")
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
     found = subprocess.run(
-        [sys.executable, "-c", "from fastdiff.ops import _native; print(_native.instruction_set())"],
+        [sys.executable, "-c", "from fastdiff.ops import _native; print(_library.instruction_set())"],
         env=environment,
         capture_output=True,
         text=True,
