@@ -19,22 +19,6 @@
 
 namespace fastdiff::decision {
 
-enum Parameter { kDrift, kBoundary, kStart, kNonDecision, kNoiseScale, kDriftSd, kStartRange, kNonDecisionRange };
-constexpr int kParameterCount = 8;
-
-struct Args {
-  const int64_t* seeds;  // [N]
-  const float* parameters[kParameterCount];  // [N] each, in the order of Parameter
-  int64_t strides[kParameterCount];          // 0: one value for all trials
-  float* rt;        // [N], as all outputs
-  int8_t* choice;   // 1 above, 0 below, -1 neither
-  float* position;  // where the walk ended
-  int64_t seed_stride, trials;
-  int64_t method;  // 0 exact, 1 bridge, 2 euler
-  int64_t max_steps, threads;
-  float dt, reach, max_time;
-};
-
 namespace {
 
 // Trials are made ready kLanes at a time, in vectors, and handed out one by one.
@@ -49,6 +33,7 @@ class Queue {
     const int from = static_cast<int>((next_ - first_) % kLanes);
     if (from == 0) prepare(std::min<int64_t>(kLanes, end_ - next_));
     for (int f = 0; f < kFields; ++f) lanes.rows[f][lane] = ready_.rows[f][from];
+    lanes.any_strong |= ready_.any_strong;
     ++next_;
     return true;
   }
@@ -86,6 +71,7 @@ class Queue {
     }
     const Vec a = column(kBoundary, count) * scale;
     v = v * scale;
+    ready_.any_strong |= lane_bits(max(v, -v) * a > 2 * kCertain) != 0;
     ready_.set(kBlock, VecI{});
     ready_.set(kX, z * scale);
     ready_.set(kA, a);
@@ -93,14 +79,17 @@ class Queue {
     // The end of a stride lies `reach` of its standard deviations before the boundary, drift included.
     const Vec with_drift = grid_.reach + max(v, -v) * a * (0.5f / grid_.reach);
     ready_.set(kReach, grid_.reach > 0.f ? 1.f / (with_drift * sqrt(splat(grid_.dt))) : Vec{});
-    ready_.set(kTime, Vec{});
+    if (args_.method == kExact)
+      ready_.set(kTime, Vec{});
+    else
+      ready_.set(kTime, stands_still(ready_, grid_) & (VecI{} + (grid_.max_steps - 1)));
     ready_.set(kShift, Vec{});
     for (int64_t i = 0; i < count; ++i) args_.rt[next_ + i] = t0[i];  // the decision's time is added at the end
   }
 
   const Args& args_;
   const Grid& grid_;
-  Lanes ready_;
+  Lanes ready_ = {};
   const int64_t first_, end_;
   int64_t next_;
 };
@@ -132,7 +121,7 @@ void walk(const Args& args, const Grid& grid, int64_t first, int64_t end) {
     args.choice[trial] = below ? 0 : above ? 1 : -1;
     args.rt[trial] += below || above ? Method::time(lanes, lane, grid) : std::numeric_limits<float>::infinity();
     const int64_t p = trial * args.strides[kNoiseScale];
-    const bool known = below || above || args.method != 0;
+    const bool known = below || above || args.method != kExact;
     const float scale = args.parameters[kNoiseScale][p];
     args.position[trial] = known ? (below ? 0.f : above ? a : x) * scale : std::numeric_limits<float>::quiet_NaN();
   };
@@ -160,8 +149,8 @@ extern "C" void fastdiff_decision(const fastdiff::decision::Args* args) {
   const int64_t ranges = (args->trials + kRange - 1) / kRange;
   fastdiff::parallel_for(ranges, static_cast<int>(args->threads), [&](int64_t i) {
     const int64_t first = i * kRange, end = std::min(args->trials, first + kRange);
-    if (args->method == 0) walk<Exact>(*args, grid, first, end);
-    if (args->method == 1) walk<Bridge>(*args, grid, first, end);
-    if (args->method == 2) walk<Euler>(*args, grid, first, end);
+    if (args->method == kExact) walk<Exact>(*args, grid, first, end);
+    if (args->method == kBridge) walk<Bridge>(*args, grid, first, end);
+    if (args->method == kEuler) walk<Euler>(*args, grid, first, end);
   });
 }

@@ -4,6 +4,7 @@
 // `advance` moves all lanes and returns which have ended: x <= 0 below, x >= a above, in between: out of time.
 #pragma once
 
+#include "common/decision.h"
 #include "cpu/noise.h"
 #include "cpu/vec.h"
 
@@ -15,6 +16,7 @@ enum Field { kKey0, kKey1, kBlock, kTrial, kX, kA, kV, kReach, kTime, kShift, kF
 
 struct Lanes {
   alignas(64) float rows[kFields][kLanes];
+  bool any_strong;  // whether any trial so far has had so much drift that its end may be certain on the way
 
   Vec get(Field f) const { return load(rows[f]); }
   VecI get_int(Field f) const { return bit_cast<VecI>(load(rows[f])); }
@@ -29,8 +31,6 @@ struct Grid {
   int32_t max_steps;
   float max_time;  // exact: there are no steps
 };
-
-enum Stream : uint32_t { kPath = 0, kParameters = 1 };
 
 struct Words {
   VecU word[4];
@@ -77,6 +77,20 @@ inline Vec stride(Vec distance, Vec reach, VecI steps, const Grid& grid) {
     m = max(min(m, to_float(to_int(sqrt(to_float(left))))), splat(1.f));
   return m;
 }
+
+// Whether not even the largest stride that is ever drawn moves the walker, because it is below half an ulp of x. Then
+// none will, and only the last of the steps is taken: 2^30 of them would end nowhere else.
+inline VecI stands_still(const Lanes& lanes, const Grid& grid) {
+  const Vec x = lanes.get(kX), v = lanes.get(kV);
+  const Vec m = stride(min(x, lanes.get(kA) - x), lanes.get(kReach), VecI{}, grid);
+  const Vec move = m * (max(v, -v) * grid.dt * m + sqrt(splat(grid.dt)) * kLargestNormal);
+  return (x + move == x) & (x - move == x);
+}
+
+// Of the two values of an inverse Gaussian with mean 1 that a squared normal leaves to choose from (Michael, Schucany &
+// Haas 1976), the smaller, g; 1 / g is the other, and g is taken with probability 1 / (1 + g). phi: the squared
+// normal over twice the shape.
+inline Vec smaller_value(Vec phi) { return 1.f / (1.f + phi + sqrt(phi * (2.f + phi))); }
 
 // Euler-Maruyama: x += v dt + sqrt(dt) z, looked at after each step. A block of Philox is four moves.
 struct Euler {
@@ -132,12 +146,11 @@ struct Bridge {
   }
 
   // When a bridge over time h crosses a barrier at distance b from its start and e from its end: t / (h - t) is
-  // inverse Gaussian with mean b / e and shape b^2 / h (drawn after Michael, Schucany & Haas 1976). Written so that
-  // nothing is divided by e, which may be tiny.
+  // inverse Gaussian with mean b / e and shape b^2 / h. Written so that nothing is divided by e, which may be tiny.
   static Vec crossing(Vec b, Vec e, Vec h, Vec z, Vec u) {
     const Vec end = max(e, splat(1e-20f));
     const Vec phi = z * z * h / (2.f * b * end);
-    const Vec g = 1.f / (1.f + phi + sqrt(phi * (2.f + phi)));
+    const Vec g = smaller_value(phi);
     const VecI smaller = u * (1.f + g) < 1.f;
     const Vec start = b * select(smaller, g, splat(1.f)), rest = end * select(smaller, splat(1.f), g);
     return h * (start / (start + rest));
@@ -155,6 +168,13 @@ struct Bridge {
 // In units of d^2 the time has the density cosh(mu) exp(-mu^2 t / 2) f(t), mu = v d, where f has one alternating
 // series for small t and one for large t. Rejection (Devroye 2009): below kSplit a tail-normal 1 / sqrt(t), above it
 // an exponential that carries the drift; 0.96 of the attempts are accepted without drift, 0.66 with the most.
+//
+// With much drift d = kMostDrift / |v| is short, the attempts are many, and where d is below half an ulp of x there is no
+// end of them. So where the boundary that the drift comes from is out of reach, at exp(-2 |v| min(x, y)) < exp(-2 kCertain),
+// which is 0, the rest is drawn at once: the time to the other one, a distance b away, is inverse Gaussian with mean
+// b / |v| and shape b^2. The same where |v| x > kCertain / kUnmoved = 2^23: d is some ulp of x at most, and so near to a
+// boundary that the first rule does not hold, y is all rounding. What is left ends: an attempt moves x by an ulp at
+// least, and the boundary is never further away than kCertain / kMostDrift times d.
 struct Exact {
   static constexpr float kSplit = 0.28f;
   static constexpr float kLeft = 0.141586945f;      // 4 phi(c) / c, c = 1 / sqrt(kSplit): the proposals' mass below
@@ -165,7 +185,7 @@ struct Exact {
   static VecI advance(Lanes& lanes, const Grid& grid) {
     const Words r = draw_next(lanes);
     const Vec x = lanes.get(kX), a = lanes.get(kA), v = lanes.get(kV), y = a - x;
-    const Vec d = min(min(x, y), kMostDrift / max(v, -v));
+    const Vec speed = max(v, -v), near = min(x, y), d = min(near, kMostDrift / speed);
     const Vec mu = v * d, half = 0.5f * mu * mu, rate = half + kRate;
     const Vec right_mass = kHalfPi / rate * exp(rate * -kSplit);
     const VecI left = uniform(r.word[0]) * (kLeft + right_mass) < kLeft;
@@ -180,12 +200,30 @@ struct Exact {
     const VecI accepted = uniform(r.word[2]) < series * tilt;
     const VecI up = uniform(r.word[3]) * (1.f + exp(-2.f * mu)) < 1.f;
 
-    const Vec time = lanes.get(kTime) + select(accepted, t * (d * d), Vec{});
-    const VecI hit = accepted & (d == select(up, y, x)), late = time > grid.max_time;
-    const Vec moved = select(hit, select(up, a, Vec{}), select(up, x + d, x - d));
-    lanes.set(kX, select(late, 0.5f * a, select(accepted, moved, x)));
+    Vec time = lanes.get(kTime) + select(accepted, t * (d * d), Vec{});
+    VecI hit = accepted & (d == select(up, y, x));
+    Vec moved = select(hit, select(up, a, Vec{}), select(up, x + d, x - d));
+    moved = select(accepted, moved, x);
+    if (lanes.any_strong) {
+      const VecI certain = speed * max(near, x * kUnmoved) > kCertain;
+      const VecI rises = v > 0.f;
+      const Vec rest = time_at_once(select(rises, y, x), speed, r);
+      time = select(certain, lanes.get(kTime) + rest, time);
+      moved = select(certain, select(rises, a, Vec{}), moved);
+      hit = hit | certain;
+    }
+    const VecI late = time > grid.max_time;
+    lanes.set(kX, select(late, 0.5f * a, moved));
     lanes.set(kTime, time);
     return hit | late;
+  }
+
+  // To a boundary that is certain to be hit.
+  static Vec time_at_once(Vec distance, Vec speed, const Words& r) {
+    Vec z, unused;
+    normals(r.word[0], r.word[1], z, unused);
+    const Vec g = smaller_value(z * z / (2.f * speed * distance));
+    return distance / speed * select(uniform(r.word[2]) * (1.f + g) < 1.f, g, 1.f / g);
   }
   static float time(const Lanes& lanes, int lane, const Grid&) { return lanes.rows[kTime][lane]; }
 };

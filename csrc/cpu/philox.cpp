@@ -1,20 +1,11 @@
 // The ops philox_normal and philox_bits: noise by itself.
 #include <algorithm>
 
+#include "common/philox_args.h"
 #include "cpu/noise.h"
 #include "cpu/parallel.h"
 
-namespace fastdiff::noise {
-
-struct Args {
-  const int64_t* seeds;  // [N]
-  void* out;             // [N, count], contiguous; int64 for bits
-  int64_t seed_stride, samples, count;
-  uint32_t step, stream;
-  int64_t first_block;  // bits only
-  int64_t dtype;        // normal only
-  int64_t threads;
-};
+namespace fastdiff::philox_op {
 
 namespace {
 
@@ -65,14 +56,14 @@ void bits(const Args& a) {
 }
 
 }  // namespace
-}  // namespace fastdiff::noise
+}  // namespace fastdiff::philox_op
 
-extern "C" size_t fastdiff_philox_normal_args_size() { return sizeof(fastdiff::noise::Args); }
-extern "C" size_t fastdiff_philox_bits_args_size() { return sizeof(fastdiff::noise::Args); }
+extern "C" size_t fastdiff_philox_normal_args_size() { return sizeof(fastdiff::philox_op::Args); }
+extern "C" size_t fastdiff_philox_bits_args_size() { return sizeof(fastdiff::philox_op::Args); }
 
-extern "C" void fastdiff_philox_normal(const fastdiff::noise::Args* args) {
+extern "C" void fastdiff_philox_normal(const fastdiff::philox_op::Args* args) {
   fastdiff::dispatch_dtype(static_cast<int32_t>(args->dtype),
-                           [&](auto type) { fastdiff::noise::normals<decltype(type)>(*args); });
+                           [&](auto type) { fastdiff::philox_op::normals<decltype(type)>(*args); });
 }
 
-extern "C" void fastdiff_philox_bits(const fastdiff::noise::Args* args) { fastdiff::noise::bits(*args); }
+extern "C" void fastdiff_philox_bits(const fastdiff::philox_op::Args* args) { fastdiff::philox_op::bits(*args); }

@@ -16,7 +16,7 @@ extern "C" int fastdiff_decision(const fastdiff::decision::Args* args, void* str
   how.grid.x = static_cast<unsigned>(
       std::min(blocks, kBlocksPerMultiprocessor * current_device().multiprocessors));
   how.threads = kThreads;
-  if (args->method == 0) return launch(decision_kernel<Exact>, how, stream, *args);
-  if (args->method == 1) return launch(decision_kernel<Bridge>, how, stream, *args);
+  if (args->method == kExact) return launch(decision_kernel<Exact>, how, stream, *args);
+  if (args->method == kBridge) return launch(decision_kernel<Bridge>, how, stream, *args);
   return launch(decision_kernel<Euler>, how, stream, *args);
 }

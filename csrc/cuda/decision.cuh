@@ -1,31 +1,17 @@
 // The op decision: when and where a walk with drift first leaves (0, a). One trial a lane; a lane whose trial has ended
-// takes up its next one, a grid's width further on, while the others go on with theirs. The methods are those of csrc/cpu/decision.h (derivations: docs/decision.md), on the same
-// Philox words, so that a trial is the same up to rounding.
+// takes up its next one, a grid's width further on, while the others go on with theirs. The methods are those of
+// csrc/cpu/decision.h (derivations: there and in docs/decision.md), on the same Philox words, so that a trial is the same
+// up to rounding.
 #pragma once
 
 #include "cuda/noise.cuh"
 #include "cuda/platform.cuh"
 
+#include "common/decision.h"
+
 namespace fastdiff::decision {
 
-enum Parameter { kDrift, kBoundary, kStart, kNonDecision, kNoiseScale, kDriftSd, kStartRange, kNonDecisionRange };
-constexpr int kParameterCount = 8;
-
-struct Args {
-  const int64_t* seeds;  // [N]
-  const float* parameters[kParameterCount];  // [N] each, in the order of Parameter
-  int64_t strides[kParameterCount];          // 0: one value for all trials
-  float* rt;        // [N], as all outputs
-  int8_t* choice;   // 1 above, 0 below, -1 neither
-  float* position;  // where the walk ended
-  int64_t seed_stride, trials;
-  int64_t method;  // 0 exact, 1 bridge, 2 euler
-  int64_t max_steps;
-  float dt, reach, max_time;
-};
-
 constexpr int kThreads = 128;
-enum Stream : uint32_t { kPath = 0, kParameters = 1 };
 
 // A trial under way. Lengths are in units of its noise (x / s, a / s, v / s).
 struct Walker {
@@ -50,6 +36,16 @@ __device__ __forceinline__ float stride(const Args& args, const Walker& w, float
   if (static_cast<int32_t>(m * m) > left) m = fmaxf(fminf(m, floorf(sqrtf(static_cast<float>(left)))), 1.f);
   return m;
 }
+
+// Whether not even the largest stride that is ever drawn moves the walker.
+__device__ __forceinline__ bool stands_still(const Args& args, const Walker& w) {
+  const float m = stride(args, w, fminf(w.x, w.a - w.x));
+  const float move = m * (fabsf(w.v) * args.dt * m + sqrtf(args.dt) * kLargestNormal);
+  return w.x + move == w.x && w.x - move == w.x;
+}
+
+// The smaller of the two values of an inverse Gaussian with mean 1 that a squared normal leaves to choose from.
+__device__ __forceinline__ float smaller_value(float phi) { return 1.f / (1.f + phi + sqrtf(phi * (2.f + phi))); }
 
 struct Euler {
   static __device__ __forceinline__ bool advance(const Args& args, Walker& w) {
@@ -89,7 +85,7 @@ struct Bridge {
   // When a bridge over time h crosses a barrier at distance b from its start and e from its end.
   static __device__ __forceinline__ float crossing(float b, float e, float h, float z, float u) {
     const float end = fmaxf(e, 1e-20f), phi = z * z * h / (2.f * b * end);
-    const float g = 1.f / (1.f + phi + sqrtf(phi * (2.f + phi)));
+    const float g = smaller_value(phi);
     const bool smaller = u * (1.f + g) < 1.f;
     const float start = b * (smaller ? g : 1.f), rest = end * (smaller ? 1.f : g);
     return h * (start / (start + rest));
@@ -105,7 +101,9 @@ struct Exact {
     constexpr float kRate = 1.23370055f, kHalfPi = 1.57079633f, kPiSquared = 9.86960440f;
     uint32_t r[4];
     philox_words(w.seed, w.block++, 0, kPath, r);
-    const float y = w.a - w.x, d = fminf(fminf(w.x, y), kMostDrift / fabsf(w.v));
+    const float y = w.a - w.x, speed = fabsf(w.v), near = fminf(w.x, y);
+    if (speed * fmaxf(near, w.x * kUnmoved) > kCertain) return hit_at_once(args, w, r);
+    const float d = fminf(near, kMostDrift / speed);
     const float mu = w.v * d, half = 0.5f * mu * mu, rate = half + kRate;
     const float right_mass = kHalfPi / rate * expf(rate * -kSplit);
     const bool left = uniform(r[0]) * (kLeft + right_mass) < kLeft;
@@ -124,6 +122,16 @@ struct Exact {
       w.x += up ? d : -d;
     if (late) w.x = 0.5f * w.a;
     return hit || late;
+  }
+  // The boundary that the drift points to, which is certain to be hit.
+  static __device__ __forceinline__ bool hit_at_once(const Args& args, Walker& w, const uint32_t (&r)[4]) {
+    float z, unused;
+    normal_pair(r[0], r[1], z, unused);
+    const float speed = fabsf(w.v), distance = w.v > 0.f ? w.a - w.x : w.x;
+    const float g = smaller_value(z * z / (2.f * speed * distance));
+    w.time += distance / speed * (uniform(r[2]) * (1.f + g) < 1.f ? g : 1.f / g);
+    w.x = w.time > args.max_time ? 0.5f * w.a : w.v > 0.f ? w.a : 0.f;
+    return true;
   }
   static __device__ __forceinline__ float time(const Args&, const Walker& w) { return w.time; }
 };
@@ -155,6 +163,7 @@ __device__ __forceinline__ bool begin(const Args& args, int64_t trial, Walker& w
   // The end of a stride lies `reach` of its standard deviations before the boundary, drift included.
   if (args.reach > 0.f)
     w.reach = 1.f / ((args.reach + fabsf(w.v) * w.a * (0.5f / args.reach)) * sqrtf(args.dt));
+  if (args.method != kExact && stands_still(args, w)) w.steps = static_cast<int32_t>(args.max_steps) - 1;
   args.rt[trial] = t0;
   return w.x > 0.f && w.x < w.a && w.a - w.a == 0.f && w.v - w.v == 0.f;
 }
@@ -167,7 +176,7 @@ __device__ __forceinline__ void retire(const Args& args, const Walker& w) {
   const float place = below ? 0.f : above ? w.a : w.x;
   // Without steps, nobody knows where a walk was when time ran out.
   args.position[w.trial] =
-      ended || args.method != 0 ? place * parameter(args, kNoiseScale, w.trial) : __uint_as_float(0x7fc00000u);
+      ended || args.method != kExact ? place * parameter(args, kNoiseScale, w.trial) : __uint_as_float(0x7fc00000u);
 }
 
 __device__ __forceinline__ void refuse(const Args& args, int64_t trial) {

@@ -4,15 +4,9 @@
 #include "cuda/noise.cuh"
 #include "cuda/vec.cuh"
 
-namespace fastdiff::philox_op {
+#include "common/philox_args.h"
 
-struct Args {
-  const int64_t* seeds;  // [N]
-  void* out;             // [N, count]: floats of `dtype`, or int64
-  int64_t seed_stride, samples, count;
-  uint32_t step, stream;
-  int64_t first_block, dtype;
-};
+namespace fastdiff::philox_op {
 
 constexpr int kThreads = 256;
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdiff.backend import use_backend
+from fastdiff.backend import Backend, use_backend
 from fastdiff.errors import FastdiffError
-from fastdiff.ops import _native, first_passage
-from fastdiff.ops.decision import PARAMETERS
+from fastdiff.ops import _library, first_passage
+from fastdiff.ops.decision import PARAMETERS, decision_op
 from fastdiff.sampling.request import sample_seeds
 
 WAYS = [("exact", False), ("bridge", False), ("bridge", True), ("euler", False), ("euler", True)]
@@ -84,11 +84,11 @@ def _digest() -> str:
 
 @pytest.mark.parametrize("capability", ["avx2", "default"])
 def test_every_instruction_set_gives_the_same_bits(capability: str) -> None:
-    if _native.instruction_set() == capability:
+    if _library.instruction_set() == capability:
         pytest.skip("this is the library under test anyway")
     code = (
         f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_kernel as t; "
-        "from fastdiff.ops import _native; print(_native.instruction_set(), t._digest())"
+        "from fastdiff.ops import _library; print(_library.instruction_set(), t._digest())"
     )
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
@@ -128,6 +128,110 @@ def test_trials_that_cannot_begin_are_nan(backend: str, method) -> None:
     assert (end.choice[3:8] == -1).all()
 
 
+def _alike(n: int, **values: float) -> dict[str, Tensor]:
+    """One set of parameters for all trials."""
+    return {k: torch.tensor(values.get(k, float(k == "s"))).expand(n) for k in PARAMETERS}
+
+
+@pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("method", ["exact", "bridge", "euler"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    "values",
+    [{"v": 1e9, "a": 1.4, "z": 0.7, "s": 1e-4}, {"v": -1e9, "a": 1.4, "z": 1.0, "s": 1e-4}],
+    ids=["up", "down"],
+)
+def test_a_drift_whose_steps_are_below_an_ulp_goes_straight(
+    backend, method, every_step: bool, values
+) -> None:
+    with use_backend(backend):
+        end = first_passage(torch.arange(9), **_alike(9, **values), method=method, every_step=every_step)
+    up = values["v"] > 0
+    assert (end.choice == int(up)).all()
+    distance = values["a"] - values["z"] if up else values["z"]
+    seconds = 0.001 if method == "euler" else distance / abs(values["v"])  # Euler sees it at the next step
+    # A bridge's time is told from the end of its step: to an ulp of that.
+    atol = 0.001 * 2**-23 if method == "bridge" else 0
+    torch.testing.assert_close(end.rt, torch.full((9,), seconds), rtol=1e-6, atol=atol)
+
+
+@pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("method", ["bridge", "euler"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("dt", [1e-3, 1e-60])
+def test_a_walk_that_cannot_move_is_out_of_time(backend, method, every_step: bool, dt: float) -> None:
+    s = 1e-12 if dt == 1e-3 else 1.0
+    with use_backend(backend):
+        walks = _alike(9, a=1.4, z=0.75, s=s)
+        end = first_passage(torch.arange(9), **walks, method=method, every_step=every_step, dt=dt)
+    assert (end.choice == -1).all() and end.rt.isposinf().all()
+    torch.testing.assert_close(end.position, torch.full((9,), 0.75))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("v", [900.0, -2500.0, 1e6])
+def test_times_where_the_drift_takes_over(backend: str, v: float) -> None:
+    """To a boundary a distance b away the time is inverse Gaussian: mean b / |v|, variance b / |v|^3."""
+    n, b = 20_000 if backend == "cpu" else 2000, 1.25 if v > 0 else 1.75
+    with use_backend(backend):
+        end = first_passage(torch.arange(n), **_alike(n, v=v, a=3.0, z=1.75))
+    assert (end.choice == int(v > 0)).all()
+    mean, sd = b / abs(v), math.sqrt(b / abs(v) ** 3)
+    rt = end.rt.double()
+    assert abs(float(rt.mean()) - mean) < 5 * sd / math.sqrt(n) + 1e-6 * mean
+    assert abs(float(rt.std()) / sd - 1) < 5 / math.sqrt(2 * n)
+
+
+def test_time_runs_out_on_the_way_to_a_certain_boundary() -> None:
+    end = first_passage(torch.arange(9), **_alike(9, v=1e4, a=2.0, z=1.0), t_max=5e-5)
+    assert (end.choice == -1).all() and end.rt.isposinf().all() and end.position.isnan().all()
+
+
+def test_parts_of_a_large_call_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds, p = _trials(5003)
+    whole = first_passage(seeds, **p)
+    monkeypatch.setattr("fastdiff.ops.decision._RANGE", 16)
+    monkeypatch.setattr(decision_op, "_overload", None)  # nothing is run as one
+    for part, one in zip(first_passage(seeds, **p), whole, strict=True):
+        torch.testing.assert_close(part, one, rtol=0, atol=0, equal_nan=True)
+    monkeypatch.undo()
+    with use_backend("reference"):  # has no parts
+        assert len(first_passage(seeds[:20], **{k: x[:20] for k, x in p.items()}).rt) == 20
+
+
+def test_ctrl_c_is_heard() -> None:
+    """In a second or so of what would take minutes."""
+    code = (
+        "import os, signal, threading, torch\n"
+        "from fastdiff.ops import first_passage\n"
+        "n = 1 << 30\n"
+        "walks = [torch.tensor(x).expand(n) for x in (0.0, 2.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0)]\n"
+        "seeds = torch.zeros(1, dtype=torch.int64).expand(n)\n"
+        "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "try:\n    first_passage(seeds, *walks)\n"
+        "except KeyboardInterrupt:\n    print('heard')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == "heard", done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("state", ["bfloat16", "float64", "meta"])
+def test_the_state_of_the_process_changes_nothing(state: str) -> None:
+    seeds, p = _trials(100)
+    before = first_passage(seeds, **p)
+    try:
+        if state == "meta":
+            torch.set_default_device("meta")
+        else:
+            torch.set_default_dtype(getattr(torch, state))
+        after = first_passage(seeds, **p)
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    for one, two in zip(before, after, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)
+
+
 def test_no_trials() -> None:
     seeds, p = _trials(0)
     assert [len(x) for x in first_passage(seeds, **p)] == [0, 0, 0]
@@ -153,9 +257,45 @@ def test_opcheck() -> None:
         ({"dt": math.nan}, "dt must be a positive number"),
         ({"t_max": -1.0}, "t_max must be a positive number"),
         ({"seeds": torch.ones(20)}, "seeds must be int64"),
+        ({"seeds": torch.zeros(20, 1, dtype=torch.int64)}, "seeds must be int64"),
+        ({"seeds": torch.zeros(19, dtype=torch.int64)}, "v must be float32 or float64"),
+        ({"s": torch.ones(20, device="meta")}, "s is on meta, the seeds are on cpu"),
+        ({"st0": torch.ones(20, dtype=torch.int64)}, "st0 must be float32 or float64"),
+        ({"dt": math.inf}, "dt must be a positive number"),
+        ({"t_max": math.nan}, "t_max must be a positive number"),
     ],
 )
 def test_bad_arguments(change, message: str) -> None:
     seeds, p = _trials(20)
     with pytest.raises(FastdiffError, match=message):
         first_passage(**{"seeds": seeds, **p, **change})
+
+
+NUMBERS = (0, 0.001, 1000, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("place", "number", "message"),
+    [
+        (0, 3, "method 3"),
+        (0, -1, "method -1"),
+        (1, 0.0, "dt must be"),
+        (2, 0, "max_steps 0"),
+        (2, 2**31, "max_steps 2147483648"),
+        (3, math.nan, "t_max must be"),
+        (4, -1.0, "reach -1.0"),
+    ],
+)
+def test_bad_numbers_of_the_operator(place: int, number: float, message: str) -> None:
+    seeds, p = _trials(20)
+    numbers = (*NUMBERS[:place], number, *NUMBERS[place + 1 :])
+    assert decision_op.why_not(Backend.CPU, seeds, *p.values(), *numbers) is not None
+    with pytest.raises(FastdiffError, match=message):
+        decision_op(seeds, *p.values(), *numbers)
+
+
+def test_a_tensor_beyond_its_storage_is_left_alone() -> None:
+    seeds, p = _trials(20)
+    p["v"] = torch.ones(20)
+    p["v"].untyped_storage().resize_(16)
+    assert "reaches beyond its storage" in str(decision_op.why_not(Backend.CPU, seeds, *p.values(), *NUMBERS))

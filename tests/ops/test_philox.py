@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 
-from fastdiff.backend import use_backend
+from fastdiff import _C
+from fastdiff.backend import Backend, use_backend
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import normal, random_bits
-from fastdiff.ops.philox import reference
+from fastdiff.ops._op import FusedOp
+from fastdiff.ops.philox import bits_op, normal_op, reference
 
 # Random123's known answers for philox4x32-10: counter (4 words), key (2 words), result.
 KNOWN_ANSWERS = {
@@ -38,6 +40,25 @@ def test_known_answers(backend: str, counter: tuple, key: tuple, expected: tuple
     with use_backend(backend):
         words = random_bits(seeds, 4, step=counter[1], stream=counter[2], first_block=block)
     assert words.tolist() == [list(expected)]
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS.values(), ids=KNOWN_ANSWERS)
+def test_known_answers_in_cpp(counter: tuple, key: tuple, expected: tuple) -> None:
+    """csrc/common/philox.h, which all compiled kernels share, by itself."""
+    assert tuple(_C.philox(counter, key)) == expected
+
+
+@both_backends
+def test_bits_are_the_words_in_cpp(backend: str) -> None:
+    seeds, step, stream, first = (0x0123456789ABCDEF, -(2**63), -1), 2**32 - 1, 77, 2**32 - 3
+    with use_backend(backend):
+        bits = random_bits(torch.tensor(seeds), 26, step=step, stream=stream, first_block=first)
+    for seed, row in zip(seeds, bits.tolist(), strict=True):
+        words = []
+        for block in range(first, first + 7):  # past 2^32
+            counter = (block & 0xFFFFFFFF, step, stream, block >> 32)
+            words += _C.philox(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
+        assert row == words[:26]
 
 
 @both_backends
@@ -145,12 +166,59 @@ def test_threads_draw_the_same() -> None:
         (lambda s: normal(s, (3,), dtype=torch.int32), "dtype must be one of"),
         (lambda s: random_bits(s, -1), "count must be at least 0"),
         (lambda s: random_bits(s, 1, step=2**32), "step must be in"),
+        (lambda s: normal(s, (3,), step=2**70), "step must be in"),
+        (lambda s: random_bits(s, 1, stream=-(2**70)), "stream must be in"),
+        (lambda s: random_bits(s.float(), 1), "seeds must be int64"),
         (lambda s: random_bits(s, 1, first_block=2**63), "first_block must fit"),
     ],
 )
 def test_errors(call, message: str) -> None:
     with pytest.raises(FastdiffError, match=message):
         call(torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("op", "arguments"),
+    [
+        (normal_op, ((2**40, 2**40), 0, 0, torch.float32)),  # more elements than there are addresses
+        (normal_op, ((3, -1), 0, 0, torch.float32)),
+        (normal_op, ((3,), -1, 0, torch.float32)),
+        (normal_op, ((3,), 0, 2**32, torch.float32)),
+        (normal_op, ((3,), 0, 0, torch.int64)),
+        (bits_op, (2**61, 0, 0, 0)),
+        (bits_op, (-1, 0, 0, 0)),
+        (bits_op, (1, 0, -1, 0)),
+    ],
+)
+def test_what_the_kernels_decline(op: FusedOp, arguments: tuple) -> None:
+    seeds = torch.tensor([1, 2])
+    assert op.why_not(Backend.CPU, seeds, *arguments) is not None
+    with use_backend("cpu"), pytest.raises(FastdiffError):
+        op(seeds, *arguments)
+
+
+def test_seeds_that_kernels_decline() -> None:
+    for seeds in (torch.zeros(2), torch.zeros(1, 2, dtype=torch.int64), torch.tensor(3)):
+        assert bits_op.why_not(Backend.CPU, seeds, 1, 0, 0, 0) is not None
+    seeds = torch.arange(5)
+    seeds.untyped_storage().resize_(8)
+    assert "reaches beyond its storage" in str(bits_op.why_not(Backend.CPU, seeds, 1, 0, 0, 0))
+
+
+@pytest.mark.parametrize("state", ["bfloat16", "float64", "meta"])
+def test_the_state_of_the_process_changes_nothing(state: str) -> None:
+    seeds = torch.arange(3)
+    before = normal(seeds, (5, 7)), random_bits(seeds, 9)
+    try:
+        if state == "meta":
+            torch.set_default_device("meta")
+        else:
+            torch.set_default_dtype(getattr(torch, state))
+        after = normal(seeds, (5, 7)), random_bits(seeds, 9)
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
 
 
 def test_float64_falls_back_to_the_reference() -> None:

@@ -7,20 +7,21 @@ tested by its distributions and its bits, in tests/decision.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastdiff.backend import Backend
+from fastdiff.backend import Backend, forced
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.decision import reference
 from fastdiff.ops.philox import check_seeds
 
-METHODS = ("exact", "bridge", "euler")  # csrc/cpu/decision.cpp: Args.method
+METHODS = ("exact", "bridge", "euler")  # csrc/common/decision.h: Method
 PARAMETERS = ("v", "a", "z", "t0", "s", "sv", "sz", "st0")
 MAX_STEPS = 1 << 30
+_RANGE = 16384  # trials that a thread takes at once: csrc/cpu/decision.cpp: kRange
 
 # Strides over many steps end that many of their own standard deviations before a boundary. Euler: what could happen
 # inside is left out, at a probability of 6e-7. Bridge: only a crossing of both boundaries is, at less than 2e-8.
@@ -66,14 +67,61 @@ def first_passage(
         Passage(rt [N], choice [N] int8, position [N]). A trial that cannot begin (NaN, z_i on or outside the
         boundaries) has rt and position NaN and choice -1.
 
+    No walk goes on for ever, and no rounding stops one half way. "exact": where the drift takes over, |v| times the
+    distance to the nearer boundary above 1024 s^2, or |v| x above 2^23 s^2 (2^52 s^2 in float64), the rest of the walk
+    is one draw of the time to the boundary that the drift points to; the other is hit with a probability that is 0 in
+    any floating point. On a grid: a walk whose largest possible step is below half a unit in the last place of x stands
+    still and ends as one whose time is out, and every walk does after 2^30 steps.
+
     Raises:
         FastdiffError: seeds, shapes, dtypes, method, dt or t_max out of the above.
 
     Source: Drugowitsch 2016, "Fast and accurate Monte Carlo sampling of first-passage times from Wiener diffusion
     models"; Devroye 2009, "On exact simulation algorithms for some distributions related to Jacobi theta functions".
     """
+    if method not in METHODS:
+        raise FastdiffError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    how = (
+        *(METHODS.index(method), float(dt), step_count(dt, t_max), float(t_max)),
+        0.0 if every_step else REACH[method],
+    )
+    trials = seeds, v, a, z, t0, s, sv, sz, st0
+    return _in_parts(trials, how) or Passage(*decision_op(*trials, *how))
+
+
+def _in_parts(trials: tuple[Tensor, ...], how: tuple[int | float, ...]) -> Passage | None:
+    """Many trials one part after the other on the CPU's kernels, so that Ctrl-C is heard in between.
+
+    None where the operator is to run them as one: they are few, or these kernels or a tracer do not take them so.
+    """
+    seeds, size = trials[0], 16 * _RANGE * torch.get_num_threads()
+    if seeds.numel() <= size or seeds.device.type != "cpu" or _is_looked_at():
+        return None
+    if forced() not in (None, Backend.EAGER, Backend.CPU) or decision_op.why_not(Backend.CPU, *trials, *how):
+        return None
+    n = len(seeds)
+    rt, position = (torch.empty(n, dtype=torch.float32, device="cpu") for _ in range(2))
+    ends = Passage(rt, torch.empty(n, dtype=torch.int8, device="cpu"), position)
+    for first in range(0, n, size):
+        part = slice(first, first + size)
+        torch.ops.fastdiff._decision_part(*(x[part] for x in (*ends, *trials)), *how)
+    return ends
+
+
+def _is_looked_at() -> bool:
+    """Whether a compiler, a tracer or a transform wants to see the operator."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def _check(seeds: Tensor, *arguments: Any) -> None:
     check_seeds("first_passage", seeds)
-    given = dict(zip(PARAMETERS, (v, a, z, t0, s, sv, sz, st0), strict=True))
+    given = dict(zip(PARAMETERS, arguments, strict=False))
+    v = given["v"]
     for name, value in given.items():
         if value.shape != seeds.shape or value.dtype not in (torch.float32, torch.float64):
             raise FastdiffError(
@@ -82,12 +130,16 @@ def first_passage(
             )
         if value.dtype != v.dtype:
             raise FastdiffError(f"first_passage: {name} is {value.dtype}, v is {v.dtype}; give one dtype")
-    if method not in METHODS:
-        raise FastdiffError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    steps = step_count(dt, t_max)
-    reach = 0.0 if every_step else REACH[method]
-    arguments = METHODS.index(method), float(dt), steps, float(t_max), reach
-    return Passage(*decision_op(seeds, *given.values(), *arguments))
+        if value.device != seeds.device:
+            raise FastdiffError(
+                f"first_passage: {name} is on {value.device}, the seeds are on {seeds.device}"
+            )
+    method, dt, max_steps, max_time, reach = arguments[len(PARAMETERS) :]
+    if not (0 <= method < len(METHODS) and 1 <= max_steps <= MAX_STEPS and reach >= 0):
+        raise FastdiffError(
+            f"first_passage: method {method}, max_steps {max_steps} and reach {reach} are not all in range"
+        )
+    step_count(dt, max_time)
 
 
 def step_count(dt: float, t_max: float) -> int:
@@ -114,6 +166,7 @@ decision_op = FusedOp(
     "int method, float dt, int max_steps, float max_time, float reach) -> (Tensor, Tensor, Tensor)",
     reference=reference.first_passage,
     fake=_fake,
+    check=_check,
     package=__name__,
     backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )

@@ -14,6 +14,9 @@ PATH, PARAMETERS = 0, 1  # Philox streams
 SPLIT = 0.28  # exact: below it the series for small times, above it the one for large times
 MOST_DRIFT = 2.5  # exact: intervals are narrowed until drift times half-width is at most this
 MOST_STRIDE = 2048
+# Where walks would never end; csrc/cpu/decision.h has the derivations.
+CERTAIN = 1024.0  # exact: |v| times the distance to the nearer boundary, and the rest is one draw
+LARGEST_NORMAL = 7.0  # on a grid: above sqrt(-2 ln 2^-33), the largest that is ever drawn
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,14 @@ class Grid:
     dt: float
     max_steps: int
     max_time: float
+    eps: float  # of the dtype that the trials are given in
 
 
 def first_passage(
     seeds, v, a, z, t0, s, sv, sz, st0, method, dt, max_steps, max_time, reach, record=None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As ``fastdiff.ops.decision.first_passage``; ``record`` (a list) receives (trial, step, x) after each move."""
-    dtype, grid = v.dtype, Grid(dt, max_steps, max_time)
+    dtype, grid = v.dtype, Grid(dt, max_steps, max_time, torch.finfo(v.dtype).eps)
     v, a, z, t0, s, sv, sz, st0 = (p.double() for p in (v, a, z, t0, s, sv, sz, st0))
     words = random_bits(seeds, 4, stream=PARAMETERS)
     v = v + sv * _normals(words[:, 0], words[:, 1])[0]
@@ -60,6 +64,9 @@ def first_passage(
     position = torch.full_like(v, math.nan)
     rt = torch.where(begins, rt, math.nan)
     walkers, block = walkers[begins], 0
+    if method:
+        still = _stands_still(walkers, grid, dtype)
+        walkers = replace(walkers, time=torch.where(still, max_steps - 1.0, walkers.time))
     advance = (exact, bridge, euler)[method]
     while len(walkers.trial):
         walkers, done = advance(
@@ -121,7 +128,8 @@ def exact(w: Walkers, words: Tensor, grid: Grid, record: list | None) -> tuple[W
     """One attempt to leave the widest interval around x that fits -> the walkers, and which have ended."""
     u = uniform(words)
     y = w.a - w.x
-    d = torch.minimum(torch.minimum(w.x, y), MOST_DRIFT / w.v.abs())
+    speed, near = w.v.abs(), torch.minimum(w.x, y)
+    d = torch.minimum(near, MOST_DRIFT / speed)
     mu = w.v * d
     half, rate = mu * mu / 2, mu * mu / 2 + math.pi**2 / 8
     c = SPLIT**-0.5
@@ -135,12 +143,26 @@ def exact(w: Walkers, words: Tensor, grid: Grid, record: list | None) -> tuple[W
     tilt = torch.where(left, torch.exp(-(SPLIT * e * e / 2 + half * t)), 1.0)
     accepted = u[:, 2] < series * tilt
     up = u[:, 3] * (1 + torch.exp(-2 * mu)) < 1
-    time = w.time + torch.where(accepted, t * d * d, 0.0)
-    hit, late = accepted & (d == torch.where(up, y, w.x)), time > grid.max_time
+    hit = accepted & (d == torch.where(up, y, w.x))
     moved = torch.where(up, w.x + d, w.x - d)
     moved = torch.where(hit, torch.where(up, w.a, 0.0), moved)
-    x = torch.where(late, w.a / 2, torch.where(accepted, moved, w.x))
-    return replace(w, x=x, time=time), hit | late
+    certain = speed * torch.maximum(near, w.x * (CERTAIN * grid.eps)) > CERTAIN
+    rises = w.v > 0
+    distance = torch.where(rises, y, w.x)
+    g = _smaller_value(_normals(words[:, 0], words[:, 1])[0].square() / (2 * speed * distance))
+    at_once = distance / speed * torch.where(u[:, 2] * (1 + g) < 1, g, 1 / g)
+    time = w.time + torch.where(certain, at_once, torch.where(accepted, t * d * d, 0.0))
+    x = torch.where(certain, torch.where(rises, w.a, 0.0), torch.where(accepted, moved, w.x))
+    late = time > grid.max_time
+    return replace(w, x=torch.where(late, w.a / 2, x), time=time), hit | certain | late
+
+
+def _stands_still(w: Walkers, grid: Grid, dtype: torch.dtype) -> Tensor:
+    """Which walkers not even the largest stride that is ever drawn would move."""
+    m = _stride(torch.minimum(w.x, w.a - w.x), w.reach, w.time, grid)
+    move = (m * (w.v.abs() * grid.dt * m + math.sqrt(grid.dt) * LARGEST_NORMAL)).to(dtype)
+    x = w.x.to(dtype)
+    return (x + move == x) & (x - move == x)
 
 
 def _normals(radius_bits: Tensor, angle_bits: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,10 +177,15 @@ def _stride(distance: Tensor, reach: Tensor, steps: Tensor, grid: Grid) -> Tenso
     return torch.minimum(m, left)
 
 
+def _smaller_value(phi: Tensor) -> Tensor:
+    """The smaller of the two values of an inverse Gaussian with mean 1 that a squared normal leaves to choose from."""
+    return 1 / (1 + phi + torch.sqrt(phi * (2 + phi)))
+
+
 def _crossing(b: Tensor, e: Tensor, h: Tensor, z: Tensor, u: Tensor) -> Tensor:
     """When a bridge over time h crosses a barrier at distance b from its start and e from its end."""
     phi = z * z * h / (2 * b * e)
-    g = 1 / (1 + phi + torch.sqrt(phi * (2 + phi)))
+    g = _smaller_value(phi)
     smaller = u * (1 + g) < 1
     start, rest = b * torch.where(smaller, g, 1.0), e * torch.where(smaller, 1.0, g)
     return h * (start / (start + rest))

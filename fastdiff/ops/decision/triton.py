@@ -24,6 +24,7 @@ _LANES = 64  # of a program, which is one warp: lanes wait only for their own wa
 _PROGRAMS = 16  # for each multiprocessor
 _EXACT, _BRIDGE = tl.constexpr(METHODS.index("exact")), tl.constexpr(METHODS.index("bridge"))
 _SPLIT, _LEFT, _MOST_DRIFT = tl.constexpr(0.28), tl.constexpr(0.141586945), tl.constexpr(2.5)
+_CERTAIN, _UNMOVED, _LARGEST_NORMAL = tl.constexpr(1024.0), tl.constexpr(2.0**-13), tl.constexpr(7.0)
 _RATE, _HALF_PI, _PI_SQUARED = tl.constexpr(1.23370055), tl.constexpr(1.57079633), tl.constexpr(9.86960440)
 
 
@@ -37,6 +38,14 @@ def stride(distance, reach, steps, max_steps, STRIDES: tl.constexpr):
     else:
         m = distance * 0.0 + 1.0
     return m
+
+
+@triton.jit
+def stands_still(x, a, v, reach, dt, max_steps, STRIDES: tl.constexpr):
+    """Whether not even the largest stride that is ever drawn moves the walker."""
+    m = stride(tl.minimum(x, a - x), reach, max_steps * 0, max_steps, STRIDES)
+    move = m * (tl.abs(v) * dt * m + tl.sqrt_rn(v * 0.0 + dt) * _LARGEST_NORMAL)
+    return (x + move == x) & (x - move == x)
 
 
 @triton.jit
@@ -57,11 +66,17 @@ def euler(w0, w1, w2, w3, x, a, v, reach, steps, dt, max_steps, STRIDES: tl.cons
 
 
 @triton.jit
+def smaller_value(phi):
+    """The smaller of the two values of an inverse Gaussian with mean 1 that a squared normal leaves to choose from."""
+    return 1.0 / (1.0 + phi + tl.sqrt_rn(phi * (2.0 + phi)))
+
+
+@triton.jit
 def crossing(b, e, h, z, u):
     """When a bridge over time h crosses a barrier at distance b from its start and e from its end."""
     end = tl.maximum(e, 1e-20)
     phi = z * z * h / (2.0 * b * end)
-    g = 1.0 / (1.0 + phi + tl.sqrt_rn(phi * (2.0 + phi)))
+    g = smaller_value(phi)
     smaller = u * (1.0 + g) < 1.0
     start, rest = b * tl.where(smaller, g, 1.0), end * tl.where(smaller, 1.0, g)
     return h * (start / (start + rest))
@@ -87,10 +102,19 @@ def bridge(w0, w1, w2, w3, x, a, v, reach, steps, dt, max_steps, STRIDES: tl.con
 
 
 @triton.jit
+def time_at_once(w0, w1, w2, distance, speed):
+    """To a boundary that is certain to be hit."""
+    z, _ = normals(w0, w1)
+    g = smaller_value(z * z / (2.0 * speed * distance))
+    return distance / speed * tl.where(uniform(w2) * (1.0 + g) < 1.0, g, 1.0 / g)
+
+
+@triton.jit
 def exact(w0, w1, w2, w3, x, a, v, time, max_time):
     """One attempt to leave the widest interval around x that fits -> x, time, done."""
     y = a - x
-    d = tl.minimum(tl.minimum(x, y), _MOST_DRIFT / tl.abs(v))
+    speed, near = tl.abs(v), tl.minimum(x, y)
+    d = tl.minimum(near, _MOST_DRIFT / speed)
     mu = v * d
     half = 0.5 * mu * mu
     rate = half + _RATE
@@ -105,10 +129,18 @@ def exact(w0, w1, w2, w3, x, a, v, time, max_time):
     tilt = tl.where(left, tl.exp(e * e * (-0.5 * _SPLIT) - half * t), 1.0)
     accepted = uniform(w2) < series * tilt
     up = uniform(w3) * (1.0 + tl.exp(-2.0 * mu)) < 1.0
-    time += tl.where(accepted, t * (d * d), 0.0)
-    hit, late = accepted & (d == tl.where(up, y, x)), time > max_time
+    hit = accepted & (d == tl.where(up, y, x))
     moved = tl.where(hit, tl.where(up, a, 0.0), tl.where(up, x + d, x - d))
-    return tl.where(late, 0.5 * a, tl.where(accepted, moved, x)), time, hit | late
+    moved, passed = tl.where(accepted, moved, x), tl.where(accepted, t * (d * d), 0.0)
+    certain = speed * tl.maximum(near, x * _UNMOVED) > _CERTAIN
+    if tl.max(certain.to(tl.int32), 0) > 0:
+        rises = v > 0.0
+        rest = time_at_once(w0, w1, w2, tl.where(rises, y, x), speed)
+        moved, passed = tl.where(certain, tl.where(rises, a, 0.0), moved), tl.where(certain, rest, passed)
+        hit = hit | certain
+    time += passed
+    late = time > max_time
+    return tl.where(late, 0.5 * a, moved), time, hit | late
 
 
 @triton.jit
@@ -198,6 +230,9 @@ def decision_forward_kernel(
                 far = tl.where(ended, 1.0 / (with_drift * tl.sqrt_rn(with_drift * 0.0 + dt)), far)
             time, shift = tl.where(ended, 0.0, time), tl.where(ended, 0.0, shift)
             steps, block = tl.where(ended, 0, steps), tl.where(ended, zero, block)
+            if METHOD != _EXACT:
+                still = stands_still(x, boundary, drift, far, dt, max_steps, STRIDES)
+                steps = tl.where(ended & still, max_steps - 1, steps)
 
         w0, w1, w2, w3 = philox(key0, key1, block, zero, zero, zero)
         block += 1

@@ -12,6 +12,7 @@ from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.philox import reference
 
+_WORDS = 2**32
 NORMAL_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -49,15 +50,9 @@ def normal(
 
     Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; Box & Muller 1958.
     """
-    check_seeds("normal", seeds)
-    check_word("normal", "step", step)
-    check_word("normal", "stream", stream)
-    if any(size < 0 for size in shape):
-        raise FastdiffError(f"normal: shape must hold no negative size, got {list(shape)}")
-    if dtype not in NORMAL_DTYPES:
-        names = ", ".join(str(d).removeprefix("torch.") for d in NORMAL_DTYPES)
-        raise FastdiffError(f"normal: dtype must be one of {names}, got {dtype}")
-    return normal_op(seeds, list(shape), step, stream, dtype)
+    if not (0 <= step < _WORDS and 0 <= stream < _WORDS):  # PyTorch takes no larger integers to the check
+        _check_words("normal", step, stream)
+    return normal_op(seeds, shape, step, stream, dtype)
 
 
 def random_bits(seeds: Tensor, count: int, *, step: int = 0, stream: int = 0, first_block: int = 0) -> Tensor:
@@ -74,14 +69,32 @@ def random_bits(seeds: Tensor, count: int, *, step: int = 0, stream: int = 0, fi
     Raises:
         FastdiffError: an argument out of range.
     """
-    check_seeds("random_bits", seeds)
-    check_word("random_bits", "step", step)
-    check_word("random_bits", "stream", stream)
-    if count < 0:
-        raise FastdiffError(f"random_bits: count must be at least 0, got {count}")
+    _check_words("random_bits", step, stream)
     if not -(2**63) <= first_block < 2**63:
         raise FastdiffError(f"random_bits: first_block must fit in 64 bits, got {first_block}")
     return bits_op(seeds, count, step, stream, first_block)
+
+
+def _check_normal(seeds: Tensor, shape: Sequence[int], step: int, stream: int, dtype: torch.dtype) -> None:
+    check_seeds("normal", seeds)
+    _check_words("normal", step, stream)
+    if any(size < 0 for size in shape):
+        raise FastdiffError(f"normal: shape must hold no negative size, got {list(shape)}")
+    if dtype not in NORMAL_DTYPES:
+        names = ", ".join(str(d).removeprefix("torch.") for d in NORMAL_DTYPES)
+        raise FastdiffError(f"normal: dtype must be one of {names}, got {dtype}")
+
+
+def _check_bits(seeds: Tensor, count: int, step: int, stream: int, first_block: int) -> None:
+    check_seeds("random_bits", seeds)
+    _check_words("random_bits", step, stream)
+    if count < 0:
+        raise FastdiffError(f"random_bits: count must be at least 0, got {count}")
+
+
+def _check_words(op: str, step: int, stream: int) -> None:
+    check_word(op, "step", step)
+    check_word(op, "stream", stream)
 
 
 def check_seeds(op: str, seeds: Tensor) -> None:
@@ -92,7 +105,7 @@ def check_seeds(op: str, seeds: Tensor) -> None:
 
 def check_word(op: str, name: str, value: int) -> None:
     """Raise unless value fits into one word of the counter."""
-    if not 0 <= value < 2**32:
+    if not 0 <= value < _WORDS:
         raise FastdiffError(f"{op}: {name} must be in [0, 2^32), got {value}")
 
 
@@ -109,6 +122,7 @@ normal_op = FusedOp(
     "(Tensor seeds, SymInt[] shape, int step, int stream, ScalarType dtype) -> Tensor",
     reference=reference.normal,
     fake=_fake_normal,
+    check=_check_normal,
     package=__name__,
     backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
@@ -118,6 +132,7 @@ bits_op = FusedOp(
     "(Tensor seeds, SymInt count, int step, int stream, int first_block) -> Tensor",
     reference=reference.random_bits,
     fake=_fake_bits,
+    check=_check_bits,
     package=__name__,
     backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
