@@ -1,6 +1,6 @@
 """The CUDA kernels on the CPU, a GPU's threads as fibers: values, gradients, noise, and the order of threads.
 
-The generic cases run in processes of their own, because which library is loaded is decided once.
+The generic cases run in processes of their own, which find the library by the environment.
 """
 
 from __future__ import annotations
@@ -15,20 +15,25 @@ import toolchain
 import torch
 
 from fastdiff.backend import use_backend
-from fastdiff.ops import first_passage, normal, random_bits
-from fastdiff.ops.decision import PARAMETERS
+from fastdiff.ops import AdamWHyper, adamw_ema, first_passage, normal, random_bits
+from fastdiff.ops.decision import METHODS, PARAMETERS
 from fastdiff.ops.reverse_step import reverse_step
 from fastdiff.ops.reverse_step.cases import CASES
 
 CASE_TESTS = Path(__file__).parents[1] / "ops" / "test_cases.py"
 # Without the benchmarks' sizes, and what only takes longer.
 LARGE = ("x256x", "4x128x", "16x3x64", "64x1x32", "4096x20", "B4", "B1-", "many_pixels", "several_blocks")
-SMALL = " and not ".join(["cuda", *LARGE])
+SMALL = " and not ".join(["emulation", *LARGE])
 
 
 def _run_cases(chosen: str, library: Path, **environment: str) -> str:
     command = [sys.executable, "-m", "pytest", "-x", "-k", chosen, str(CASE_TESTS)]
-    environment = {**os.environ, "FASTDIFF_CUDA_LIBRARY": str(library), "OMP_NUM_THREADS": "1", **environment}
+    environment = {
+        **os.environ,
+        "FASTDIFF_EMULATION_LIBRARY": str(library),
+        "OMP_NUM_THREADS": "1",
+        **environment,
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -56,7 +61,7 @@ def test_cases_touch_no_memory_of_others(emulated_library: Path) -> None:
 def test_random_bits_are_the_cpus(emulated_cuda: None, count, step, stream, first_block) -> None:
     seeds = torch.tensor([0, -1, -(2**63), 2**63 - 1])
     results = []
-    for backend in ("cuda", "cpu"):
+    for backend in ("emulation", "cpu"):
         with use_backend(backend):
             results.append(random_bits(seeds, count, step=step, stream=stream, first_block=first_block))
     assert torch.equal(*results)
@@ -65,7 +70,7 @@ def test_random_bits_are_the_cpus(emulated_cuda: None, count, step, stream, firs
 def test_normals_are_the_cpus_to_rounding(emulated_cuda: None) -> None:
     seeds = torch.arange(5)
     results = []
-    for backend in ("cuda", "cpu"):
+    for backend in ("emulation", "cpu"):
         with use_backend(backend):
             results.append(normal(seeds, (3, 33, 31), step=4))
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
@@ -74,7 +79,7 @@ def test_normals_are_the_cpus_to_rounding(emulated_cuda: None) -> None:
 def test_a_step_is_the_same_whatever_the_layout(emulated_cuda: None) -> None:
     case = next(c for c in CASES if c.name == "learned_range-odd")
     kwargs = case.inputs(torch.float32, "cpu")
-    with use_backend("cuda"):
+    with use_backend("emulation"):
         one = reverse_step(**kwargs)
         last = {
             k: v.contiguous(memory_format=torch.channels_last)
@@ -87,12 +92,16 @@ def test_a_step_is_the_same_whatever_the_layout(emulated_cuda: None) -> None:
 
 def test_an_index_that_is_no_row_gives_nan(emulated_cuda: None) -> None:
     kwargs = next(c for c in CASES if c.name == "plain").inputs(torch.float32, "cpu")
-    with use_backend("cuda"):
+    with use_backend("emulation"):
         assert reverse_step(**kwargs | {"index": torch.tensor(3)})[0].isnan().all()
 
 
-@pytest.mark.parametrize("every_step", [False, True])
-@pytest.mark.parametrize("method", ["exact", "bridge", "euler"])
+WAYS = pytest.mark.parametrize(
+    ("method", "every_step"), [(method, every) for method in METHODS for every in (False, True)]
+)
+
+
+@WAYS
 def test_walks_are_the_cpus_to_rounding(emulated_cuda: None, method, every_step: bool) -> None:
     n = 1003
     rows = {"v": (-3, 3), "a": (0.5, 3), "z": (0.2, 1.2), "t0": (0.1, 0.3), "s": (1, 1)}
@@ -100,7 +109,7 @@ def test_walks_are_the_cpus_to_rounding(emulated_cuda: None, method, every_step:
     parameters = {name: torch.linspace(*rows[name], n) for name in PARAMETERS}
     parameters["z"][5] = 100.0  # outside the boundaries
     results = []
-    for backend in ("cuda", "cpu"):
+    for backend in ("emulation", "cpu"):
         with use_backend(backend):
             how = {"method": method, "dt": 0.01, "t_max": 1.5, "every_step": every_step}
             results.append(first_passage(torch.arange(n), **parameters, **how))
@@ -110,6 +119,40 @@ def test_walks_are_the_cpus_to_rounding(emulated_cuda: None, method, every_step:
     assert cuda.rt[5].isnan() and cuda.choice[5] == -1
     torch.testing.assert_close(cuda.rt[same], cpu.rt[same], rtol=1e-4, atol=1e-4, equal_nan=True)
     torch.testing.assert_close(cuda.position[same], cpu.position[same], rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+@WAYS
+@pytest.mark.parametrize(("v", "s"), [(1e9, 1e-4), (-1e9, 1e-4), (0.0, 1e-12), (900.0, 1.0)])
+def test_walks_that_would_not_end_are_the_cpus(emulated_cuda: None, method, every_step: bool, v, s) -> None:
+    values = {"v": v, "a": 1.4, "z": 0.75, "s": s}
+    p = {name: torch.tensor(values.get(name, 0.0)).expand(33) for name in PARAMETERS}
+    results = []
+    for backend in ("emulation", "cpu"):
+        with use_backend(backend):
+            results.append(first_passage(torch.arange(33), **p, method=method, every_step=every_step))
+    for cuda, cpu in zip(*results, strict=True):
+        torch.testing.assert_close(cuda, cpu, rtol=1e-5, atol=2e-10, equal_nan=True)
+
+
+@pytest.mark.parametrize("grads", ["float32", "bfloat16"])
+def test_updates_are_the_cpus_to_rounding(emulated_cuda: None, grads: str) -> None:
+    """Tensors that lie anywhere, one without elements, a gradient that lies otherwise."""
+    results = []
+    for backend in ("emulation", "cpu"):
+        g = torch.Generator().manual_seed(0)
+        shapes = ((4, 3, 3, 2), (0,), (17,), (20_000,), ())
+        p, grad, m, v, e = ([torch.randn(shape, generator=g) for shape in shapes] for _ in range(5))
+        for state in (p, m, v, e):
+            state[0] = state[0].contiguous(memory_format=torch.channels_last)
+            state[3] = torch.cat([state[3], state[3][:1]])[1:]
+        v, steps = [t.abs() for t in v], [torch.full((), 3.0) for _ in p]
+        low = [t.half() for t in p]
+        with use_backend(backend):
+            grad = [t.to(getattr(torch, grads)) for t in grad]
+            adamw_ema(p, grad, m, v, steps, AdamWHyper(lr=0.1, decays=(0.9,)), emas=[e], low=low)
+        assert all(k == 4 for k in steps)
+        results.append([*p, *m, *v, *e, *low])
+    torch.testing.assert_close(*results)
 
 
 def test_emulation_tells_of_threads_that_wait_for_ever(tmp_path: Path) -> None:
