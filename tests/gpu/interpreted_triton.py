@@ -67,6 +67,20 @@ def test_walks_agree_with_the_reference(method, every_step: bool, monkeypatch: p
     torch.testing.assert_close(one.position[same], two.position[same], rtol=1e-3, atol=1e-3, equal_nan=True)
 
 
+@pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("v", "s"), [(1e9, 1e-4), (-1e9, 1e-4), (0.0, 1e-12), (2500.0, 1.0)])
+def test_walks_that_would_not_end_are_the_references(method, every_step: bool, v: float, s: float) -> None:
+    values = {"v": v, "a": 1.4, "z": 0.75, "s": s}
+    p = {name: torch.tensor(values.get(name, 0.0)).expand(9) for name in PARAMETERS}
+    ends = []
+    for backend in ("triton", "reference"):
+        with use_backend(backend):
+            ends.append(first_passage(torch.arange(9), **p, method=method, every_step=every_step))
+    for one, two in zip(*ends, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=2e-10, equal_nan=True)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_trial_is_the_same_in_any_launch(method, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strided, among fewer trials, and with one program for all of them, whose lanes take up several each."""
