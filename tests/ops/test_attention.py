@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdiff.backend import use_backend
+from fastdiff.backend import Backend, use_backend
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import attention
-from fastdiff.ops.attention import backward_op, forward_op
+from fastdiff.ops.attention import backward_op, forward_op, reference
 
 BACKENDS = ["reference", "cpu"]
 
@@ -59,6 +59,10 @@ def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         pytest.param(*_qkv(1, 2, 3, 4, 0), "nothing to attend to", id="no_channels"),
         pytest.param(*_qkv(1, 2, 3, 4, 8)[:2], _normal(1, 2, 4, 8).half(), "float16", id="dtype"),
         pytest.param(*_qkv(1, 2, 3, 4, 8)[:2], _meta(1, 2, 4, 8), "meta", id="device"),
+        pytest.param(*(torch.ones(()) for _ in range(3)), r"\[B, H, T, D\].*\[\]", id="scalars"),
+        pytest.param(
+            _normal(1, 2, 3, 8), *(_normal(8) for _ in range(2)), r"\[1, 2, S, 8\].*\[8\]", id="k_rank"
+        ),
     ],
 )
 def test_mistakes_are_explained(q: Tensor, k: Tensor, v: Tensor, says: str) -> None:
@@ -66,6 +70,102 @@ def test_mistakes_are_explained(q: Tensor, k: Tensor, v: Tensor, says: str) -> N
         attention(q, k, v)
     with use_backend("eager"), pytest.raises(FastdiffError, match=says):
         attention(q, k, v)
+
+
+def _beyond_its_storage(x: Tensor) -> Tensor:
+    x = x.clone()
+    x.untyped_storage().resize_(8)
+    return x
+
+
+Q, K, V = _qkv(1, 2, 3, 4, 8)
+OUT, LSE, GRAD = torch.zeros(1, 2, 3, 8), torch.zeros(1, 2, 3), torch.ones(1, 2, 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((Q[0], K, V), "do not fit together"),
+        ((Q, K[0], V[0]), "do not fit together"),
+        ((Q, K, V[:, :, :3]), "do not fit together"),
+        ((Q, K[:, :1], V[:, :1]), "do not fit together"),
+        ((Q, K[..., :7], V[..., :7]), "do not fit together"),
+        ((Q, K[:, :, :0], V[:, :, :0]), "do not fit together"),
+        ((Q[..., :0], K[..., :0], V[..., :0]), "do not fit together"),
+        ((Q, K, V.half()), "do not fit together"),
+        ((Q.double(), K.double(), V.double()), "q is torch.float64"),
+        ((_beyond_its_storage(Q), K, V), "q reaches beyond its storage"),
+        ((Q, K, _beyond_its_storage(V)), "k or v reaches beyond its storage"),
+        ((GRAD[:, :, :2], Q, K, V, OUT, LSE), "do not fit together"),
+        ((GRAD, Q, K, V, OUT.half(), LSE), "do not fit together"),
+        ((GRAD, Q, K, V, OUT[..., :4], LSE), "do not fit together"),
+        ((GRAD, Q, K, V, OUT, LSE.double()), "do not fit together"),
+        ((GRAD, Q, K, V, OUT, LSE[..., :2]), "do not fit together"),
+        ((GRAD, Q, K, V, OUT, _beyond_its_storage(LSE)), "lse reaches beyond its storage"),
+        ((GRAD.double(), Q, K, V, OUT, LSE), "grad is torch.float64"),
+    ],
+    ids=range(18),
+)
+def test_kernels_decline_what_they_cannot_read(arguments: tuple[Tensor, ...], says: str) -> None:
+    op = forward_op if len(arguments) == 3 else backward_op
+    assert says in str(op.why_not(Backend.CPU, *arguments, None))
+
+
+def test_a_gradient_of_another_dtype_is_converted() -> None:
+    q, k, v = _qkv(1, 2, 3, 4, 8, torch.bfloat16)
+    out, lse = forward_op(q, k, v, None)
+    grad = _normal(1, 2, 3, 8, seed=5)
+    for a, b in zip(
+        backward_op(grad, q, k, v, out, lse, None),
+        backward_op(grad.bfloat16(), q, k, v, out, lse, None),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
+def test_default_scale_is_the_root_of_the_head_size() -> None:
+    q, k, v = _qkv(1, 2, 7, 9, 24)
+    for backend in BACKENDS:
+        with use_backend(backend):
+            assert torch.equal(attention(q, k, v), attention(q, k, v, scale=1 / math.sqrt(24)))
+
+
+def test_transforms_of_torch_func() -> None:
+    """Forward mode, a batch of keys for one q, gradients of each: against the reference in float64."""
+    q, k, v = _qkv(1, 2, 5, 7, 8)
+    tangents = tuple(x.flip(2) for x in (q, k, v))
+    exact = tuple(x.double() for x in (q, k, v))
+
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return reference.attention(q, k, v, None)[0]
+
+    _, got = torch.func.jvp(attention, (q, k, v), tangents)
+    _, expected = torch.func.jvp(plain, exact, tuple(t.double() for t in tangents))
+    torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-5)
+
+    keys = torch.stack([k, k.flip(2), 2 * k])
+    got = torch.func.vmap(attention, in_dims=(None, 0, None))(q, keys, v)
+    assert torch.equal(got, torch.stack([attention(q, one, v) for one in keys]))
+
+    def loss(function, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return function(q, k, v).square().sum()
+
+    per_keys = torch.func.vmap(torch.func.grad(lambda *x: loss(attention, *x)), in_dims=(None, 0, None))
+    expected = torch.stack(
+        [torch.func.grad(lambda *x: loss(plain, *x))(exact[0], one.double(), exact[2]) for one in keys]
+    )
+    torch.testing.assert_close(per_keys(q, keys, v).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_second_derivatives_are_the_references() -> None:
+    leaves = [x.requires_grad_() for x in _qkv(1, 1, 4, 5, 6)]
+    (dq,) = torch.autograd.grad(attention(*leaves).square().sum(), leaves[:1], create_graph=True)
+    got = torch.autograd.grad(dq.square().sum(), leaves)
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    out, _ = reference.attention(*exact, None)
+    (dq,) = torch.autograd.grad(out.square().sum(), exact[:1], create_graph=True)
+    for a, b in zip(got, torch.autograd.grad(dq.square().sum(), exact), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-4)
 
 
 def test_cpu_backend_refuses_float64() -> None:

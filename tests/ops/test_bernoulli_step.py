@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdiff.backend import use_backend
+from fastdiff.backend import Backend, use_backend
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import bernoulli_step, random_bits
+from fastdiff.ops.bernoulli_step import step_op
 
 both_backends = pytest.mark.parametrize("backend", ["reference", "cpu"])
 STEP = torch.tensor(5)
@@ -173,23 +174,52 @@ def _bad(**changes: Tensor | int) -> dict[str, Any]:
     return _arguments(n=2, shape=(4,)) | changes
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (_bad(probability=torch.zeros(2, 4).int()), "probability must be a floating-point tensor"),
-        (_bad(seeds=torch.zeros(2)), "seeds must be int64"),
-        (_bad(seeds=torch.arange(3)), r"seeds must have shape \[2\], got \[3\]"),
-        (_bad(step=torch.tensor(1.0)), "step must be an int64 scalar tensor"),
-        (_bad(step=torch.tensor([1])), "step must be an int64 scalar tensor"),
-        (_bad(step=torch.tensor(-1)), r"step must be in \[0, 2\^32\), got -1"),
-        (_bad(step=torch.tensor(2**32)), r"step must be in \[0, 2\^32\), got 4294967296"),
-        (_bad(stream=2**32), "stream must be in"),
-        (_bad(factor=torch.zeros(4)), r"factor must have shape \[2, 4\] or \[1, 4\], got \[4\]"),
-        (_bad(factor=torch.zeros(2, 4).half()), "factor must be float32 or torch.float32 like probability"),
-        (_bad(factor=torch.zeros(2, 4, device="meta")), "factor is on meta, probability is on cpu"),
-    ],
-    ids=range(11),
-)
+MISTAKES = [
+    (_bad(probability=torch.ones(())), "probability must be a floating-point tensor"),
+    (_bad(probability=torch.zeros(2, 4).int()), "probability must be a floating-point tensor"),
+    (_bad(seeds=torch.zeros(2)), "seeds must be int64"),
+    (_bad(seeds=torch.arange(3)), r"seeds must have shape \[2\], got \[3\]"),
+    (_bad(step=torch.tensor(1.0)), "step must be an int64 scalar tensor"),
+    (_bad(step=torch.tensor([1])), "step must be an int64 scalar tensor"),
+    (_bad(step=torch.tensor(-1)), r"step must be in \[0, 2\^32\), got -1"),
+    (_bad(step=torch.tensor(2**32)), r"step must be in \[0, 2\^32\), got 4294967296"),
+    (_bad(stream=2**32), "stream must be in"),
+    (_bad(factor=torch.ones(())), r"factor must have shape"),
+    (_bad(factor=torch.zeros(4)), r"factor must have shape \[2, 4\] or \[1, 4\], got \[4\]"),
+    (_bad(factor=torch.zeros(2, 4).half()), "factor must be float32 or torch.float32 like probability"),
+    (_bad(factor=torch.zeros(2, 4, device="meta")), "factor is on meta, probability is on cpu"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=range(len(MISTAKES)))
 def test_bad_input(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(FastdiffError, match=message):
         bernoulli_step(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [a for a, message in MISTAKES if "meta" not in message])
+def test_kernels_decline_mistakes(arguments: dict[str, Any]) -> None:
+    """Before the check, which says what is wrong, has been asked."""
+    args = [arguments.get(name) for name in ("probability", "seeds", "step", "factor")]
+    assert step_op.why_not(Backend.CPU, *args, arguments.get("stream", 0))
+
+
+@pytest.mark.parametrize("name", ["probability", "seeds", "step", "factor"])
+def test_kernels_decline_tensors_beyond_their_storage(name: str) -> None:
+    kwargs = _arguments()
+    assert step_op.why_not(Backend.CPU, *kwargs.values(), 0) is None
+    kwargs[name] = kwargs[name].clone()
+    kwargs[name].untyped_storage().resize_(4)
+    assert "reaches beyond its storage" in str(step_op.why_not(Backend.CPU, *kwargs.values(), 0))
+
+
+@both_backends
+def test_bits_have_no_slope_and_come_in_batches(backend: str) -> None:
+    kwargs = _arguments(n=3, shape=(21,))
+    c = kwargs["probability"].clone().requires_grad_()
+    with use_backend(backend):
+        (gradient,) = torch.autograd.grad(bernoulli_step(**kwargs | {"probability": c}).sum(), c)
+        assert not gradient.any()
+        steps = torch.arange(4)
+        many = torch.func.vmap(lambda step: bernoulli_step(**kwargs | {"step": step}))(steps)
+        assert torch.equal(many, torch.stack([bernoulli_step(**kwargs | {"step": s}) for s in steps]))

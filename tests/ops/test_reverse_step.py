@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdiff.backend import use_backend
+from fastdiff.backend import Backend, use_backend
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import normal, reverse_step
+from fastdiff.ops.reverse_step import eager, reference, step_op
 
 BACKENDS = ("reference", "cpu")
 both_backends = pytest.mark.parametrize("backend", BACKENDS)
@@ -192,6 +193,7 @@ ERRORS = {
     "h2-dtype": ({"h2": torch.zeros(3, 3, 7, 5).half()}, "h2 must be float32"),
     "noise-shape": ({"noise": torch.zeros(1, 3, 7, 5), "seeds": None}, "noise must have x's shape"),
     "noise-and-seeds": ({"noise": torch.zeros(3, 3, 7, 5)}, "noise or seeds, not both"),
+    "table-empty": ({"table": torch.zeros(0, 12)}, "table must be"),
     "table-columns": ({"table": torch.zeros(4, 11)}, "table must be"),
     "table-dtype": ({"table": torch.zeros(4, 12).half()}, "table must be"),
     "index-dtype": ({"index": torch.tensor(2, dtype=torch.int32)}, "index must be an int64 scalar"),
@@ -210,6 +212,120 @@ ERRORS = {
 def test_errors(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(FastdiffError, match=message):
         reverse_step(**_arguments(**changes))
+
+
+NAMES = (
+    *("x", "model_output", "table", "index", "uncond", "h1", "h2", "noise", "seeds"),
+    *("stream", "clip", "variance"),
+)
+
+
+def _positional(kwargs: dict[str, Any]) -> list[Any]:
+    """As the operator takes them."""
+    return [({"stream": 0, "clip": False} | kwargs).get(name) for name in NAMES]
+
+
+def _beyond_its_storage(x: Tensor) -> Tensor:
+    x = x.clone()
+    x.untyped_storage().resize_(4)
+    return x
+
+
+@pytest.mark.parametrize("key", [key for key in ERRORS if "device" not in key])
+def test_kernels_decline_mistakes(key: str) -> None:
+    """Before the check, which says what is wrong, has been asked."""
+    assert step_op.why_not(Backend.CPU, *_positional(_arguments(**ERRORS[key][0])))
+
+
+@pytest.mark.parametrize("name", ["x", "model_output", "table", "index", "seeds", "uncond", "h1", "h2"])
+def test_kernels_decline_tensors_beyond_their_storage(name: str) -> None:
+    kwargs = _arguments()
+    kwargs |= {"uncond": kwargs["model_output"], "h1": kwargs["x"], "h2": kwargs["x"]}
+    assert step_op.why_not(Backend.CPU, *_positional(kwargs)) is None
+    kwargs[name] = _beyond_its_storage(kwargs[name])
+    assert "reaches beyond its storage" in str(step_op.why_not(Backend.CPU, *_positional(kwargs)))
+
+
+def _differentiable(noise: str, variance: str, clip: bool) -> dict[str, Any]:
+    kwargs = _arguments((2, 3, 4, 5), variance=variance, clip=clip)
+    if variance == "none":
+        kwargs["model_output"] = kwargs["model_output"][:, :3]
+    kwargs |= {"uncond": kwargs["model_output"].flip(2), "h1": kwargs["x"].flip(1), "h2": kwargs["x"].flip(3)}
+    if noise == "given":
+        kwargs |= {"seeds": None, "noise": kwargs["x"].flip(2)}
+    return kwargs
+
+
+LEAVES = ("x", "model_output", "table", "uncond", "h1", "h2", "noise")
+
+
+@both_backends
+@pytest.mark.parametrize("noise", ["given", "seeds"])
+@pytest.mark.parametrize(("variance", "clip"), [("none", False), ("learned", False), ("learned_range", True)])
+def test_gradients(backend: str, variance: str, clip: bool, noise: str) -> None:
+    """Of x' and x_0, against autograd through the plain operations in float64."""
+    kwargs = _differentiable(noise, variance, clip)
+    weights = [torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(i)) for i in (1, 2)]
+
+    def gradients(function: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+        leaves = {k: kwargs[k].to(dtype).requires_grad_() for k in LEAVES if kwargs.get(k) is not None}
+        x_next, x0, _ = function(**kwargs | leaves)
+        loss = (x_next * weights[0].to(dtype)).sum() + (x0 * weights[1].to(dtype)).sum()
+        return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+
+    with use_backend(backend):
+        got = gradients(reverse_step, torch.float32)
+    expected = gradients(eager.reverse_step, torch.float64)
+    assert got.keys() == expected.keys() and len(got) == (7 if noise == "given" else 6)
+    for name, gradient in got.items():
+        torch.testing.assert_close(gradient.double(), expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_only_x0_wanted() -> None:
+    kwargs = _differentiable("seeds", "learned", False)
+    x = kwargs["x"].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(reverse_step(**kwargs | {"x": x})[1].sum(), x)
+    torch.testing.assert_close(gradient, kwargs["table"][2, 0].expand_as(x))
+
+
+def test_transforms_of_torch_func() -> None:
+    """Forward mode, a batch of seeds, of models for one state with their gradients, and of steps."""
+    kwargs = _differentiable("seeds", "learned_range", False)
+    x, model = kwargs.pop("x"), kwargs.pop("model_output")
+
+    def next_of(function: Any, **changes: Any) -> Any:
+        return lambda x, model: function(x=x, model_output=model, **kwargs | changes)[0]
+
+    exact = {
+        k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in kwargs.items()
+    }
+    tangents = x.flip(1), model.flip(2)
+    _, got = torch.func.jvp(next_of(reverse_step), (x, model), tangents)
+    doubles = tuple(t.double() for t in (x, model, *tangents))
+    _, expected = torch.func.jvp(next_of(eager.reverse_step, **exact), doubles[:2], doubles[2:])
+    torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-5)
+
+    seeds = torch.arange(6).reshape(3, 2)
+    many = torch.func.vmap(lambda s: next_of(reverse_step, seeds=s)(x, model))(seeds)
+    assert torch.equal(many, torch.stack([next_of(reverse_step, seeds=s)(x, model) for s in seeds]))
+    steps = torch.arange(4)
+    many = torch.func.vmap(lambda i: next_of(reverse_step, index=i)(x, model))(steps)
+    assert torch.equal(many, torch.stack([next_of(reverse_step, index=i)(x, model) for i in steps]))
+
+    models = torch.stack([model, model.flip(1), 2 * model])
+    of_x = torch.func.grad(lambda x, m: next_of(reverse_step)(x, m).square().sum())
+    got = torch.func.vmap(of_x, in_dims=(None, 0))(x, models)
+    torch.testing.assert_close(got, torch.stack([of_x(x, m) for m in models]), rtol=1e-5, atol=1e-5)
+
+
+def test_reference_takes_batches_of_steps() -> None:
+    """vmap of the specification itself: no value of a batch is asked for, none is written into what is no batch."""
+    args = _positional(_arguments((2, 3, 4, 5)))
+    steps = torch.arange(4)
+    many = torch.func.vmap(lambda i: reference.reverse_step(*args[:3], i, *args[4:])[0])(steps)
+    torch.testing.assert_close(
+        many, torch.stack([reference.reverse_step(*args[:3], i, *args[4:])[0] for i in steps])
+    )
 
 
 def test_float64_falls_back() -> None:

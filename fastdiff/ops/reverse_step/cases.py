@@ -82,7 +82,14 @@ def _flops(
     return 6 + 2 * clip + 3 * guidance + 2 * history + drawn + learned
 
 
-def _case(name: str, *, benchmark: bool = False, **options: Any) -> Case:
+def _differentiable(
+    guidance: bool = False, history: int = 0, noise: str | None = None, **_: Any
+) -> tuple[str, ...]:
+    present = {"uncond": guidance, "h1": history > 0, "h2": history > 1, "noise": noise == "given"}
+    return ("x", "model_output", *(name for name, is_given in present.items() if is_given))
+
+
+def _case(name: str, *, benchmark: bool = False, gradients: bool = False, **options: Any) -> Case:
     n, c, *rest = options["shape"]
     model_channels = c if options.get("variance", "none") == "none" else 2 * c
     channels = 3 * c + model_channels * (2 if options.get("guidance") else 1)  # x, x_next, x0, model, uncond
@@ -93,6 +100,7 @@ def _case(name: str, *, benchmark: bool = False, **options: Any) -> Case:
         eager=eager.reverse_step,
         baseline=eager.with_randn,
         inputs=functools.partial(_inputs, **options),
+        differentiable=_differentiable(**options) if gradients else (),
         elements=n * channels * math.prod(rest),
         flops=n * c * math.prod(rest) * _flops(**options),
         benchmark=benchmark,
@@ -123,11 +131,11 @@ def _benchmarks() -> list[Case]:
 _LEARNED = {"variance": "learned_range", "noise": "seeds", "clip": True}
 
 CASES = (
-    _case("plain", shape=(2, 3, 8, 8)),
+    _case("plain", shape=(2, 3, 8, 8), gradients=True),
     _case("clip-odd", shape=(3, 3, 7, 5), clip=True),
-    _case("clip-odd-channels_last", shape=(3, 3, 7, 5), clip=True, channels_last=True),
+    _case("clip-odd-channels_last", shape=(3, 3, 7, 5), clip=True, channels_last=True, gradients=True),
     _case("std-seeds", shape=(4, 3, 8, 8), noise="seeds", table_dtype=torch.float64),
-    _case("std-given-channels_last", shape=(2, 4, 9, 9), noise="given", channels_last=True),
+    _case("std-given-channels_last", shape=(2, 4, 9, 9), noise="given", channels_last=True, gradients=True),
     _case("learned-seeds", shape=(2, 2, 9, 11), variance="learned", noise="seeds", stream=2**32 - 1),
     _case("learned_range-odd", shape=(5, 3, 13, 11), **_LEARNED),
     _case("learned_range-odd-channels_last", shape=(5, 3, 13, 11), channels_last=True, **_LEARNED),
@@ -158,7 +166,7 @@ CASES = (
     _case("guidance-variance-unused", shape=(2, 3, 9, 9), guidance=True, wide=True, channels_last=True),
     _case("history", shape=(2, 3, 9, 9), history=1, row=0),
     _case("two-histories-channels_last", shape=(2, 3, 9, 9), history=2, channels_last=True, row=0),
-    _case("everything", shape=(3, 3, 9, 11), history=2, guidance=True, **_LEARNED),
+    _case("everything", shape=(3, 3, 9, 11), history=2, guidance=True, gradients=True, **_LEARNED),
     _case(
         "model-bfloat16",
         shape=(2, 3, 9, 9),
