@@ -35,7 +35,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     ISA_FLAGS["avx512"] = "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
 OPENMP = "" if MACOS else "-fopenmp"  # Apple's compiler has none: the kernels run on one thread there
 # No -ffast-math: NaN and infinity must come through. errno and traps are nobody's business here.
-KERNEL = f"-std=c++17 -fno-math-errno -fno-trapping-math -ffp-contract=fast -Wno-psabi {OPENMP}"
+KERNEL = f"-std=c++17 -DNDEBUG -fwrapv -fno-math-errno -fno-trapping-math -ffp-contract=fast -Wno-psabi {OPENMP}"
 LOADED = "-undefined dynamic_lookup" if MACOS else ""  # symbols that the process brings
 
 RULES = f"""

@@ -35,7 +35,7 @@ from tqdm import tqdm
 import fastdiff
 from fastdiff.decision import moments, pdf, simulate
 from fastdiff.files import atomic_path
-from fastdiff.ops import _native
+from fastdiff.ops import _library
 
 MEAN = float(moments(V, A).mean)
 Run = Callable[[], tuple[float, float]]  # -> seconds, and the mean time or a density to check
@@ -268,7 +268,7 @@ def main(peers: Path | None = None, rounds: int = 7, small: bool = False) -> Non
     density = measure(sides, 30 if small else 300, "densities")
     about = {
         "processor": processor(),
-        "instruction set": str(_native.instruction_set()),
+        "instruction set": str(_library.instruction_set()),
         "threads": "1",
         "torch": torch.__version__,
         "fastdiff": fastdiff.__version__,

@@ -31,7 +31,7 @@ from timing import interleave
 import fastdiff
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
-from fastdiff.ops import _native
+from fastdiff.ops import _library
 
 SETTINGS = ("ddpm-cifar10:4", "ddpm-cifar10:1", "iddpm-imagenet-64:1", "fashion-mnist:16", "adm-64:1")
 SMALL = 150e6  # parameters up to which a float64 copy is no question
@@ -152,7 +152,7 @@ def main(options: Options) -> None:
     about = {
         "device": processor(),
         "flags": " ".join(flags()),
-        "kernels": str(_native.instruction_set()),
+        "kernels": str(_library.instruction_set()),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         **peers.versions(),

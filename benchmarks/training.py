@@ -29,7 +29,7 @@ from timing import interleave
 import fastdiff
 from fastdiff.backend import use_backend
 from fastdiff.files import atomic_path
-from fastdiff.ops import _native
+from fastdiff.ops import _library
 from fastdiff.training import TrainConfig
 from fastdiff.training.config import Precision
 from fastdiff.training.loop import Trainer
@@ -104,7 +104,7 @@ def main(options: Options) -> None:
         print(f"| {row['precision']} | {eager:.1f} | {own:.1f} | **{row['ratio']:.2f}** |")
     about = {
         "device": processor(),
-        "kernels": str(_native.instruction_set()),
+        "kernels": str(_library.instruction_set()),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "fastdiff": fastdiff.__version__,

@@ -102,7 +102,7 @@ def test_other_instruction_sets(capability: str, library: str) -> None:
         pytest.skip("this is the library under test anyway")
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
     found = subprocess.run(
-        [sys.executable, "-c", "from fastdiff.ops import _native; print(_library.instruction_set())"],
+        [sys.executable, "-c", "from fastdiff.ops import _library; print(_library.instruction_set())"],
         env=environment,
         capture_output=True,
         text=True,
