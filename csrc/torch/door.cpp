@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <shared_mutex>
@@ -16,8 +17,20 @@ Kernels& kernels_of(int64_t backend) {
   return backend == kCpu ? cpu_kernels() : backend == kCuda ? cuda_kernels() : emulation_kernels();
 }
 
-// Which of CUDA and Triton was measured to be faster (fastdiff/ops/_measured.py): Python is asked once for each device,
-// dtype and size of attention.
+// For tests: the CPU's calls go by measurements, too, which are looked up anew at every call.
+std::atomic<bool> cpu_is_measured{false};
+
+bool measure_cpu(bool wanted) { return cpu_is_measured.exchange(wanted); }
+
+int64_t ask_python(const char* op, const Tensor& first, const Tensor* keys) {
+  StableIValue stack[3] = {torch::stable::detail::from(std::string(op)), torch::stable::detail::from(first),
+                           torch::stable::detail::from(keys ? *keys : first)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("fastdiff::_fastest", "", stack, TORCH_ABI_VERSION));
+  return torch::stable::detail::to<int64_t>(stack[0]);
+}
+
+// Which backend was measured to be the fastest on a GPU (fastdiff/ops/_measured.py): Python is asked once for each
+// device, dtype and size of attention.
 int64_t measured(const char* op, const Tensor& first, const Tensor* keys) {
   using Key = std::tuple<std::string, int32_t, int32_t, int64_t, int64_t>;
   static std::map<Key, int64_t> known;
@@ -27,10 +40,7 @@ int64_t measured(const char* op, const Tensor& first, const Tensor* keys) {
     std::shared_lock<std::shared_mutex> lock(mutex);
     if (const auto found = known.find(key); found != known.end()) return found->second;
   }
-  StableIValue stack[3] = {torch::stable::detail::from(std::string(op)), torch::stable::detail::from(first),
-                           torch::stable::detail::from(keys ? *keys : first)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("fastdiff::_fastest", "", stack, TORCH_ABI_VERSION));
-  const auto best = torch::stable::detail::to<int64_t>(stack[0]);
+  const int64_t best = ask_python(op, first, keys);
   std::unique_lock<std::shared_mutex> lock(mutex);
   known[key] = best;
   return best;
@@ -61,7 +71,10 @@ const Kernels* chosen_kernels(BackendCode wanted, const char* op, const Tensor& 
   if (wanted != kAutomatic && wanted != kEager) return nullptr;
   if (keys && keys->dim() != 4) return nullptr;  // a mistake, which Python's check explains
   const int32_t device = device_type_of(first);
-  if (device == cpu_kernels().device_type) return &cpu_kernels();
+  if (device == cpu_kernels().device_type) {
+    const bool fastest = !cpu_is_measured.load(std::memory_order_relaxed) || ask_python(op, first, keys) == kCpu;
+    return fastest ? &cpu_kernels() : nullptr;
+  }
   return cuda_kernels().is_open() && measured(op, first, keys) == kCuda ? &cuda_kernels() : nullptr;
 }
 
@@ -80,12 +93,14 @@ void door::call_python(const char* name, StableIValue* stack, size_t arguments, 
 
 }  // namespace fastdiff
 
-// What Python sets: a library to open, the backend of this thread's calls. Both return what it needs to know.
+// What Python sets: a library to open, the backend of this thread's calls. Each returns what it needs to know.
 STABLE_TORCH_LIBRARY_FRAGMENT(fastdiff, m) {
   m.def("_open(int backend, str path) -> str");
   m.def("_use_backend(int backend) -> int");
+  m.def("_measure_cpu(bool wanted) -> bool");
 }
 STABLE_TORCH_LIBRARY_IMPL(fastdiff, CompositeExplicitAutograd, m) {
   m.impl("_open", TORCH_BOX(&fastdiff::open_kernels));
   m.impl("_use_backend", TORCH_BOX(&fastdiff::use_backend));
+  m.impl("_measure_cpu", TORCH_BOX(&fastdiff::measure_cpu));
 }

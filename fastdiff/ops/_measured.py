@@ -65,7 +65,7 @@ def order(op: str, first: Tensor, keys: Tensor) -> tuple[Backend, ...]:
 
     first: the call's first tensor; keys: attention's k, and the first tensor of any other op.
     """
-    usual = candidates(DEVICE_TYPE)
+    usual = candidates(first.device.type)
     found = entry(first.device.index or 0)
     if found is None or op not in found["ops"]:
         return usual

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastdiff.backend import Backend, candidates, forced, from_code, log_once
+from fastdiff.backend import Backend, candidates, forced, from_code, log_once, use_backend
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import _derivatives, _library, _measured
 
@@ -208,20 +208,30 @@ class FusedOp:
         return self._triton_kernel().run(*args)
 
     def _run_fastest(self, reason: str, *args: Any) -> Any:
-        first = args[0][0] if isinstance(args[0], list) else args[0]
-        for backend in candidates(first.device.type):
-            if backend is Backend.REFERENCE or backend not in self._backends:
+        """``reason``: why the device's own kernels declined; "" where they were not asked."""
+        for backend in self._order(*args):
+            if backend is Backend.REFERENCE:
+                break
+            if backend not in self._backends:
                 continue
             if missing := self.why_not(backend):
                 log_once(None, backend, missing)
-            elif backend in _NATIVE:  # the library has declined: for a reason, or because Triton is faster
-                if reason:
-                    log_once(self.name, backend, reason)
-            elif why := self.why_not(backend, *args):
+            elif why := reason if backend in _NATIVE and reason else self.why_not(backend, *args):
                 log_once(self.name, backend, why)
-            else:
+            elif backend is Backend.TRITON:
                 return self._triton_kernel().run(*args)
+            else:
+                with use_backend(backend):
+                    return self._overload(*args)
         return self.reference(*args)
+
+    def _order(self, *args: Any) -> tuple[Backend, ...]:
+        """The backends to try, fastest first."""
+        first = args[0][0] if isinstance(args[0], list) else args[0]
+        if first.device.type != _measured.DEVICE_TYPE:
+            return candidates(first.device.type)
+        keys = {"attention": 1, "attention_backward": 2}.get(self.name)
+        return _measured.order(self.name, first, first if keys is None else args[keys])
 
 
 def _require_gradients(args: tuple[Any, ...]) -> bool:
@@ -238,12 +248,9 @@ def _with_its_type(error: RuntimeError) -> Exception:
 
 
 def _fastest(op: str, first: Tensor, keys: Tensor) -> int:
-    """The compiled library's question: CUDA or Triton, as measured on this GPU? -> the backend's code."""
-    known = OPS[op]
-    for backend in _measured.order(op, first, keys):
-        if backend in (Backend.CUDA, Backend.TRITON) and known.why_not(backend) is None:
-            return backend.code
-    return Backend.REFERENCE.code
+    """The compiled library's question: which backend was measured to be the fastest here? -> its code."""
+    order = _measured.order(op, first, keys)
+    return next((b for b in order if OPS[op].why_not(b) is None), Backend.REFERENCE).code
 
 
 _DEFINITIONS.define("_fastest(str op, Tensor first, Tensor keys) -> int")
