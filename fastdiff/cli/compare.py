@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.backend import use_backend
-from fastdiff.engine import Optimized, for_inference
+from fastdiff.engine import Optimized, is_for, optimize
 from fastdiff.sampling import Sampler
 
 STEPS = 2  # of the sampler, per turn: a first one, and one with history
@@ -26,8 +26,12 @@ def ratio_to_eager(model: Any, n: int, classes: Tensor | None, options: dict[str
 
     Eager PyTorch runs in both memory layouts, and the one that suits it better is what counts.
     """
-    with for_inference(model) as handle:
+    handle = optimize(model) if is_for(model) else None
+    try:
         return _ratio(model, handle, n, classes, options)
+    finally:
+        if handle is not None:
+            handle.restore()
 
 
 def _ratio(

@@ -2,4 +2,5 @@
 
 from fastdiff.engine.optimize import Optimized as Optimized
 from fastdiff.engine.optimize import for_inference as for_inference
+from fastdiff.engine.optimize import is_for as is_for
 from fastdiff.engine.optimize import optimize as optimize

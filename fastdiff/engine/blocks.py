@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdiff.engine import checks
 from fastdiff.engine.features import Features, Pair
 from fastdiff.engine.packed import Packed, PackedConv, PackedStrided
+from fastdiff.errors import FastdiffError
 from fastdiff.nn import AttentionBlock, Downsample, ResBlock, Upsample, split_heads
 from fastdiff.nn.resample import downsample_mean, upsample_nearest
 from fastdiff.ops import attention, group_norm_silu
@@ -40,13 +42,15 @@ class ResidualParts:
     @classmethod
     def of(cls, block: ResBlock) -> ResidualParts:
         skip = block.skip_connection
+        norm1, _, conv1 = block.in_layers
+        norm2, _, _, conv2 = block.out_layers
         return cls(
-            norm1=block.in_layers[0],
-            conv1=block.in_layers[2],
-            projection=block.emb_layers[1],
-            norm2=block.out_layers[0],
-            conv2=block.out_layers[3],
-            skip=None if isinstance(skip, nn.Identity) else skip,
+            norm1=checks.norm(norm1, silu=True),
+            conv1=checks.convolution(conv1),
+            projection=checks.linear(block.emb_layers[1]),
+            norm2=checks.norm(norm2, silu=True),
+            conv2=checks.convolution(conv2),
+            skip=None if isinstance(skip, nn.Identity) else checks.convolution(skip),
             scale_shift=block.scale_shift_norm,
             resample=block.resample,
             factor=math.sqrt(0.5) if block.rescale else 1.0,
@@ -113,9 +117,9 @@ class AttentionParts:
     @classmethod
     def of(cls, block: AttentionBlock) -> AttentionParts:
         return cls(
-            norm=block.norm,
-            qkv=(block.qkv,),
-            project=block.proj_out,
+            norm=checks.norm(block.norm, silu=False),
+            qkv=(checks.linear(block.qkv, of_tokens=True),),
+            project=checks.linear(block.proj_out, of_tokens=True),
             heads=block.num_heads,
             new_order=block.new_order,
             factor=math.sqrt(0.5) if block.rescale else 1.0,
@@ -149,6 +153,7 @@ class FusedUpsample:
     """``fastdiff.nn.Upsample``: the convolution reads every pixel four times; nothing is enlarged in memory."""
 
     def __init__(self, conv: nn.Module | None, dtype: torch.dtype) -> None:
+        self.parts = conv
         self.conv = None if conv is None else PackedConv(conv, dtype)
 
     def packed(self) -> list[Packed]:
@@ -168,6 +173,7 @@ class FusedDownsample:
     """
 
     def __init__(self, conv: nn.Module | None, dtype: torch.dtype, *, uneven: bool = False) -> None:
+        self.parts = conv, uneven
         self.conv = None if conv is None else PackedStrided(conv, dtype)
         self.uneven = uneven
 
@@ -185,6 +191,7 @@ class FusedConv:
     """A convolution that stands alone, or after a norm with SiLU."""
 
     def __init__(self, layer: nn.Conv2d, dtype: torch.dtype, norm: nn.Module | None = None) -> None:
+        self.parts = layer, norm
         self.conv, self.norm = PackedConv(layer, dtype), norm
 
     def packed(self) -> list[Packed]:
@@ -196,17 +203,52 @@ class FusedConv:
         return Features(*self.conv(inputs.left.x, more=inputs.more, moments=True, **options))
 
 
+class PlainLayer:
+    """A layer, or several one after another, as they are: called with everything that is hooked to them.
+
+    Args:
+        layers: of which residual blocks (``embedded``) are also given the embedding, as the model does it.
+    """
+
+    def __init__(self, *layers: nn.Module, embedded: bool = False) -> None:
+        self.parts = layers
+        self.layers, self.embedded = layers, embedded
+
+    def packed(self) -> list[Packed]:
+        return []
+
+    def __call__(self, inputs: Pair, emb: Tensor) -> Features:
+        x = inputs.joined()
+        dtype, y = x.dtype, x.to(_working_dtype(self.layers[0], x.dtype))
+        for layer in self.layers:
+            y = layer(y, emb) if self.embedded else layer(y)
+        return Features(y.to(dtype, memory_format=torch.channels_last))
+
+
+def _working_dtype(layer: nn.Module, otherwise: torch.dtype) -> torch.dtype:
+    """What the layer computes in: its convolutions' dtype, for norms may be float32 beside them."""
+    kinds = (nn.Conv2d, nn.Conv1d, nn.Linear)
+    weights = (m.weight for m in layer.modules() if isinstance(m, kinds))
+    first = next(weights, next(layer.parameters(), None))
+    return otherwise if first is None else first.dtype
+
+
 def fused(layer: nn.Module, dtype: torch.dtype) -> Any:
-    """A layer of ``fastdiff.nn``, or a convolution, in its fused form."""
+    """A layer of ``fastdiff.nn``, or a convolution, in its fused form.
+
+    Raises:
+        FastdiffError: it has none.
+    """
     match layer:
         case ResBlock():
             return FusedResBlock(ResidualParts.of(layer), dtype)
         case AttentionBlock():
             return FusedAttention(AttentionParts.of(layer), dtype)
         case Upsample():
-            return FusedUpsample(layer.conv, dtype)
+            return FusedUpsample(None if layer.conv is None else checks.convolution(layer.conv), dtype)
         case Downsample():
-            return FusedDownsample(layer.op if isinstance(layer.op, nn.Conv2d) else None, dtype)
+            strided = isinstance(layer.op, nn.Conv2d)
+            return FusedDownsample(checks.convolution(layer.op, stride=2) if strided else None, dtype)
         case nn.Conv2d():
-            return FusedConv(layer, dtype)
-    raise TypeError(f"no fused form of {type(layer).__name__}")
+            return FusedConv(checks.convolution(layer), dtype)
+    raise FastdiffError(f"optimize knows no fused form of {type(layer).__name__}")

@@ -6,6 +6,7 @@ what a name does not settle is read from the layers. Whatever is not covered is 
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -22,7 +23,9 @@ from fastdiff.engine.blocks import (
     FusedUpsample,
     ResidualParts,
 )
-from fastdiff.engine.trunk import FusedTrunk
+from fastdiff.engine.checks import activation, convolution, linear, norm, require
+from fastdiff.engine.trunk import FusedTrunk, Layers, outside_of_graphs
+from fastdiff.engine.watch import why_not_called, why_not_fused
 from fastdiff.errors import FastdiffError
 
 _DOWN = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
@@ -43,17 +46,34 @@ class FusedUNet2D(FusedTrunk):
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
         known: Any = unet2d_class(model)
-        _require(type(model).forward is known.forward, f"a forward of its own, as {type(model).__name__} has")
+        require(type(model).forward is known.forward, f"a forward of its own, as {type(model).__name__} has")
         self._output = sys.modules[known.__module__].UNet2DOutput
-        first = FusedConv(_conv(model.conv_in), dtype)
-        down = [[first], *(layers for block in model.down_blocks for layers in _down(block, dtype))]
-        up = [layers for block in model.up_blocks for layers in _up(block, dtype)]
-        _activation(model.conv_act)
-        out = FusedConv(_conv(model.conv_out), dtype, norm=_norm(model.conv_norm_out))
-        super().__init__(
-            model, "forward", dtype, down=down, middle=_middle(model.mid_block, dtype), up=up, out=out
-        )
+        super().__init__(model, "forward", dtype)
+
+    def _make(self) -> Layers | str:
+        model = self.model
+        for block in (*model.down_blocks, model.mid_block, *model.up_blocks):
+            if block is not None and (reason := why_not_called(block, type(block))):
+                return f"{reason} of a {type(block).__name__}"
         self._factor = 2 ** sum(block.downsamplers is not None for block in model.down_blocks)
+        first = self.place(model.conv_in, lambda layer, dtype: FusedConv(convolution(layer), dtype))
+        return Layers(
+            down=[[first], *(layers for block in model.down_blocks for layers in self._down(block))],
+            middle=self._middle(model.mid_block),
+            up=[layers for block in model.up_blocks for layers in self._up(block)],
+            out=self._out(),
+        )
+
+    def _out(self) -> Any:
+        model = self.model
+        layers = model.conv_norm_out, model.conv_act, model.conv_out
+        if reason := next(filter(None, map(why_not_fused, layers)), None):
+            return self.as_it_is(*layers, reason=reason)
+        activation(model.conv_act)
+        return self.place(
+            model.conv_out,
+            lambda conv, dtype: FusedConv(convolution(conv), dtype, norm=norm(model.conv_norm_out)),
+        )
 
     def __call__(
         self, sample: Tensor, timestep: Any, class_labels: Tensor | None = None, return_dict: bool = True
@@ -61,12 +81,16 @@ class FusedUNet2D(FusedTrunk):
         """As ``UNet2DModel.forward``."""
         if not self.applies(sample):
             return self.plain(sample, timestep, class_labels, return_dict)
-        model = self.model
+        if torch.compiler.is_compiling():
+            return outside_of_graphs(self, sample, timestep, class_labels, return_dict)
+        layers, model = self.layers(), self.model
+        if layers is None:
+            return self.plain(sample, timestep, class_labels, return_dict)
         self._check(sample)
         if model.config.center_input_sample:
             sample = 2 * sample - 1
         timesteps = _timesteps(timestep, len(sample))
-        out = self.run(sample, self._embedding(timesteps, class_labels))
+        out = self.run(layers, sample, self._embedding(timesteps, class_labels))
         if model.config.time_embedding_type == "fourier":
             out = out / timesteps[:, None, None, None]
         return self._output(sample=out) if return_dict else (out,)
@@ -87,7 +111,7 @@ class FusedUNet2D(FusedTrunk):
         return emb + classes(class_labels).to(dtype)
 
     def _check(self, sample: Any) -> None:
-        channels = self.model.conv_in.in_channels
+        channels = self.model.config.in_channels
         if not isinstance(sample, Tensor) or sample.dim() != 4 or sample.shape[1] != channels:
             given = list(sample.shape) if isinstance(sample, Tensor) else type(sample).__name__
             raise FastdiffError(f"sample must be a tensor of shape [N, {channels}, H, W], got {given}")
@@ -99,6 +123,46 @@ class FusedUNet2D(FusedTrunk):
                 f"height and width must be multiples of {self._factor} for this network to halve, got {height}x{width}"
             )
 
+    def _down(self, block: Any) -> Iterable[list[Any]]:
+        require(type(block).__name__ in _DOWN, f"the block type {type(block).__name__}")
+        yield from self._pairs(block)
+        for layer in block.downsamplers or ():
+            yield [self._sampler(layer, "Downsample2D")]
+
+    def _up(self, block: Any) -> list[list[Any]]:
+        require(type(block).__name__ in _UP, f"the block type {type(block).__name__}")
+        blocks = self._pairs(block)
+        blocks[-1] += [self._sampler(layer, "Upsample2D") for layer in block.upsamplers or ()]
+        return blocks
+
+    def _pairs(self, block: Any) -> list[list[Any]]:
+        """Residual blocks, each with the attention that may follow it."""
+        attentions = getattr(block, "attentions", [None] * len(block.resnets))
+        return [
+            [self._residual(resnet), *([] if attention is None else [self.place(attention, _attention)])]
+            for resnet, attention in zip(block.resnets, attentions, strict=True)
+        ]
+
+    def _middle(self, block: Any) -> list[Any]:
+        if block is None:
+            return []
+        name = type(block).__name__
+        require(name == "UNetMidBlock2D", f"the block type {name}")
+        layers: list[Any] = [self._residual(block.resnets[0])]
+        for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
+            layers += [] if attention is None else [self.place(attention, _attention)]
+            layers.append(self._residual(resnet))
+        return layers
+
+    def _residual(self, block: nn.Module) -> Any:
+        return self.place(block, _residual, embedded=True)
+
+    def _sampler(self, layer: nn.Module, kind: str) -> Any:
+        """What halves or doubles the resolution: a residual block, or a layer of this kind with a convolution."""
+        if type(layer).__name__ == "ResnetBlock2D":
+            return self._residual(layer)
+        return self.place(layer, functools.partial(_sampler, kind))
+
 
 def _timesteps(timestep: Any, n: int) -> Tensor:
     """[N], from a number, a tensor of one, or [N]; a number is cut to a whole one, as diffusers does."""
@@ -107,59 +171,24 @@ def _timesteps(timestep: Any, n: int) -> Tensor:
     return timestep.expand(n) if timestep.dim() == 0 else timestep * torch.ones(n, dtype=timestep.dtype)
 
 
-def _down(block: Any, dtype: torch.dtype) -> Iterable[list[Any]]:
-    _require(type(block).__name__ in _DOWN, f"the block type {type(block).__name__}")
-    yield from _pairs(block, dtype)
-    for layer in block.downsamplers or ():
-        yield [_sampler(layer, "Downsample2D", dtype)]
-
-
-def _up(block: Any, dtype: torch.dtype) -> list[list[Any]]:
-    _require(type(block).__name__ in _UP, f"the block type {type(block).__name__}")
-    blocks = _pairs(block, dtype)
-    blocks[-1] += [_sampler(layer, "Upsample2D", dtype) for layer in block.upsamplers or ()]
-    return blocks
-
-
-def _pairs(block: Any, dtype: torch.dtype) -> list[list[Any]]:
-    """Residual blocks, each with the attention that may follow it."""
-    attentions = getattr(block, "attentions", [None] * len(block.resnets))
-    return [
-        [_residual(resnet, dtype), *([] if attention is None else [_attention(attention, dtype)])]
-        for resnet, attention in zip(block.resnets, attentions, strict=True)
-    ]
-
-
-def _middle(block: Any, dtype: torch.dtype) -> list[Any]:
-    if block is None:
-        return []
-    name = type(block).__name__
-    _require(name == "UNetMidBlock2D", f"the block type {name}")
-    layers: list[Any] = [_residual(block.resnets[0], dtype)]
-    for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
-        layers += [] if attention is None else [_attention(attention, dtype)]
-        layers.append(_residual(resnet, dtype))
-    return layers
-
-
 def _residual(block: Any, dtype: torch.dtype) -> FusedResBlock:
     name = type(block).__name__
-    _require(name == "ResnetBlock2D", f"{name} (resnet_time_scale_shift)")
+    require(name == "ResnetBlock2D", f"{name} (resnet_time_scale_shift)")
     style = block.time_embedding_norm
-    _require(style in ("default", "scale_shift"), f"resnet_time_scale_shift={style!r}")
-    _require(block.time_emb_proj is not None, "residual blocks without a time embedding (temb_channels=None)")
-    _require(not block.skip_time_act, "residual blocks with skip_time_act=True")
-    _activation(block.nonlinearity)
+    require(style in ("default", "scale_shift"), f"resnet_time_scale_shift={style!r}")
+    require(block.time_emb_proj is not None, "residual blocks without a time embedding (temb_channels=None)")
+    require(not block.skip_time_act, "residual blocks with skip_time_act=True")
+    activation(block.nonlinearity)
     for layer, kind in ((block.upsample, "Upsample2D"), (block.downsample, "Downsample2D")):
         plain = layer is None or (type(layer).__name__ == kind and not layer.use_conv and layer.norm is None)
-        _require(plain, "residual blocks that resample by a kernel")
+        require(plain, "residual blocks that resample by a kernel")
     parts = ResidualParts(
-        norm1=_norm(block.norm1),
-        conv1=_conv(block.conv1),
-        projection=_linear(block.time_emb_proj),
-        norm2=_norm(block.norm2),
-        conv2=_conv(block.conv2),
-        skip=None if block.conv_shortcut is None else _conv(block.conv_shortcut),
+        norm1=norm(block.norm1),
+        conv1=convolution(block.conv1),
+        projection=linear(block.time_emb_proj),
+        norm2=norm(block.norm2),
+        conv2=convolution(block.conv2),
+        skip=None if block.conv_shortcut is None else convolution(block.conv_shortcut),
         scale_shift=style == "scale_shift",
         resample="up" if block.upsample is not None else "down" if block.downsample is not None else None,
         factor=1 / block.output_scale_factor,
@@ -168,19 +197,19 @@ def _residual(block: Any, dtype: torch.dtype) -> FusedResBlock:
 
 
 def _attention(block: Any, dtype: torch.dtype) -> FusedAttention:
-    _require(type(block).__name__ == "Attention", f"attention of the class {type(block).__name__}")
+    require(type(block).__name__ == "Attention", f"attention of the class {type(block).__name__}")
     processor = type(block.processor).__name__
-    _require(processor in _PROCESSORS, f"the attention processor {processor}")
+    require(processor in _PROCESSORS, f"the attention processor {processor}")
     for option in ("spatial_norm", "norm_q", "norm_k", "norm_cross", "added_kv_proj_dim"):
-        _require(getattr(block, option, None) is None, f"attention with {option}")
-    _require(not block.is_cross_attention, "cross-attention")
-    _require(block.scale_qk, "attention with scale_qk=False")
-    qkv = _linear(block.to_q), _linear(block.to_k), _linear(block.to_v)
-    _require(len({layer.out_features for layer in qkv}) == 1, "attention with kv_heads")
+        require(getattr(block, option, None) is None, f"attention with {option}")
+    require(not block.is_cross_attention, "cross-attention")
+    require(block.scale_qk, "attention with scale_qk=False")
+    qkv = linear(block.to_q), linear(block.to_k), linear(block.to_v)
+    require(len({layer.out_features for layer in qkv}) == 1, "attention with kv_heads")
     parts = AttentionParts(
-        norm=None if block.group_norm is None else _norm(block.group_norm),
+        norm=None if block.group_norm is None else norm(block.group_norm),
         qkv=qkv,
-        project=_linear(block.to_out[0]),
+        project=linear(block.to_out[0]),
         heads=block.heads,
         new_order=True,
         residual=block.residual_connection,
@@ -189,51 +218,12 @@ def _attention(block: Any, dtype: torch.dtype) -> FusedAttention:
     return FusedAttention(parts, dtype)
 
 
-def _sampler(layer: Any, kind: str, dtype: torch.dtype) -> Any:
-    """What halves or doubles the resolution: a residual block, or a layer of this kind with a convolution."""
+def _sampler(kind: str, layer: Any, dtype: torch.dtype) -> FusedDownsample | FusedUpsample:
     name = type(layer).__name__
-    if name == "ResnetBlock2D":
-        return _residual(layer, dtype)
-    _require(name == kind and layer.use_conv and layer.norm is None, f"{name} in the place of {kind}")
+    require(name == kind and layer.use_conv and layer.norm is None, f"{name} in the place of {kind}")
     if kind == "Downsample2D":
-        _require(layer.padding in (0, 1), f"downsample_padding={layer.padding}")
-        conv = _conv(layer.conv, stride=2, padding=layer.padding)
+        require(layer.padding in (0, 1), f"downsample_padding={layer.padding}")
+        conv = convolution(layer.conv, stride=2, padding=layer.padding)
         return FusedDownsample(conv, dtype, uneven=layer.padding == 0)
-    _require(layer.name == "conv" and layer.interpolate, "Upsample2D that does not interpolate")
-    return FusedUpsample(_conv(layer.conv), dtype)
-
-
-def _conv(layer: Any, stride: int = 1, padding: int | None = None) -> Any:
-    """The layer, if it is a plain convolution: the kernels take its shape for granted."""
-    _require(type(layer) is nn.Conv2d, f"{type(layer).__name__} in the place of a convolution")
-    k = layer.kernel_size[0]
-    padding = k // 2 if padding is None else padding
-    plain = (
-        layer.kernel_size in ((1, 1), (3, 3))
-        and layer.stride == (stride, stride)
-        and layer.padding == (padding, padding)
-        and layer.dilation == (1, 1)
-        and (layer.groups, layer.padding_mode) == (1, "zeros")
-    )
-    _require(plain, f"the convolution {layer}")
-    return layer
-
-
-def _linear(layer: Any) -> Any:
-    _require(type(layer) is nn.Linear, f"{type(layer).__name__} in the place of a linear layer")
-    return layer
-
-
-def _norm(layer: Any) -> Any:
-    _require(type(layer) is nn.GroupNorm, f"{type(layer).__name__} in the place of a group norm")
-    return layer
-
-
-def _activation(layer: Any) -> None:
-    name = type(layer).__name__
-    _require(type(layer) is nn.SiLU, f"the activation {name}: act_fn must be 'silu' or 'swish'")
-
-
-def _require(covered: bool, what: str) -> None:
-    if not covered:
-        raise FastdiffError(f"optimize does not cover {what}; the model is left as it was")
+    require(layer.name == "conv" and layer.interpolate, "Upsample2D that does not interpolate")
+    return FusedUpsample(convolution(layer.conv), dtype)

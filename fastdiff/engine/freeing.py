@@ -38,7 +38,7 @@ class FreedWeights:
     @property
     def nbytes(self) -> int:
         """Memory that is not taken."""
-        weights = [layer.weight for layer in self.packed.layers if is_freed(layer)]
+        weights = [layer.weight for layer in self.packed.layers if is_freed(layer.weight)]
         return sum((weight.numel() - 1) * weight.element_size() for weight in weights)
 
     def give_back(self) -> None:
@@ -46,19 +46,19 @@ class FreedWeights:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        freed = [is_freed(layer) for layer in self.packed.layers]
+        freed = [is_freed(layer.weight) for layer in self.packed.layers]
         weights = self.packed.unpacked() if any(freed) else []
         for layer in self.packed.layers:
             layer.__dict__.pop("_apply", None)
             layer.__dict__.pop("__deepcopy__", None)
         for layer, weight in zip(self.packed.layers, weights, strict=False):
-            if is_freed(layer):
+            if is_freed(layer.weight):
                 layer.weight.data = weight
         if all(freed):
             self.packed.accept()
 
     def _reveal(self, i: int, module: Any, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
-        if is_freed(self.packed.layers[i]):
+        if is_freed(self.packed.layers[i].weight):
             state_dict[prefix + "weight"] = self.packed.unpacked()[i]
 
     def _make_room(self, *_: Any) -> None:
@@ -72,7 +72,7 @@ class FreedWeights:
     def _copy_layer(self, i: int, memo: dict[int, Any]) -> nn.Module:
         """The copy has its weight; this layer goes on without."""
         layer = self.packed.layers[i]
-        if is_freed(layer):
+        if is_freed(layer.weight):
             memo[id(layer.weight)] = nn.Parameter(self.packed.unpacked()[i], layer.weight.requires_grad)
         state = {k: v for k, v in layer.__dict__.items() if k not in ("_apply", "__deepcopy__")}
         ours = {hook.id for hook in self._hooks}

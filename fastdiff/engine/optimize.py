@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,9 +35,9 @@ class Optimized:
             self._freed = [FreedWeights(p) for p in convolutions]
 
     def refresh(self) -> None:
-        """Pack now what has changed, rather than at the next call."""
+        """Pack everything again now, whether a change is seen or not."""
         for packed in self._fused.packed():
-            packed.refresh()
+            packed.refresh(anew=not packed.is_freed())
 
     def restore(self) -> None:
         """The model as it was, freed weights included. A second call does nothing."""
@@ -79,9 +79,13 @@ def optimize(model: Any, dtype: torch.dtype | None = None, *, free_weights: bool
         handle.restore()                             # undone
 
     Applies where no gradient is asked for (``torch.no_grad``, ``torch.inference_mode``), in eval mode, and to inputs
-    that are not float64; everywhere else the model runs as it did. Parameters and state_dict stay what they were. When
-    a parameter changes, it is packed again at the next call. (Changes that PyTorch does not count are not seen, those
-    through ``.data`` above all; a call in train mode or with gradients packs everything again, so training is.)
+    that are not float64; everywhere else the model runs as it did. Parameters and state_dict stay what they were.
+
+    Every call looks at the model first. A layer with hooks, an adapter or anything else in it that is not known runs as
+    it is, in its place, which the log says once. A model under a tracer (``torch.export``, ``torch.jit.trace``,
+    ``torch.func``) runs as it is as a whole; ``torch.compile`` leaves the call out of its graph. Changed weights are
+    packed again, also those written through ``.data``: a write to a whole output or input channel is seen at once, one
+    to single elements within a few hundred calls, or with ``handle.refresh()``.
 
     Args:
         model: a ``fastdiff.models.UNet``, also one for super-resolution, or diffusers' ``UNet2DModel``, also inside a
@@ -111,6 +115,8 @@ def optimize(model: Any, dtype: torch.dtype | None = None, *, free_weights: bool
         raise FastdiffError(f"optimize is for models on the CPU, this one is on {device}")
     if reason := conv2d_op.why_not(Backend.CPU):
         raise FastdiffError(f"optimize needs the compiled kernels: {reason}")
+    if isinstance(model, UNet) and type(model).denoise is not UNet.denoise:
+        raise FastdiffError(f"optimize does not cover a denoise of its own, as {type(model).__name__} has")
     own = model.dtype
     dtype = dtype or own
     if dtype not in DTYPES:
@@ -134,20 +140,26 @@ def _fused_class(model: Any) -> tuple[Callable[[Any, torch.dtype], FusedTrunk], 
     )
 
 
-@contextlib.contextmanager
-def for_inference(model: Any, dtype: torch.dtype | None = None) -> Iterator[Optimized | None]:
-    """``optimize`` for as long as the block lasts, if this model is one that it is for; else nothing, and None."""
-    possible = (
+def is_for(model: Any) -> bool:
+    """Whether ``optimize`` makes this model faster here and now, without a word from its user."""
+    return (
         isinstance(model, UNet)
         and "denoise" not in model.__dict__
+        and type(model).denoise is UNet.denoise
         and forced() is None
         and conv2d_op.why_not(Backend.CPU) is None
         and model.dtype in DTYPES
         and next(model.parameters()).device.type == "cpu"
     )
-    handle = optimize(model, dtype) if possible else None
-    try:
-        yield handle
-    finally:
-        if handle is not None:
-            handle.restore()
+
+
+def for_inference(model: Any, dtype: torch.dtype | None = None) -> Any:
+    """A view of the model that is optimized while the model stays as it is; the model itself if it is not one for it.
+
+    The view has the same modules and parameters, and sees what becomes of them.
+    """
+    if not is_for(model):
+        return model
+    view = copy.copy(model)
+    view.__dict__["denoise"] = FusedUNet(view, dtype or model.dtype)
+    return view

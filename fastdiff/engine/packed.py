@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import conv2d, pack_conv2d, unpack_conv2d
 from fastdiff.ops.conv2d import forward_op
+
+_PACKING = threading.Lock()  # several threads may share a model; one packs, the others wait for it
 
 
 def _state(parameter: Tensor) -> tuple[int, int, torch.dtype]:
@@ -28,19 +31,24 @@ class Packed:
         self._made_from: list[tuple[int, int, torch.dtype]] = []
 
     def _states(self) -> list[tuple[int, int, torch.dtype]]:
-        parameters = (p for layer in self.layers for p in (layer.weight, layer.bias))
-        return [_state(p) for p in parameters if p is not None]
+        return [_state(p) for p in self.parameters()]
 
-    def refresh(self) -> None:
+    def refresh(self, *, anew: bool = False) -> None:
+        """Pack what has changed; ``anew``: even if no change is seen."""
         state = self._states()
-        if state != self._made_from:
-            with torch.no_grad():
+        if state and (anew or state != self._made_from):
+            with _PACKING, torch.no_grad():
                 self._make()
             self._made_from = state
 
-    def forget(self) -> None:
-        """Pack again at the next call, even if no change is seen: fused optimizers do not count as one."""
-        self._made_from = []
+    def parameters(self) -> list[Tensor]:
+        """What it is made of."""
+        return [p for layer in self.layers for p in (layer.weight, layer.bias) if p is not None]
+
+    def ready(self) -> None:
+        """Packed at all. Whether anything has changed, the model is asked as a whole."""
+        if not self._made_from:
+            self.refresh()
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies, and other machines, pack for themselves."""
@@ -52,6 +60,10 @@ class Packed:
     def _unmade(self) -> dict[str, Any]:
         """The attributes that ``_make`` sets, as they are before."""
         raise NotImplementedError
+
+    def is_freed(self) -> bool:
+        """Whether one of the layers' weights is but a shape (see freeing.py)."""
+        return any(is_freed(layer.weight) for layer in self.layers)
 
     def tensors(self) -> list[Tensor]:
         """What it holds beside the model's own parameters."""
@@ -77,9 +89,8 @@ class PackedWeight(Packed):
         return [self.weight if self.packed is None else self.packed]
 
 
-def is_freed(layer: Any) -> bool:
-    """Whether the layer's weight is but a shape (see freeing.py)."""
-    weight: Tensor = layer.weight
+def is_freed(weight: Tensor) -> bool:
+    """Whether a weight is but a shape (see freeing.py)."""
     return weight.numel() > 1 and weight.untyped_storage().nbytes() == weight.element_size()
 
 
@@ -109,9 +120,6 @@ class PackedConv(PackedWeight):
         """Take the parameter as it is now for the one that was packed."""
         self._made_from = self._states()
 
-    def is_freed(self) -> bool:
-        return any(is_freed(layer) for layer in self.layers)
-
     def unpacked(self) -> list[Tensor]:
         """The layers' weights again, from their packed form."""
         assert self.packed is not None
@@ -134,7 +142,7 @@ class PackedConv(PackedWeight):
         moments: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """As ``fastdiff.ops.conv2d``, whose checks have nothing to find here."""
-        self.refresh()
+        self.ready()
         if more is not None and x.shape[1] % 16:  # where the kernel takes no others beside them
             x, more = torch.cat([x, more], dim=1), None
         options = affine, silu, upsample, image_bias, residual, moments
@@ -153,11 +161,13 @@ class PackedProjections(PackedWeight):
         self.bias = torch.cat([layer.bias for layer in self.layers]).float()
 
     def tensors(self) -> list[Tensor]:
-        return [*super().tensors(), self.bias]
+        return [*super().tensors(), self.bias] if self.layers else []
 
     def __call__(self, emb: Tensor) -> list[Tensor]:
         """[N, E] -> for each layer [N, its width], float32."""
-        self.refresh()
+        if not self.layers:
+            return []
+        self.ready()
         x = emb.float()[..., None, None].contiguous(memory_format=torch.channels_last)
         out: Any = conv2d(x, self.weight, self.bias, packed=self.packed, silu=True)
         return list(out.flatten(1).split(self._widths, dim=1))
@@ -183,28 +193,30 @@ class PackedStrided(Packed):
     def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
         self.layer: Any = layer
         super().__init__(dtype, [layer])
-        self._packed_for: torch.Size | None = None
+        # The images' shape and the weight in the order for it: one attribute, as threads may have different shapes.
+        self._ordered: tuple[torch.Size | None, Tensor] = None, torch.empty(0)
 
     def _make(self) -> None:
-        self._packed_for = None
+        self._ordered = None, torch.empty(0)
         self.weight = self.layer.weight.detach().to(self.dtype)
         self.bias = None if self.layer.bias is None else self.layer.bias.detach().to(self.dtype)
 
     def _unmade(self) -> dict[str, Any]:
-        return {"weight": torch.empty(0), "bias": None, "_packed_for": None}
+        return {"weight": torch.empty(0), "bias": None, "_ordered": (None, torch.empty(0))}
 
     def tensors(self) -> list[Tensor]:
-        is_the_layers_own = self._packed_for is None and self.weight.dtype == self.layer.weight.dtype
-        return [] if is_the_layers_own else [self.weight]
+        own = [] if self.weight.dtype == self.layer.weight.dtype else [self.weight]
+        ordered_for, weight = self._ordered
+        return own if ordered_for is None else [*own, weight]
 
     def __call__(self, x: Tensor) -> Tensor:
-        self.refresh()
+        self.ready()
         c = self.layer
         if not _reorders(self.dtype) or c.padding_mode != "zeros":
             return F.conv2d(x, self.weight, self.bias, c.stride, c.padding, c.dilation, c.groups)
         shape = c.padding, c.stride, c.dilation, c.groups
-        if self._packed_for != x.shape:
-            plain = self.layer.weight.detach().to(self.dtype)
-            self.weight = _reorder(plain, *shape, x.shape)
-            self._packed_for = x.shape
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *shape, "none", [], "")
+        ordered_for, weight = self._ordered
+        if ordered_for != x.shape:
+            weight = _reorder(self.weight, *shape, x.shape)
+            self._ordered = x.shape, weight
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *shape, "none", [], "")

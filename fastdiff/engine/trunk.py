@@ -2,58 +2,168 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from fastdiff.backend import Backend, forced
-from fastdiff.engine.blocks import FusedConv, FusedResBlock
+from fastdiff.backend import Backend, forced, logger
+from fastdiff.engine.blocks import FusedResBlock, PlainLayer
 from fastdiff.engine.features import Features, Pair
-from fastdiff.engine.packed import Packed, PackedConv, PackedProjections
+from fastdiff.engine.packed import Packed, PackedConv, PackedProjections, is_freed
+from fastdiff.engine.watch import Structure, Weights, drops_out, has_global_hooks, why_not_fused
 from fastdiff.errors import FastdiffError
 
 _PLAIN = (Backend.EAGER, Backend.REFERENCE)  # wanted for comparison: then all of it
+_BUILDING = threading.RLock()
+_FREED = (
+    "this model's weights were freed by optimize(): it runs in eval mode under torch.no_grad() or"
+    " torch.inference_mode(), without hooks or exchanged layers inside, on inputs that are not float64;"
+    " restore() it for anything else"
+)
+_said: set[tuple[str, str]] = set()
 
 
-class FusedTrunk:
-    """Takes the place of one of a model's methods where no gradient is asked for.
+@dataclass(frozen=True)
+class Layers:
+    """A network's layers in the order that they run in.
 
     Args:
-        model: keeps its parameters, which are read here when they change.
-        method: the name of what it stands in for.
-        dtype: of the activations and the packed weights; statistics and sums are float32 whatever it is.
         down: blocks, each a list of layers; what a block puts out is also a skip connection.
         middle: layers.
         up: blocks, each taking one skip connection.
         out: the last layer.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        method: str,
-        dtype: torch.dtype,
-        *,
-        down: list[list[Any]],
-        middle: list[Any],
-        up: list[list[Any]],
-        out: FusedConv,
-    ) -> None:
-        self.model, self.method, self.dtype = model, method, dtype
-        self.down, self.middle, self.up, self.out = down, middle, up, out
-        self._replaced = getattr(type(model), method)
-        residual = [f for f in self._layers() if isinstance(f, FusedResBlock)]
-        self.projections = PackedProjections([f.parts.projection for f in residual])
+    down: Sequence[Sequence[Any]]
+    middle: Sequence[Any]
+    up: Sequence[Sequence[Any]]
+    out: Any
+    projections: PackedProjections = field(init=False)
 
-    def _layers(self) -> Iterator[Any]:
-        for block in (*self.down, self.middle, *self.up):
+    def __post_init__(self) -> None:
+        residual = [f for f in self.every() if isinstance(f, FusedResBlock)]
+        object.__setattr__(self, "projections", PackedProjections([f.parts.projection for f in residual]))
+
+    def every(self) -> Iterator[Any]:
+        for block in (*self.down, self.middle, *self.up, (self.out,)):
             yield from block
 
     def packed(self) -> list[Packed]:
-        layers = [*self._layers(), self.out]
-        return [self.projections, *(p for layer in layers for p in layer.packed())]
+        return [self.projections, *(p for layer in self.every() for p in layer.packed())]
+
+
+class FusedTrunk:
+    """Takes the place of one of a model's methods where no gradient is asked for.
+
+    Before each call the model is looked at, see ``watch.py``: a layer with hooks in it, or one that is not known here,
+    is called as it is, and changed weights are packed again.
+
+    Args:
+        model: keeps its parameters, which are read here when they change.
+        method: the name of what it stands in for.
+        dtype: of the activations and the packed weights; statistics and sums are float32 whatever it is.
+    """
+
+    def __init__(self, model: Any, method: str, dtype: torch.dtype) -> None:
+        self.model, self.method, self.dtype = model, method, dtype
+        self._replaced = getattr(type(model), method)
+        self._known: dict[
+            nn.Module, Any
+        ] = {}  # fused layers, with their packed weights, for as long as they fit
+        self._forget()
+        self._build()
+
+    def _make(self) -> Layers | str:
+        """The model's layers as they are now, or why it has to run as a whole as it is."""
+        raise NotImplementedError
+
+    def _forget(self) -> None:
+        self._layers: Layers | None = None
+        self._structure: Structure | None = None
+        self._weights: Weights | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies, and other machines, look for themselves."""
+        return {**self.__dict__, "_layers": None, "_structure": None, "_weights": None}
+
+    def place(self, layer: nn.Module, make: Callable[..., Any], *, embedded: bool = False) -> Any:
+        """The layer in the form that ``make(layer, dtype)`` gives it; as it is where that is not possible."""
+        reason, made = self._why_not(layer), None
+        if reason is None:
+            try:
+                made = make(layer, self.dtype)
+            except FastdiffError as error:
+                if self._structure is None and not self.is_lenient:
+                    raise
+                reason = _short(error)
+        made = made or self.as_it_is(layer, reason=str(reason), embedded=embedded)
+        known = self._known.get(layer)
+        if known is None or type(known) is not type(made) or known.parts != made.parts:
+            self._known[layer] = known = made
+        return known
+
+    # Whether a layer that is not known does not keep a model from being optimized.
+    is_lenient = False
+
+    def _why_not(self, layer: nn.Module) -> str | None:
+        drops = not self.model.training and drops_out(layer)
+        return why_not_fused(layer) or ("dropout in train mode" if drops else None)
+
+    def as_it_is(self, *layers: nn.Module, reason: str, embedded: bool = False) -> PlainLayer:
+        """Layers that are called as they are, which is said once."""
+        weights = (getattr(m, "weight", None) for layer in layers for m in layer.modules())
+        if any(isinstance(w, Tensor) and is_freed(w) for w in weights):
+            raise FastdiffError(_FREED)
+        name = next((name for name, module in self.model.named_modules() if module is layers[0]), "")
+        self.say(f"{name} runs as it is: {reason}")
+        return PlainLayer(*layers, embedded=embedded)
+
+    def say(self, what: str) -> None:
+        """Once per process."""
+        key = type(self.model).__name__, what
+        if key not in _said:
+            _said.add(key)
+            logger.warning("optimize: %s's %s", *key)
+
+    def _build(self) -> None:
+        structure = Structure(self.model)
+        try:
+            made = self._make()
+        except FastdiffError as error:
+            if self._structure is None or str(error) == _FREED:
+                raise
+            made = _short(error)
+        if isinstance(made, str):
+            self.say(f"{self.method} runs as it is: {made}")
+            self._layers = None
+        else:
+            self._layers = made
+            self._known = {layer: f for layer, f in self._known.items() if any(f is e for e in made.every())}
+        self._weights = None
+        self._structure = structure
+
+    def layers(self) -> Layers | None:
+        """Up to date with the model; None where it has to run as it is."""
+        if self._structure is None or self._structure.has_changed():
+            with _BUILDING:
+                self._build()
+        layers, weights = self._layers, self._weights
+        if layers is not None and (weights is None or weights.have_changed()):
+            with _BUILDING:
+                for packed in layers.packed():
+                    packed.refresh(anew=weights is not None and not packed.is_freed())
+                self._weights = Weights(_parameters(layers.packed()))
+        return layers
+
+    def packed(self) -> list[Packed]:
+        """Everything that is made of weights."""
+        layers = self.layers()
+        return [] if layers is None else layers.packed()
 
     def applies(self, x: Any) -> bool:
         """Whether the fused layers are for this input, here and now."""
@@ -62,32 +172,29 @@ class FusedTrunk:
             or self.model.training
             or forced() in _PLAIN
             or (isinstance(x, Tensor) and (x.dtype == torch.float64 or x.device.type != "cpu"))
+            or _is_traced(x)
+            or has_global_hooks()
         )
 
     def plain(self, *args: Any) -> Any:
         """The method as it was."""
-        if any(isinstance(p, PackedConv) and p.is_freed() for p in self.packed()):
-            raise FastdiffError(
-                "this model's weights were freed by optimize(): it runs in eval mode under torch.no_grad() or"
-                " torch.inference_mode(), on inputs that are not float64; restore() it for anything else"
-            )
-        if torch.is_grad_enabled() or self.model.training:
-            for packed in self.packed():
-                packed.forget()  # what comes next may be an optimizer's step
+        known = () if torch.compiler.is_compiling() else self._known.values()
+        if any(isinstance(p, PackedConv) and p.is_freed() for f in known for p in f.packed()):
+            raise FastdiffError(_FREED)
         return self._replaced(self.model, *args)
 
-    def run(self, x: Tensor, emb: Tensor) -> Tensor:
+    def run(self, layers: Layers, x: Tensor, emb: Tensor) -> Tensor:
         """x [N, C, H, W], embedding [N, E] -> [N, C', H, W] in x's dtype and layout."""
         h = Features(x.to(self.dtype, memory_format=torch.channels_last))
-        projected = iter(self.projections(emb))
+        given = _Embedding(emb, iter(layers.projections(emb)))
         skips = []
-        for block in self.down:
-            h = _through(block, Pair(h), projected)
+        for block in layers.down:
+            h = given.through(block, Pair(h))
             skips.append(h)
-        h = _through(self.middle, Pair(h), projected)
-        for block in self.up:
-            h = _through(block, Pair(h, skips.pop()), projected)
-        out = self.out(Pair(h)).x
+        h = given.through(layers.middle, Pair(h))
+        for block in layers.up:
+            h = given.through(block, Pair(h, skips.pop()))
+        out = given.through([layers.out], Pair(h)).x
         like = (
             torch.channels_last
             if x.is_contiguous(memory_format=torch.channels_last)
@@ -96,8 +203,58 @@ class FusedTrunk:
         return out.to(x.dtype, memory_format=like)
 
 
-def _through(block: list[Any], inputs: Pair, projected: Iterator[Tensor]) -> Features:
-    for layer in block:
-        out = layer(inputs, next(projected)) if isinstance(layer, FusedResBlock) else layer(inputs)
-        inputs = Pair(out)
-    return inputs.left
+@dataclass(frozen=True, slots=True)
+class _Embedding:
+    """[N, E], and what residual blocks make of it, in their order."""
+
+    emb: Tensor
+    projected: Iterator[Tensor]
+
+    def through(self, block: Iterable[Any], inputs: Pair) -> Features:
+        for layer in block:
+            if isinstance(layer, FusedResBlock):
+                out = layer(inputs, next(self.projected))
+            elif isinstance(layer, PlainLayer):
+                out = layer(inputs, self.emb)
+            else:
+                out = layer(inputs)
+            inputs = Pair(out)
+        return inputs.left
+
+
+def _short(error: FastdiffError) -> str:
+    """Why, without what follows from it."""
+    return str(error).partition(";")[0]
+
+
+def _parameters(packed: Iterable[Packed]) -> Iterator[Tensor]:
+    """Those whose values can be compared: freed ones have none."""
+    for p in packed:
+        if not p.is_freed():
+            yield from p.parameters()
+
+
+def _is_traced(x: Any) -> bool:
+    """Whether someone wants to see the operators of the model itself: a tracer, a transform, a derivative."""
+    return (
+        torch.compiler.is_exporting()
+        or (isinstance(x, Tensor) and type(x) not in (Tensor, nn.Parameter))
+        or (not torch.compiler.is_dynamo_compiling() and _has_observers())
+    )
+
+
+def _has_observers() -> bool:
+    return (
+        torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
+        or forward_ad._current_level >= 0
+    )
+
+
+@torch.compiler.disable(
+    reason="optimized layers run outside of a compiled graph; restore() the model for fullgraph=True"
+)
+def outside_of_graphs(fused: Any, *args: Any) -> Any:
+    """A call that a compiler leaves as it is."""
+    return fused(*args)

@@ -75,13 +75,14 @@ def image_nll(
     labels, seeds = _labels(model, images), sample_seeds(len(images), seed)
     parts: list[BitsPerDim] = []
     calls = diffusion.steps * -(-len(images) // batch_size)
-    with for_inference(model), tqdm(total=calls, disable=not progress, unit="step") as bar:
+    fast = for_inference(model)
+    with tqdm(total=calls, disable=not progress, unit="step") as bar:
         for rows in torch.arange(len(images)).split(batch_size):
             x0 = images.fetch(rows).to(device).float().div_(127.5).sub_(1)
             cond: dict[str, Any] = {} if labels is None else {"y": labels[rows].to(device)}
             part = bits_per_dim(
                 diffusion,
-                _counted(model, bar),
+                _counted(fast, bar),
                 x0.contiguous(memory_format=torch.channels_last),
                 clip=clip,
                 noise=_noise(seeds[rows].to(device), images.shape),

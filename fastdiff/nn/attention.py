@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from fastdiff.nn.norm import GroupNormSiLU
 from fastdiff.nn.resblock import zero_module
@@ -51,7 +52,8 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # A 1x1 convolution in the layout at hand: over rows of tokens in channels_last, over planes otherwise.
-        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        of_tokens = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        if of_tokens and _need_no_call(self.qkv, self.proj_out):
             h = self._attend_tokens(self.norm(x))
         else:
             h = self._attend_planes(self.norm(x))
@@ -72,3 +74,16 @@ class AttentionBlock(nn.Module):
         out = attention(*split_heads(qkv, self.num_heads, new_order=self.new_order))  # memory [N, H, D, T]
         out = out.transpose(2, 3).flatten(1, 2)  # [N, C, T]
         return self.proj_out(out).view_as(x)
+
+
+def _need_no_call(*layers: nn.Module) -> bool:
+    """Whether weights and biases say everything: no hooks, no adapters around them, no forwards of another origin."""
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return False
+    return not any(
+        type(layer) is not nn.Conv1d
+        or layer._forward_hooks
+        or layer._forward_pre_hooks
+        or "forward" in layer.__dict__
+        for layer in layers
+    )

@@ -64,18 +64,18 @@ class ResBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.in_layers[0](x)
-        if self.resample == "up":
-            h, x = upsample_nearest(h), upsample_nearest(x)
-        elif self.resample == "down":
-            h, x = downsample_mean(h), downsample_mean(x)
-        h = self.in_layers[2](h)
+        if self.resample is None:
+            h = self.in_layers(x)
+        else:
+            resample = upsample_nearest if self.resample == "up" else downsample_mean
+            norm, activation, conv = self.in_layers
+            h, x = conv(resample(activation(norm(x)))), resample(x)
         projected = self.emb_layers(emb).type(h.dtype)
-        norm, _, dropout, conv = self.out_layers
+        norm, activation, dropout, conv = self.out_layers
         if self.scale_shift_norm:
             scale, shift = projected.chunk(2, dim=1)
             h = norm(h, scale, shift)
         else:
             h = norm(h + projected[..., None, None])
-        out = self.skip_connection(x) + conv(dropout(h))
+        out = self.skip_connection(x) + conv(dropout(activation(h)))
         return out * math.sqrt(0.5) if self.rescale else out

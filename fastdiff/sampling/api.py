@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +26,7 @@ from fastdiff.sampling.plan import Plan
 from fastdiff.sampling.precision import CASTS, Cast, Precision, check_precision
 from fastdiff.sampling.request import Classes, Request, make_request
 from fastdiff.sampling.samplers import encoding_plan, sampling_plan
+from fastdiff.sampling.view import in_eval_mode, view_in_eval_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,13 +174,14 @@ class Sampler:
         starts = range(0, len(asked), size)
         null_class = None if self.guidance_scale is None else getattr(self.model, "null_class", None)
         bar = tqdm(total=plan.calls * len(starts), disable=not progress, unit="step")
-        with self._prepared() as model, bar:
+        model = self._prepared()
+        with bar:
             for start in starts:
                 batch = asked.batch(start, start + size).to(self._device)
                 x = batch.initial_state(self.sample_shape)
                 if x.ndim == 4:
                     x = x.contiguous(memory_format=self.memory_format)
-                with _evaluating(model):
+                with in_eval_mode(model):
                     x = run(
                         plan,
                         model,
@@ -196,21 +197,18 @@ class Sampler:
                     )
                 yield x.contiguous()
 
-    @contextlib.contextmanager
-    def _prepared(self) -> Iterator[Model]:
-        """The model as it is to run: optimized or a copy in ``precision``, where one or the other applies."""
-        # optimize computes in one dtype throughout, which is not ADM's policy.
-        optimizes = self.optimize and self.precision != "adm-fp16"
-        fast = for_inference(self.model, CASTS.get(self.precision)) if optimizes else contextlib.nullcontext()
-        with fast as handle:
-            model = self.model if self.precision is None or handle is not None else self._cast.module()
-            if self.time == "sigma":
-                self._scaled.inner = model
-            yield self._scaled if self.time == "sigma" else model
+    def _prepared(self) -> Model:
+        """The model as it is to run: optimized or a copy in ``precision``, where one or the other applies.
 
-    @cached_property
-    def _scaled(self) -> ScaledInput:
-        return ScaledInput()
+        The model itself is left as it is, for others may be using it.
+        """
+        model = fast = view_in_eval_mode(self.model)
+        # optimize computes in one dtype throughout, which is not ADM's policy.
+        if self.optimize and self.precision != "adm-fp16":
+            fast = for_inference(model, CASTS.get(self.precision))
+        if self.precision is not None and fast is model:
+            fast = self._cast.module()
+        return ScaledInput(fast) if self.time == "sigma" else fast
 
     @cached_property
     def _cast(self) -> Cast:
@@ -355,16 +353,3 @@ def to_uint8(x: Tensor) -> Tensor:
 def _then_close(sampler: Sampler, batches: Iterator[Tensor]) -> Iterator[Tensor]:
     with sampler:
         yield from batches
-
-
-@contextlib.contextmanager
-def _evaluating(model: Model) -> Iterator[None]:
-    """The model in eval mode, and back in train mode afterwards if it was."""
-    training = isinstance(model, nn.Module) and model.training
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        if training:
-            model.train()

@@ -177,4 +177,5 @@ def _key(step: Step, plan: Plan, model: nn.Module, x: Tensor) -> Hashable:
     inputs = tuple((name, tuple(t.shape), t.dtype) for name, t in step.tensors.items())
     weights = tuple((t.data_ptr(), t.dtype) for t in (*model.parameters(), *model.buffers()))
     state = (tuple(x.shape), x.stride(), x.dtype, x.device)
-    return (id(plan), state, inputs, step.clip, forced(), id(model), hash(weights))
+    kinds = tuple(map(type, model.modules()))  # the module itself may be a view, another at each call
+    return (id(plan), state, inputs, step.clip, forced(), kinds, hash(weights))

@@ -38,9 +38,9 @@ class ScaledInput(nn.Module):
     x_t = sqrt(abar) x_0 + sqrt(1 - abar) epsilon is that x divided by sqrt(1 + sigma^2), sigma^2 = 1 / abar - 1.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inner: Any) -> None:
         super().__init__()
-        self.inner: Any = None
+        self.inner = inner
 
     def forward(self, x: Tensor, sigma: Tensor, **cond: Tensor) -> Tensor:
         scale = torch.sqrt(1 + sigma**2).reshape(-1, *[1] * (x.dim() - 1))

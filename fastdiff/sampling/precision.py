@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from fastdiff.engine.watch import Structure, Weights
 from fastdiff.errors import FastdiffError
 
 # adm-fp16: what guided-diffusion ships. Convolutions of the trunk in float16; norms' statistics, linear layers,
@@ -38,32 +39,31 @@ class Cast:
     """A copy of a module in a precision and memory format, in eval mode.
 
     When the original's parameters change, they are copied over at the next call of :meth:`module`, in place, so
-    that CUDA graphs which know the copy's addresses stay right. (Changes that PyTorch does not count, those through
-    ``.data`` above all, are not seen.)
+    that CUDA graphs which know the copy's addresses stay right; when its modules do, it is copied anew.
     """
 
     def __init__(self, model: nn.Module, precision: Precision, memory_format: torch.memory_format) -> None:
-        self._original = model
-        twin: Any = copy.deepcopy(model)
-        twin = twin.half_trunk() if precision == "adm-fp16" else twin.to(CASTS[precision])
-        self._copy: nn.Module = twin.to(memory_format=memory_format).eval().requires_grad_(False)
-        self._seen = _state(model)
+        self._original, self._precision, self._memory_format = model, precision, memory_format
+        self._copied()
+
+    def _copied(self) -> nn.Module:
+        twin: Any = copy.deepcopy(self._original)
+        twin = twin.half_trunk() if self._precision == "adm-fp16" else twin.to(CASTS[self._precision])
+        self._copy: nn.Module = twin.to(memory_format=self._memory_format).eval().requires_grad_(False)
+        self._structure, self._weights = Structure(self._original), Weights(_tensors(self._original))
+        return self._copy
 
     def module(self) -> nn.Module:
         """The copy, up to date."""
-        now = _state(self._original)
-        if now != self._seen:
+        if self._structure.has_changed():
+            return self._copied()
+        if self._weights.have_changed():
             with torch.no_grad():
                 for mine, theirs in zip(_tensors(self._copy), _tensors(self._original), strict=True):
                     mine.copy_(theirs)
-            self._seen = now
+            self._weights = Weights(_tensors(self._original))
         return self._copy
 
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:
     return [*model.parameters(), *model.buffers()]
-
-
-def _state(model: nn.Module) -> list[tuple[int, int]]:
-    """Address and version of every tensor; those of inference mode have no version, and cannot be changed outside."""
-    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in _tensors(model)]
