@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
+import json
 from typing import Any
 
 import diffusers
@@ -206,19 +208,107 @@ def test_a_pipeline(pipeline: Any, scheduler: Any, tmp_path) -> None:
         )
 
     before = images()
+    own = pipe.scheduler
     with fastdiff.accelerate(pipe) as handle:
-        assert type(pipe.scheduler).__name__ == f"Fast{scheduler.__name__}"
+        assert pipe.scheduler is own and own.step.func.__module__.startswith("fastdiff.")
         torch.testing.assert_close(images(), before, rtol=1e-3, atol=1e-3)
         pipe.save_pretrained(tmp_path)
         assert f"{scheduler.__name__}: one pass a step" in str(handle)
-    assert type(pipe.scheduler) is scheduler and torch.equal(images(), before)
+    assert "step" not in vars(own) and torch.equal(images(), before)
+    saved = json.loads((tmp_path / "model_index.json").read_text())
+    assert saved["scheduler"] == ["diffusers", scheduler.__name__] and saved["unet"] == [
+        "diffusers",
+        "UNet2DModel",
+    ]
+    pipe = pipeline.from_pretrained(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    assert torch.equal(images(), before)
 
 
-def test_a_scheduler_with_other_options_is_left_alone() -> None:
-    pipe = diffusers.DDIMPipeline(unet=_unet(), scheduler=diffusers.DDIMScheduler(thresholding=True))
-    before = pipe.scheduler
+def test_another_scheduler_is_left_alone() -> None:
+    pipe = diffusers.DDIMPipeline(unet=_unet(), scheduler=diffusers.DDIMScheduler())
+    pipe.scheduler = diffusers.HeunDiscreteScheduler()
     with fastdiff.accelerate(pipe) as handle:
-        assert pipe.scheduler is before and "thresholding" in handle.left["scheduler"]
+        assert "step" not in vars(pipe.scheduler) and "HeunDiscreteScheduler" in handle.left["scheduler"]
+
+
+def test_options_that_a_pipeline_has_set_are_kept() -> None:
+    """Stable Diffusion's turns off clipping and shifts the steps of a scheduler that it is given."""
+    pipe = diffusers.DDIMPipeline(unet=_unet(), scheduler=diffusers.DDIMScheduler())
+    pipe.scheduler._internal_dict = diffusers.configuration_utils.FrozenDict(
+        {**pipe.scheduler.config, "clip_sample": False, "steps_offset": 1}
+    )
+    scheduler = pipe.scheduler
+    x, m = 3 * torch.randn(2, 1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    scheduler.set_timesteps(5)
+    before = scheduler.step(m, 801, x).prev_sample
+    with fastdiff.accelerate(pipe):
+        assert pipe.scheduler.config.steps_offset == 1
+        torch.testing.assert_close(pipe.scheduler.step(m, 801, x).prev_sample, before, rtol=1e-5, atol=1e-5)
+
+
+def test_a_whole_model_is_pickled_and_compiled() -> None:
+    model, file = _unet(), io.BytesIO()
+    inputs = _inputs(model)
+    fastdiff.accelerate(model)
+    with torch.no_grad():
+        wanted = _run(model, inputs)
+        torch.save(model, file)
+        file.seek(0)
+        assert torch.equal(_run(torch.load(file, weights_only=False), inputs), wanted)
+        compiled = torch.compile(model, backend="eager")
+        torch.testing.assert_close(_run(compiled, inputs), wanted, rtol=1e-5, atol=1e-5)
+
+
+class _Twice(diffusers.models.attention_processor.AttnProcessor):
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        return 2 * super().__call__(*args, **kwargs)
+
+
+def _with_processor(model: Any) -> None:
+    model.mid_block.attentions[0].set_processor(_Twice())
+
+
+def _with_activation(model: Any) -> None:
+    model.conv_act = model.mid_block.resnets[0].nonlinearity = nn.GELU()
+
+
+def _with_hook(name: str) -> Any:
+    return lambda model: model.get_submodule(name).register_forward_hook(lambda *args: args[-1].abs())
+
+
+CHANGES = {
+    "processor": _with_processor,
+    "activation": _with_activation,
+    **{
+        f"hook on {name}": _with_hook(f"mid_block.{name}")
+        for name in ("resnets.0.norm1", "attentions.0.to_out.0")
+    },
+    "hook on conv_norm_out": _with_hook("conv_norm_out"),
+    "hook on nonlinearity": _with_hook("down_blocks.0.resnets.0.nonlinearity"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+@torch.no_grad()
+def test_what_is_changed_later_counts(change: Any) -> None:
+    model = _unet()
+    inputs = _inputs(model)
+    handle = fastdiff.accelerate(model)
+    before = _run(model, inputs)
+    change(model)
+    got = _run(model, inputs)
+    handle.restore()
+    wanted = _run(model, inputs)
+    assert (wanted - before).abs().max() > 1e-3 * before.abs().max()
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_default_processors_can_be_asked_for() -> None:
+    model = _conditional()
+    with fastdiff.accelerate(model):
+        model.set_default_attn_processor()
+        model.set_attn_processor(model.attn_processors)
 
 
 def test_mistakes_are_told() -> None:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdiff.errors import FastdiffError
 from fastdiff.interop import diffusers as ours
+from fastdiff.interop.diffusers import steps
+from fastdiff.ops import reverse_step
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 SPACINGS = [
@@ -20,9 +21,9 @@ SPACINGS = [
 ]
 
 
-def _run(scheduler: Any, steps: int, out_channels: int = 3, **options: Any) -> list[Tensor]:
+def _run(scheduler: Any, count: int, out_channels: int = 3, **options: Any) -> list[Tensor]:
     """A model without sense: tanh of a mixture of channels. -> the states and estimates of all steps."""
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(count)
     weight = 0.3 * torch.randn(out_channels, 3, generator=torch.Generator().manual_seed(5))
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 3, 8, 8, generator=generator) * scheduler.init_noise_sigma
@@ -37,13 +38,13 @@ def _run(scheduler: Any, steps: int, out_channels: int = 3, **options: Any) -> l
     return states
 
 
-def _compare(name: str, steps: int, config: dict[str, Any], tolerance: float = 1e-5, **options: Any) -> None:
+def _compare(name: str, count: int, config: dict[str, Any], tolerance: float = 1e-5, **options: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated algorithms
         theirs = getattr(diffusers, name)(**config)
         mine = getattr(ours, f"Fast{name}").from_config(theirs.config)
         assert isinstance(mine, type(theirs)) and dict(mine.config).items() >= config.items()
-        for a, b in zip(_run(mine, steps, **options), _run(theirs, steps, **options), strict=True):
+        for a, b in zip(_run(mine, count, **options), _run(theirs, count, **options), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=tolerance * float(b.abs().max()))
 
 
@@ -102,8 +103,8 @@ def test_dpm_solver(prediction: str, algorithm: str, solver: str, order: int, fi
     config |= {"solver_order": order, "final_sigmas_type": final}
     # epsilon from a predicted x_0 divides by a small sigma
     tolerance = 1e-4 if prediction == "sample" and algorithm in ("dpmsolver", "sde-dpmsolver") else 1e-5
-    for steps in (4, 17):
-        _compare("DPMSolverMultistepScheduler", steps, config, tolerance)
+    for count in (4, 17):
+        _compare("DPMSolverMultistepScheduler", count, config, tolerance)
 
 
 @pytest.mark.parametrize(
@@ -151,19 +152,114 @@ def test_two_runs_of_one_scheduler() -> None:
     assert all(torch.equal(a, b) for a, b in zip(_run(scheduler, 6), _run(scheduler, 6), strict=True))
 
 
+NAMES = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
+
+
 @pytest.mark.parametrize(
     ("name", "config"),
     [
         ("DDIMScheduler", {"thresholding": True}),
+        ("DDIMScheduler", {"clip_sample_range": 0.7}),
         ("DDPMScheduler", {"clip_sample_range": 2.0}),
-        ("DDPMScheduler", {"variance_type": "fixed_large_log"}),
+        ("DDPMScheduler", {"thresholding": True}),
         ("DPMSolverMultistepScheduler", {"thresholding": True}),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name(name: str, config: dict[str, Any]) -> None:
-    option = next(iter(config))
-    with pytest.raises(FastdiffError, match=option):
-        getattr(ours, f"Fast{name}").from_config(getattr(diffusers, name)(**config).config)
+def test_where_one_pass_cannot_do_it_diffusers_own_step_runs(name: str, config: dict[str, Any]) -> None:
+    _compare(name, 5, config, tolerance=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_other_step_is_one_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(
+        steps, "reverse_step", lambda *args, **kwargs: (calls.append(1), reverse_step(*args, **kwargs))[1]
+    )
+    _run(getattr(ours, f"Fast{name}")(), 6)
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize("config", [{}, {"clip_sample": False}], ids=["clipped", "linear"])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_those_of_diffusers(name: str, config: dict[str, Any]) -> None:
+    """Of a reward of the last state and of each estimate of x_0, in what went in; one step in two needs them."""
+    gradients = []
+    for module, prefix in ((diffusers, ""), (ours, "Fast")):
+        scheduler = getattr(module, f"{prefix}{name}")(**config if name.startswith("DD") else {})
+        scheduler.set_timesteps(6)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(1, 3, 8, 8, generator=generator) * scheduler.init_noise_sigma
+        weight, rewards = torch.tensor(0.5, requires_grad=True), []
+        for i, t in enumerate(scheduler.timesteps):
+            x = x.detach() if i % 2 == 0 else x
+            m = scheduler.scale_model_input(x, t) * (weight if i % 2 else 0.5)
+            done = scheduler.step(m, t, x, generator=generator)
+            x = done.prev_sample
+            rewards.append(x.square().mean() + getattr(done, "pred_original_sample", x).sin().mean())
+        gradients.append(torch.autograd.grad(sum(rewards[1::2]), weight)[0])
+    assert gradients[0].abs() > 1e-3
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
+
+
+def test_options_that_are_set_later_count() -> None:
+    scheduler = ours.FastDDIMScheduler()
+    clipped = _run(scheduler, 6)
+    scheduler.register_to_config(clip_sample=False, set_alpha_to_one=False)
+    scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
+    theirs = diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False)
+    assert not torch.equal(_run(scheduler, 6)[0], clipped[0])
+    for a, b in zip(_run(scheduler, 6), _run(theirs, 6), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(b.abs().max()))
+    scheduler.alphas_cumprod.mul_(0.9)
+    theirs.alphas_cumprod.mul_(0.9)
+    torch.testing.assert_close(_run(scheduler, 6)[0], _run(theirs, 6)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("DDPMScheduler", {"timesteps": [900, 500, 100, 0]}),
+        ("DPMSolverMultistepScheduler", {"timesteps": [900, 500, 100, 0]}),
+        ("EulerDiscreteScheduler", {"timesteps": [900, 500, 100, 0]}),
+        ("EulerDiscreteScheduler", {"sigmas": [14.0, 3.0, 0.7, 0.1, 0.0]}),
+    ],
+)
+def test_time_steps_and_levels_of_ones_own(name: str, given: dict[str, Any]) -> None:
+    states = []
+    for scheduler in (getattr(diffusers, name)(), getattr(ours, f"Fast{name}")()):
+        scheduler.set_timesteps(9)  # another run before
+        scheduler.set_timesteps(**given)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(1, 3, 8, 8, generator=generator)
+        for t in scheduler.timesteps:
+            x = scheduler.step(0.5 * scheduler.scale_model_input(x, t), t, x, generator=generator).prev_sample
+        states.append(x)
+    torch.testing.assert_close(states[1], states[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configs_of_compatible_schedulers(name: str) -> None:
+    mine = getattr(ours, f"Fast{name}")
+    for other in (*NAMES, "PNDMScheduler", "HeunDiscreteScheduler", "UniPCMultistepScheduler"):
+        config = getattr(diffusers, other)(num_train_timesteps=123).config
+        assert mine.from_config(config).config.num_train_timesteps == 123
+        assert (
+            getattr(diffusers, other).from_config(mine.from_config(config).config).config.num_train_timesteps
+            == 123
+        )
+
+
+def test_a_pipeline_with_one_is_saved_and_loaded(tmp_path) -> None:
+    unet = diffusers.UNet2DModel(
+        sample_size=8,
+        block_out_channels=(32,),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+    )
+    diffusers.DDIMPipeline(unet, ours.FastDDIMScheduler(num_train_timesteps=123)).save_pretrained(tmp_path)
+    scheduler = diffusers.DDIMPipeline.from_pretrained(tmp_path).scheduler
+    assert scheduler.config.num_train_timesteps == 123 and isinstance(scheduler, diffusers.DDIMScheduler)
 
 
 def test_it_saves_and_loads(tmp_path) -> None:
@@ -172,6 +268,15 @@ def test_it_saves_and_loads(tmp_path) -> None:
     assert ours.FastDDIMScheduler.from_pretrained(tmp_path).config.num_train_timesteps == 123
 
 
-def test_a_step_before_set_timesteps_says_what_to_do() -> None:
-    with pytest.raises(FastdiffError, match="set_timesteps"):
-        ours.FastDDIMScheduler().step(torch.zeros(1, 3, 8, 8), 3, torch.zeros(1, 3, 8, 8))
+def test_a_step_before_set_timesteps_is_what_diffusers_makes_of_it() -> None:
+    zeros = torch.zeros(1, 3, 8, 8)
+    with pytest.raises(ValueError, match="set_timesteps"):
+        ours.FastDDIMScheduler().step(zeros, 3, zeros)
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    got = ours.FastDDPMScheduler().step(zeros, 3, zeros + 1, generators[0]).prev_sample
+    wanted = diffusers.DDPMScheduler().step(zeros, 3, zeros + 1, generators[1]).prev_sample
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    scheduler = ours.FastDDPMScheduler()
+    scheduler.set_timesteps(10)
+    with pytest.raises(IndexError):  # no time step of this run
+        scheduler.step(zeros, 901, zeros)

@@ -1,13 +1,14 @@
 """``accelerate(pipe_or_model)``: diffusers' layers and scheduler on the fused ops, in place, until ``restore()``.
 
-Only the ``forward`` of single layers is replaced, as an attribute of the layer: parameters, keys, configuration and
-``save_pretrained`` stay what they were. Classes are known by their names, so that a model is enough and nothing of
-diffusers is imported; a scheduler derives from diffusers' own, which a pipeline has imported.
+Only the ``forward`` of single layers and the scheduler's ``step`` are replaced, as attributes of these objects:
+parameters, keys, attention processors, options and ``save_pretrained`` stay what they were, and whatever becomes of
+them later counts. Classes are known by their names, so that a model is enough and nothing of diffusers is imported.
 """
 
 from __future__ import annotations
 
-import types
+import functools
+import importlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +19,13 @@ from fastdiff.errors import FastdiffError
 from fastdiff.interop.diffusers import layers
 
 _RESIDUAL = "residual block: GroupNorm + SiLU, twice"
-_SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
+# Where their steps are; one package each, so that only what a pipeline has is imported.
+_STEPS = {
+    "DDIMScheduler": ("beta_schedulers", "ddim_step"),
+    "DDPMScheduler": ("beta_schedulers", "ddpm_step"),
+    "DPMSolverMultistepScheduler": ("sigma_schedulers", "dpm_solver_step"),
+    "EulerDiscreteScheduler": ("sigma_schedulers", "euler_step"),
+}
 
 
 class Accelerated:
@@ -50,16 +57,11 @@ class Accelerated:
 
     __repr__ = __str__
 
-    def forward(self, name: str, layer: nn.Module, function: Callable[..., Any], what: str) -> None:
-        """Let ``function(layer, ...)`` stand in for the layer's forward."""
-        layer.forward = types.MethodType(function, layer)
-        self._undo.append(lambda: layer.__dict__.pop("forward", None))
-        self.replaced[name] = what
-
-    def attribute(self, name: str, owner: Any, attribute: str, value: Any, what: str) -> None:
-        before = getattr(owner, attribute)
-        setattr(owner, attribute, value)
-        self._undo.append(lambda: setattr(owner, attribute, before))
+    def replace(self, name: str, owner: Any, method: str, function: Callable[..., Any], what: str) -> None:
+        """Let ``function(owner, ...)`` stand in for one of the owner's methods."""
+        # No bound method: those are pickled by the name of an attribute, which their owner has not.
+        setattr(owner, method, functools.partial(function, owner))
+        self._undo.append(lambda: owner.__dict__.pop(method, None))
         self.replaced[name] = what
 
 
@@ -119,39 +121,35 @@ def _accelerate_model(handle: Accelerated, prefix: str, model: nn.Module) -> Non
         raise FastdiffError(f"{done} runs on fastdiff already; restore() it first")
     for name, module in modules.items():
         if type(module).__name__ == "ResnetBlock2D":
-            _accelerate_residual(handle, name, module)
-        elif type(module).__name__ == "Attention":
-            _accelerate_attention(handle, name, module)
-        elif layers.has_norm_and_silu(module):
-            out = f"{name}." if name else ""
-            handle.forward(
-                f"{out}conv_norm_out", module.conv_norm_out, layers.norm_silu_forward, "GroupNorm + SiLU"
+            _accelerate_layer(
+                handle, name, module, layers.why_not_residual, layers.residual_forward, _RESIDUAL
             )
-            handle.forward(
-                f"{out}conv_act", module.conv_act, layers.identity_forward, "SiLU, done by the norm before it"
+        elif type(module).__name__ == "Attention":
+            _accelerate_layer(
+                handle, name, module, layers.why_not_attention, layers.attention_forward, "attention"
             )
     within = tuple(f"{n}." for n, what in handle.replaced.items() if what == _RESIDUAL)
     for name, module in modules.items():
         if type(module) is nn.GroupNorm and name not in handle.replaced and not name.startswith(within):
-            handle.forward(name, module, layers.norm_forward, "GroupNorm")
+            handle.replace(name, module, "forward", layers.norm_forward, "GroupNorm")
 
 
-def _accelerate_residual(handle: Accelerated, name: str, module: nn.Module) -> None:
-    if reason := layers.why_not_residual(module):
+def _accelerate_layer(
+    handle: Accelerated,
+    name: str,
+    module: nn.Module,
+    why_not: Callable[[Any], str | None],
+    forward: Callable[..., Any],
+    what: str,
+) -> None:
+    if reason := why_not(module):
         handle.left[name] = reason
     else:
-        handle.forward(name, module, layers.residual_forward, _RESIDUAL)
-
-
-def _accelerate_attention(handle: Accelerated, name: str, module: Any) -> None:
-    if reason := layers.why_not_attention(module):
-        handle.left[name] = reason
-    else:
-        handle.attribute(name, module, "processor", layers.FusedAttnProcessor(module.processor), "attention")
+        handle.replace(name, module, "forward", forward, what)
 
 
 def _is_ours(module: nn.Module) -> bool:
-    function = getattr(module.__dict__.get("forward"), "__func__", None)
+    function = getattr(module.__dict__.get("forward"), "func", None)
     return getattr(function, "__module__", "").startswith("fastdiff.")
 
 
@@ -160,14 +158,11 @@ def _accelerate_scheduler(handle: Accelerated) -> None:
     name = type(scheduler).__name__
     if scheduler is None or isinstance(handle.target, nn.Module) or name.startswith("Fast"):
         return
-    if name not in _SCHEDULERS:
-        handle.left["scheduler"] = f"{name} is not among {', '.join(_SCHEDULERS)}"
-        return
-    from fastdiff.interop import diffusers as ours
-
-    try:
-        fast = getattr(ours, f"Fast{name}").from_config(scheduler.config)
-    except FastdiffError as error:
-        handle.left["scheduler"] = str(error)
-        return
-    handle.attribute("scheduler", handle.target, "scheduler", fast, f"{name}: one pass a step")
+    if "step" in scheduler.__dict__:
+        handle.left["scheduler"] = "its step has been replaced already"
+    elif name not in _STEPS or not type(scheduler).__module__.startswith("diffusers."):
+        handle.left["scheduler"] = f"{name} is not among {', '.join(_STEPS)}"
+    else:
+        module, function = _STEPS[name]
+        step = getattr(importlib.import_module(f"fastdiff.interop.diffusers.{module}"), function)
+        handle.replace("scheduler", scheduler, "step", step, f"{name}: one pass a step")

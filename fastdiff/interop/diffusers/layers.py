@@ -16,12 +16,6 @@ def is_silu(module: Any) -> bool:
     return type(module).__name__ in ("SiLU", "FP32SiLU")
 
 
-def has_norm_and_silu(module: Any) -> bool:
-    """Whether it ends, as U-Nets and autoencoders do, with a group norm and a SiLU before its last convolution."""
-    norm = getattr(module, "conv_norm_out", None)
-    return type(norm) is nn.GroupNorm and is_silu(getattr(module, "conv_act", None))
-
-
 def _norm(
     layer: Any, x: Tensor, silu: bool, scale: Tensor | None = None, shift: Tensor | None = None
 ) -> Tensor:
@@ -35,16 +29,6 @@ def norm_forward(self: Any, input: Tensor) -> Tensor:
     return _norm(self, input, silu=False)
 
 
-def norm_silu_forward(self: Any, input: Tensor) -> Tensor:
-    """nn.GroupNorm and the SiLU after it."""
-    return _norm(self, input, silu=True)
-
-
-def identity_forward(self: Any, input: Tensor) -> Tensor:
-    """An activation that is applied already."""
-    return input
-
-
 def why_not_residual(block: Any) -> str | None:
     """Why a ResnetBlock2D is left alone, or None."""
     if not is_silu(block.nonlinearity):
@@ -54,13 +38,20 @@ def why_not_residual(block: Any) -> str | None:
     # "group" is what autoencoders say, whose blocks have no time embedding: a plain norm.
     if block.time_embedding_norm not in ("default", "scale_shift", "group"):
         return f"time_embedding_norm={block.time_embedding_norm!r}"
+    if any(m._forward_hooks or m._forward_pre_hooks for m in (block.norm1, block.norm2, block.nonlinearity)):
+        return "its norms or its activation have hooks, which run where they are called"
     return None
 
 
 def residual_forward(
     self: Any, input_tensor: Tensor, temb: Tensor | None, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """ResnetBlock2D: both norms with their SiLU, and the second one's scale and shift, are one op each."""
+    """ResnetBlock2D: both norms with their SiLU, and the second one's scale and shift, are one op each.
+
+    The block's own forward where there are hooks on these layers, or by now others in their places.
+    """
+    if why_not_residual(self) is not None:
+        return type(self).forward(self, input_tensor, temb, *args, **kwargs)
     h = _norm(self.norm1, input_tensor, silu=True)
     resample = self.upsample or self.downsample
     if resample is not None:
@@ -96,45 +87,37 @@ def why_not_attention(block: Any) -> str | None:
     return None
 
 
-class FusedAttnProcessor:
-    """Attention on views of the projections. A call with a mask goes to the processor that was there before."""
+def attention_forward(
+    self: Any,
+    hidden_states: Tensor,
+    encoder_hidden_states: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """Attention on views of the projections, as ``AttnProcessor2_0``: hidden_states [B, T, C] or [B, C, H, W].
 
-    def __init__(self, before: Any) -> None:
-        self.before = before
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Tensor:
-        """As ``AttnProcessor2_0``: hidden_states [B, T, C] or [B, C, H, W], encoder_hidden_states [B, S, E]."""
-        if attention_mask is not None:
-            return self.before(
-                attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs
-            )
-        residual, shape = hidden_states, hidden_states.shape
-        x = hidden_states.flatten(2).transpose(1, 2) if hidden_states.dim() == 4 else hidden_states
-        if attn.group_norm is not None:
-            x = attn.group_norm(x.transpose(1, 2)).transpose(1, 2)
-        context = x if encoder_hidden_states is None else encoder_hidden_states
-        if encoder_hidden_states is not None and attn.norm_cross:
-            context = attn.norm_encoder_hidden_states(encoder_hidden_states)
-        # [B, T, heads D] -> [B, heads, T, D], as views
-        q, k, v = (
-            layer(t).unflatten(2, (attn.heads, -1)).transpose(1, 2)
-            for layer, t in ((attn.to_q, x), (attn.to_k, context), (attn.to_v, context))
-        )
-        q = q if attn.norm_q is None else attn.norm_q(q)
-        k = k if attn.norm_k is None else attn.norm_k(k)
-        x = attention(q, k, v, scale=attn.scale).transpose(1, 2).flatten(2)
-        x = attn.to_out[1](attn.to_out[0](x))
-        if len(shape) == 4:
-            x = x.transpose(1, 2).reshape(shape)
-        if attn.residual_connection:
-            x = x + residual
-        return x if attn.rescale_output_factor == 1 else x / attn.rescale_output_factor
+    The layer's own forward, and with it its processor, where there is a mask, or by now another processor or option.
+    """
+    if attention_mask is not None or why_not_attention(self) is not None:
+        return type(self).forward(self, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
+    residual, shape = hidden_states, hidden_states.shape
+    x = hidden_states.flatten(2).transpose(1, 2) if hidden_states.dim() == 4 else hidden_states
+    if self.group_norm is not None:
+        x = self.group_norm(x.transpose(1, 2)).transpose(1, 2)
+    context = x if encoder_hidden_states is None else encoder_hidden_states
+    if encoder_hidden_states is not None and self.norm_cross:
+        context = self.norm_encoder_hidden_states(encoder_hidden_states)
+    # [B, T, heads D] -> [B, heads, T, D], as views
+    q, k, v = (
+        layer(t).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        for layer, t in ((self.to_q, x), (self.to_k, context), (self.to_v, context))
+    )
+    q = q if self.norm_q is None else self.norm_q(q)
+    k = k if self.norm_k is None else self.norm_k(k)
+    x = attention(q, k, v, scale=self.scale).transpose(1, 2).flatten(2)
+    x = self.to_out[1](self.to_out[0](x))
+    if len(shape) == 4:
+        x = x.transpose(1, 2).reshape(shape)
+    if self.residual_connection:
+        x = x + residual
+    return x if self.rescale_output_factor == 1 else x / self.rescale_output_factor

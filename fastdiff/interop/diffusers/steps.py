@@ -1,13 +1,13 @@
-"""What the schedulers share: rows of ``reverse_step``'s table on the sample's device, and options that are refused."""
+"""What the schedulers share: rows of ``reverse_step``'s table on the sample's device, and when they are not for it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdiff.errors import FastdiffError
 from fastdiff.ops.reverse_step import TABLE_COLUMNS, reverse_step
 
 COLUMNS = ("o_x", "o_m", "a", "b", "c1", "c2", "s", "l0", "l1", "n", "w")
@@ -32,6 +32,9 @@ class Table:
         if self._table.device != device:
             self._table, self._numbers = self._table.to(device), self._numbers.to(device)
         return self
+
+    def __len__(self) -> int:
+        return len(self._table)
 
     def step(
         self,
@@ -73,28 +76,53 @@ def _history(t: Tensor, sample: Tensor) -> Tensor:
     return t if t.dtype in (sample.dtype, torch.float32) else t.to(sample.dtype)
 
 
-class RefusesOptions:
-    """A scheduler that names the options of diffusers' own that it does not have, instead of ignoring them."""
+class Tables:
+    """A scheduler's tables, for as long as what they are made of stays what it is."""
 
-    if TYPE_CHECKING:  # made by diffusers' ConfigMixin and schedulers
-        config: Any
-        _step_index: Any
+    _NAMES = ("timesteps", "sigmas", "alphas_cumprod", "final_alpha_cumprod", "_internal_dict")
+    _VALUES = ("num_inference_steps", "variance_type", "custom_timesteps")
 
-    def register_to_config(self, **options: Any) -> None:
-        super().register_to_config(**options)  # pyright: ignore[reportAttributeAccessIssue]
-        if reason := self._unsupported():
-            raise FastdiffError(
-                f"{type(self).__name__} does not support {reason}; use diffusers'"
-                f" {type(self).__mro__[2].__name__} for that"
-            )
+    def __init__(self) -> None:
+        self._made_of: list[Any] = []
+        self._tables: dict[Hashable, Any] = {}
 
-    def _unsupported(self) -> str | None:
-        """The first option of the config that is not supported, as ``name=value``, or None."""
-        if self.config.get("thresholding"):
-            return "thresholding=True (dynamic thresholding needs a quantile of each image)"
-        if self.config.get("clip_sample") and self.config.clip_sample_range != 1.0:
-            return f"clip_sample_range={self.config.clip_sample_range} (it clamps to [-1, 1])"
-        return None
+    @classmethod
+    def of(cls, scheduler: Any) -> Tables:
+        """Empty where options, time steps or levels of the scheduler are other ones than before."""
+        tables = scheduler.__dict__.setdefault("_fastdiff_tables", cls())
+        found = vars(scheduler)
+        now: list[Any] = [found.get(name) for name in cls._NAMES]
+        now += [t._version if isinstance(t, Tensor) and not t.is_inference() else None for t in now]
+        now += [found.get(name) for name in cls._VALUES]
+        if len(now) != len(tables._made_of) or any(
+            a is not b for a, b in zip(now, tables._made_of, strict=True)
+        ):
+            tables._made_of, tables._tables = now, {}
+        return tables
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        if key not in self._tables:
+            self._tables[key] = make()
+        return self._tables[key]
+
+    def forget(self, key: Hashable) -> None:
+        self._tables.pop(key, None)
+
+
+def is_fusible(scheduler: Any, sample: Any, model_output: Any) -> bool:
+    """Whether one ``reverse_step`` does what the scheduler's own step would do.
+
+    Not where an input needs a gradient, which ``reverse_step`` has none of, nor with options that it has not:
+    thresholding (a quantile of each image), and estimates of x_0 clamped to another range than [-1, 1].
+    """
+    config = scheduler.config
+    if config.get("thresholding") or (config.get("clip_sample") and config.clip_sample_range != 1.0):
+        return False
+    if not all(type(t) is Tensor and t.is_floating_point() and t.dim() > 1 for t in (sample, model_output)):
+        return False
+    if torch.is_grad_enabled() and (sample.requires_grad or model_output.requires_grad):
+        return False
+    return sample.dtype == model_output.dtype and sample.device == model_output.device
 
 
 def converted(prediction_type: str, alpha: Tensor, sigma: Tensor) -> tuple[Tensor | float, Tensor | float]:
