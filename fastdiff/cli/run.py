@@ -1,4 +1,4 @@
-"""``fastdiff run``: an unchanged guided-diffusion script on fastdiff."""
+"""``fastdiff run``: an unchanged guided-diffusion or improved-diffusion script on fastdiff."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from fastdiff.backend import logger
 from fastdiff.errors import FastdiffError
 
 _MIRROR = "fastdiff.interop.guided_diffusion"
@@ -30,13 +31,15 @@ _MODULES = (
     "train_util",
     "unet",
 )
+# What differs in improved-diffusion, which is the older of the two.
+_IMPROVED = {name: f"improved_{name}" for name in ("image_datasets", "script_util", "unet")}
 
 
 @dataclass(frozen=True)
 class Run:
-    """Run an unchanged guided-diffusion script: its ``guided_diffusion`` is fastdiff's. What follows it is its own.
+    """Run an unchanged guided-diffusion or improved-diffusion script: these packages are fastdiff's.
 
-    On several GPUs: torchrun --nproc-per-node 8 -m fastdiff run SCRIPT ...
+    What follows the script is its own. On several GPUs: torchrun --nproc-per-node 8 -m fastdiff run SCRIPT ...
     """
 
     script: Positional[Path]  # the script's file
@@ -49,6 +52,9 @@ class Run:
 def run_script(argv: Sequence[str]) -> int:
     """Run argv[0] as ``__main__`` with the rest as its arguments.
 
+    A module beside the script is the script's own and stays: a fork's ``guided_diffusion``, of which fastdiff then has
+    those modules that it lacks, and which the log names.
+
     Raises:
         FastdiffError: no such file.
     """
@@ -57,17 +63,28 @@ def run_script(argv: Sequence[str]) -> int:
         raise FastdiffError(
             f"no script {script}; give the file of a guided-diffusion script, such as image_sample.py"
         )
-    _alias()
+    folder = script.resolve().parent
+    sys.path.insert(0, str(folder))
+    _alias("guided_diffusion", folder, {})
+    _alias("improved_diffusion", folder, _IMPROVED)
+    if importlib.util.find_spec("blobfile") is None:
+        sys.modules["blobfile"] = importlib.import_module(f"{_MIRROR}.blobfile")
     sys.argv = [str(script), *argv[1:]]
-    sys.path.insert(0, str(script.resolve().parent))
     runpy.run_path(str(script), run_name="__main__")
     return 0
 
 
-def _alias() -> None:
-    """``guided_diffusion`` and its modules by their names; blobfile too, if it is not installed."""
-    sys.modules["guided_diffusion"] = importlib.import_module(_MIRROR)
+def _alias(package: str, folder: Path, others: dict[str, str]) -> None:
+    """A package and its modules by their names, but for those that are in the script's folder."""
+    own = folder / package
+    if own.with_suffix(".py").is_file():
+        return
+    theirs = sorted(name for name in _MODULES if (own / f"{name}.py").is_file() or (own / name).is_dir())
+    if not own.is_dir():
+        sys.modules[package] = importlib.import_module(_MIRROR)
+    elif theirs:
+        logger.warning("%s: the script's own %s, not fastdiff's", package, ", ".join(theirs))
     for name in _MODULES:
-        sys.modules[f"guided_diffusion.{name}"] = importlib.import_module(f"{_MIRROR}.{name}")
-    if importlib.util.find_spec("blobfile") is None:
-        sys.modules["blobfile"] = importlib.import_module(f"{_MIRROR}.blobfile")
+        if name not in theirs:
+            module = importlib.import_module(f"{_MIRROR}.{others.get(name, name)}")
+            sys.modules[f"{package}.{name}"] = module

@@ -25,6 +25,7 @@ class Losses:
     q_mean_variance: Any
     q_posterior_mean_variance: Any
     p_mean_variance: Any
+    _predict_eps_from_xstart: Any
     _split: Any
     _scale_timesteps: Any
 
@@ -38,8 +39,8 @@ class Losses:
         model_kwargs=None,
     ) -> dict[str, Tensor]:
         """One term of the bound in bits per dimension [N]: output, pred_xstart."""
-        mean, _, log_variance = self.q_posterior_mean_variance(x_start, x_t, t)
-        out = self.p_mean_variance(model, x_t, t, clip_denoised, model_kwargs=model_kwargs)
+        mean, _, log_variance = self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)
+        out = self.p_mean_variance(model, x_t, t, clip_denoised=clip_denoised, model_kwargs=model_kwargs)
         kl = mean_flat(normal_kl(mean, log_variance, out["mean"], out["log_variance"])) / math.log(2)
         decoder = -discretized_gaussian_log_likelihood(
             x_start, means=out["mean"], log_scales=0.5 * out["log_variance"]
@@ -73,7 +74,9 @@ class Losses:
             if self.loss_type == LossType.RESCALED_MSE:
                 terms["vb"] = terms["vb"] * (self.num_timesteps / 1000.0)
         target = {
-            ModelMeanType.PREVIOUS_X: lambda: self.q_posterior_mean_variance(x_start, x_t, t)[0],
+            ModelMeanType.PREVIOUS_X: lambda: self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)[
+                0
+            ],
             ModelMeanType.START_X: lambda: x_start,
             ModelMeanType.EPSILON: lambda: noise,
         }[self.model_mean_type]()
@@ -100,7 +103,7 @@ class Losses:
                 out = self._vb_terms_bpd(model, x_start, x_t, t, clip_denoised, model_kwargs)
             vb.append(out["output"])
             xstart_mse.append(mean_flat((out["pred_xstart"] - x_start) ** 2))
-            mse.append(mean_flat((self._process.predict_epsilon(out["pred_xstart"], x_t, t) - noise) ** 2))
+            mse.append(mean_flat((self._predict_eps_from_xstart(x_t, t, out["pred_xstart"]) - noise) ** 2))
         terms = {
             name: torch.stack(v, dim=1) for name, v in (("vb", vb), ("xstart_mse", xstart_mse), ("mse", mse))
         }

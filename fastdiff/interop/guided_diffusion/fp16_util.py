@@ -8,6 +8,27 @@ import torch
 from torch import Tensor, nn
 
 from fastdiff.interop.guided_diffusion import logger
+from fastdiff.interop.guided_diffusion.master_params import check_overflow as check_overflow
+from fastdiff.interop.guided_diffusion.master_params import (
+    get_param_groups_and_shapes as get_param_groups_and_shapes,
+)
+from fastdiff.interop.guided_diffusion.master_params import make_master_params as make_master_params
+from fastdiff.interop.guided_diffusion.master_params import (
+    master_params_to_model_params as master_params_to_model_params,
+)
+from fastdiff.interop.guided_diffusion.master_params import (
+    master_params_to_state_dict as master_params_to_state_dict,
+)
+from fastdiff.interop.guided_diffusion.master_params import (
+    model_grads_to_master_grads as model_grads_to_master_grads,
+)
+from fastdiff.interop.guided_diffusion.master_params import param_grad_or_zeros as param_grad_or_zeros
+from fastdiff.interop.guided_diffusion.master_params import (
+    state_dict_to_master_params as state_dict_to_master_params,
+)
+from fastdiff.interop.guided_diffusion.master_params import unflatten_master_params as unflatten_master_params
+from fastdiff.interop.guided_diffusion.master_params import zero_grad as zero_grad
+from fastdiff.interop.guided_diffusion.master_params import zero_master_grads as zero_master_grads
 
 INITIAL_LOG_LOSS_SCALE = 20.0
 

@@ -2,7 +2,10 @@
 
 Formulas, defaults and the order in which random numbers are drawn are that package's: with the same torch random stream
 the samples are the same to float32 rounding. What differs is that nothing is uploaded at a step, and that the loops'
-steps run as one ``reverse_step`` where neither ``cond_fn`` nor ``denoised_fn`` has a say.
+steps run as one ``reverse_step`` where neither ``cond_fn`` nor ``denoised_fn`` has a say, and where no formula has been
+overridden or patched: forks of the package steer by ``p_mean_variance``, ``q_posterior_mean_variance`` and the
+conversions, which then are called as there. Keywords that are not known here go from a loop to its step, and on to
+``p_mean_variance``.
 
 Where its behaviour is an oversight it is kept, and fastdiff's own API does the right thing: guidance takes its gradient
 at x_t instead of the mean (``p_sample``), and DDIM's guided estimate of x_0 is not clamped again. One is not kept:
@@ -122,9 +125,26 @@ class GaussianDiffusion(Losses):
     ) -> dict[str, Tensor]:
         """Moments of p(x_{t-1} | x_t) and the estimate of x_0: mean, variance, log_variance, pred_xstart."""
         assert t.shape == x.shape[:1]
-        output, variance = self._split(model(x, self._scale_timesteps(t), **(model_kwargs or {})), x)
-        var, log_var = self._process._variance(variance, x, t)
-        return self._moments(output, x, t, var, log_var, clip_denoised, denoised_fn)
+        output, values = self._split(model(x, self._scale_timesteps(t), **(model_kwargs or {})), x)
+        variance, log_variance = self._process._variance(values, x, t)
+
+        def processed(x0: Tensor) -> Tensor:
+            x0 = x0 if denoised_fn is None else denoised_fn(x0)
+            return x0.clamp(-1, 1) if clip_denoised else x0
+
+        if self.model_mean_type == ModelMeanType.PREVIOUS_X:
+            x0 = processed(self._predict_xstart_from_xprev(x_t=x, t=t, xprev=output))
+            mean = output
+        else:
+            is_x0 = self.model_mean_type == ModelMeanType.START_X
+            x0 = processed(output if is_x0 else self._predict_xstart_from_eps(x_t=x, t=t, eps=output))
+            mean = self.q_posterior_mean_variance(x_start=x0, x_t=x, t=t)[0]
+        return {
+            "mean": mean,
+            "variance": variance.expand_as(x),
+            "log_variance": log_variance.expand_as(x),
+            "pred_xstart": x0,
+        }
 
     def _split(self, output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.model_var_type not in (ModelVarType.LEARNED, ModelVarType.LEARNED_RANGE):
@@ -132,23 +152,6 @@ class GaussianDiffusion(Losses):
         channels = x.shape[1]
         assert output.shape == (x.shape[0], 2 * channels, *x.shape[2:])
         return output[:, :channels], output[:, channels:]
-
-    def _moments(self, output, x, t, variance, log_variance, clip_denoised, denoised_fn) -> dict[str, Tensor]:
-        def processed(x0: Tensor) -> Tensor:
-            x0 = x0 if denoised_fn is None else denoised_fn(x0)
-            return x0.clamp(-1, 1) if clip_denoised else x0
-
-        if self.model_mean_type == ModelMeanType.PREVIOUS_X:
-            x0, mean = processed(self._predict_xstart_from_xprev(x, t, output)), output
-        else:
-            x0 = processed(self._process.predict_x0(output, x, t))
-            mean = self._process.q_posterior(x0, x, t).mean
-        return {
-            "mean": mean,
-            "variance": variance.expand_as(x),
-            "log_variance": log_variance.expand_as(x),
-            "pred_xstart": x0,
-        }
 
     def condition_mean(
         self,
@@ -171,11 +174,12 @@ class GaussianDiffusion(Losses):
         model_kwargs=None,
     ) -> dict[str, Tensor]:
         """p_mean_variance's result had the score been moved by cond_fn (Song et al. 2020); x_0 is not clamped."""
-        eps = self._process.predict_epsilon(p_mean_var["pred_xstart"], x, t)
+        eps = self._predict_eps_from_xstart(x, t, p_mean_var["pred_xstart"])
         sigma = self._process._at("sqrt_one_minus_alphas_bar", t, x)
         eps = eps - sigma * cond_fn(x, self._scale_timesteps(t), **(model_kwargs or {}))
         x0 = self._predict_xstart_from_eps(x, t, eps)
-        return {**p_mean_var, "pred_xstart": x0, "mean": self._process.q_posterior(x0, x, t).mean}
+        mean = self.q_posterior_mean_variance(x_start=x0, x_t=x, t=t)[0]
+        return {**p_mean_var, "pred_xstart": x0, "mean": mean}
 
     def p_sample(
         self,
@@ -186,12 +190,21 @@ class GaussianDiffusion(Losses):
         denoised_fn: Callable[[Tensor], Tensor] | None = None,
         cond_fn: Callable[..., Tensor] | None = None,
         model_kwargs: dict[str, Any] | None = None,
+        **others: Any,
     ) -> dict[str, Tensor]:
         """x_{t-1} ~ p(x_{t-1} | x_t): sample, pred_xstart. Draws noise at every t, that of t = 0 for nothing."""
-        if cond_fn is None and denoised_fn is None and self._fused.knows(t):
+        if self._is_fusible(t, cond_fn, denoised_fn, others):
             output = model(x, self._scale_timesteps(t), **(model_kwargs or {}))
             return self._fused.ancestral(x, output, torch.randn_like(x), clip_denoised)
-        out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
+        out = self.p_mean_variance(
+            model,
+            x,
+            t,
+            clip_denoised=clip_denoised,
+            denoised_fn=denoised_fn,
+            model_kwargs=model_kwargs,
+            **others,
+        )
         noise = torch.randn_like(x)
         if cond_fn is not None:
             out["mean"] = self.condition_mean(cond_fn, out, x, t, model_kwargs=model_kwargs)
@@ -208,16 +221,25 @@ class GaussianDiffusion(Losses):
         cond_fn: Callable[..., Tensor] | None = None,
         model_kwargs: dict[str, Any] | None = None,
         eta: float = 0.0,
+        **others: Any,
     ) -> dict[str, Tensor]:
         """x_{t-1} by DDIM (Song, Meng & Ermon 2021, eq. 12): sample, pred_xstart. Draws noise whatever eta is."""
-        if cond_fn is None and denoised_fn is None and self._fused.knows(t):
+        if self._is_fusible(t, cond_fn, denoised_fn, others):
             output = model(x, self._scale_timesteps(t), **(model_kwargs or {}))
             return self._fused.ddim(x, output, torch.randn_like(x), clip_denoised, eta)
-        out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
+        out = self.p_mean_variance(
+            model,
+            x,
+            t,
+            clip_denoised=clip_denoised,
+            denoised_fn=denoised_fn,
+            model_kwargs=model_kwargs,
+            **others,
+        )
         if cond_fn is not None:
             out = self.condition_score(cond_fn, out, x, t, model_kwargs=model_kwargs)
         at, x0 = self._process._at, out["pred_xstart"]
-        eps = self._process.predict_epsilon(x0, x, t)
+        eps = self._predict_eps_from_xstart(x, t, x0)
         abar, before = at("alphas_bar", t, x), at("alphas_bar_prev", t, x)
         sigma = eta * torch.sqrt((1 - before) / (1 - abar)) * torch.sqrt(1 - abar / before)
         noise = torch.randn_like(x)
@@ -236,11 +258,23 @@ class GaussianDiffusion(Losses):
     ) -> dict[str, Tensor]:
         """x_{t+1} by DDIM's reverse ordinary differential equation: sample, pred_xstart."""
         assert eta == 0.0, "the reverse ODE has no noise: eta must be 0"
-        out = self.p_mean_variance(model, x, t, clip_denoised, denoised_fn, model_kwargs)
-        eps = self._process.predict_epsilon(out["pred_xstart"], x, t)
+        out = self.p_mean_variance(
+            model,
+            x,
+            t,
+            clip_denoised=clip_denoised,
+            denoised_fn=denoised_fn,
+            model_kwargs=model_kwargs,
+        )
+        eps = self._predict_eps_from_xstart(x, t, out["pred_xstart"])
         after = self._fused.next_alphas_bar(t, x)
         sample = out["pred_xstart"] * torch.sqrt(after) + torch.sqrt(1 - after) * eps
         return {"sample": sample, "pred_xstart": out["pred_xstart"]}
+
+    def _is_fusible(self, t: Tensor, cond_fn: Any, denoised_fn: Any, others: dict[str, Any]) -> bool:
+        """Whether the step is the published one, at a time that the loop has made."""
+        is_asked_for_more = cond_fn is not None or denoised_fn is not None or others
+        return not is_asked_for_more and self._fused.knows(t) and is_as_published(self)
 
     # --- loops --------------------------------------------------------------------------------------------
 
@@ -260,9 +294,11 @@ class GaussianDiffusion(Losses):
         model_kwargs: dict[str, Any] | None = None,
         device: Any = None,
         progress: bool = False,
+        **others: Any,
     ) -> Iterator[dict[str, Tensor]]:
         """:meth:`p_sample` from T - 1 to 0, result by result."""
         options = {"clip_denoised": clip_denoised, "denoised_fn": denoised_fn, "cond_fn": cond_fn}
+        options |= others
         return self._loop(
             self.p_sample, model, shape, noise, device, progress, model_kwargs=model_kwargs, **options
         )
@@ -284,9 +320,11 @@ class GaussianDiffusion(Losses):
         device: Any = None,
         progress: bool = False,
         eta: float = 0.0,
+        **others: Any,
     ) -> Iterator[dict[str, Tensor]]:
         """:meth:`ddim_sample` from T - 1 to 0, result by result."""
         options = {"clip_denoised": clip_denoised, "denoised_fn": denoised_fn, "cond_fn": cond_fn, "eta": eta}
+        options |= others
         return self._loop(
             self.ddim_sample, model, shape, noise, device, progress, model_kwargs=model_kwargs, **options
         )
@@ -303,6 +341,31 @@ class GaussianDiffusion(Losses):
                 out = step(model, x, t, **options)
                 yield out
                 x = out["sample"]
+
+
+# What a fused step takes for granted, and the functions that it stands for.
+_FORMULAS = (
+    "p_mean_variance",
+    "q_posterior_mean_variance",
+    "_predict_xstart_from_eps",
+    "_predict_xstart_from_xprev",
+    "_predict_eps_from_xstart",
+    "_scale_timesteps",
+    "_split",
+)
+_published: dict[str, set[Any]] = {name: {getattr(GaussianDiffusion, name)} for name in _FORMULAS}
+
+
+def publish(kind: type[GaussianDiffusion]) -> None:
+    """Let a fused step stand for this class's formulas, too."""
+    for name in _FORMULAS:
+        _published[name].add(getattr(kind, name))
+
+
+def is_as_published(process: GaussianDiffusion) -> bool:
+    """Whether no formula has been overridden, or patched in the object or its class."""
+    own, kind = vars(process), type(process)
+    return not any(name in own or getattr(kind, name) not in _published[name] for name in _FORMULAS)
 
 
 def _after_first(t: Tensor, x: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,19 +38,19 @@ def load_data(
     """
     if not data_dir:
         raise ValueError("unspecified data directory")
-    files = sorted(p for p in Path(data_dir).rglob("*") if p.suffix.lower() in EXTENSIONS)
+    files = _list_image_files_recursively(data_dir)
     if not files:
         raise ValueError(f"no images ({', '.join(sorted(EXTENSIONS))}) in {data_dir}")
     labels = None
     if class_cond:
-        names = [p.name.split("_")[0] for p in files]
+        names = [os.path.basename(p).split("_")[0] for p in files]
         number = {name: i for i, name in enumerate(sorted(set(names)))}
         labels = [number[name] for name in names]
     together = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
     data = ImageDataset(
         image_size,
-        [str(p) for p in files],
+        files,
         classes=labels,
         shard=rank,
         num_shards=world,
@@ -65,6 +65,25 @@ def load_data(
         drop_last=len(data) >= batch_size,
     )
     return _endless(loader)
+
+
+def _list_image_files_recursively(data_dir: str) -> list[str]:
+    """Sorted; also in folders that are links, but for those that lead back to one that they are in."""
+    found: list[str] = []
+
+    def visit(folder: str, above: frozenset[str]) -> None:
+        real = os.path.realpath(folder)
+        if real in above:
+            return
+        for entry in sorted(os.listdir(folder)):
+            path = os.path.join(folder, entry)
+            if os.path.isdir(path):
+                visit(path, above | {real})
+            elif os.path.splitext(entry)[1].lower() in EXTENSIONS:
+                found.append(path)
+
+    visit(data_dir, frozenset())
+    return sorted(found)
 
 
 def _endless(loader: Any) -> Iterator[Any]:

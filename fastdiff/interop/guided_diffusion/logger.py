@@ -7,95 +7,113 @@ one; the formats are those of OPENAI_LOG_FORMAT, else "stdout,log,csv".
 from __future__ import annotations
 
 import contextlib
-import csv
 import datetime
-import json
+import functools
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from fastdiff.interop.guided_diffusion.log_formats import CSVOutputFormat as CSVOutputFormat
+from fastdiff.interop.guided_diffusion.log_formats import HumanOutputFormat as HumanOutputFormat
+from fastdiff.interop.guided_diffusion.log_formats import JSONOutputFormat as JSONOutputFormat
+from fastdiff.interop.guided_diffusion.log_formats import KVWriter as KVWriter
+from fastdiff.interop.guided_diffusion.log_formats import SeqWriter as SeqWriter
+from fastdiff.interop.guided_diffusion.log_formats import TensorBoardOutputFormat as TensorBoardOutputFormat
+from fastdiff.interop.guided_diffusion.log_formats import make_output_format as make_output_format
+from fastdiff.interop.guided_diffusion.log_formats import plain
 
 DEBUG, INFO, WARN, ERROR, DISABLED = 10, 20, 30, 40, 50
 
 
 class Logger:
-    """Values collected by key until ``dumpkvs`` writes them."""
+    """Values collected by key until ``dumpkvs`` writes them.
 
-    def __init__(self, folder: str | None, formats: Sequence[str]) -> None:
-        self.folder, self.formats, self.level = folder, formats, INFO
-        self.values: dict[str, Any] = {}
-        self._counts: dict[str, int] = {}
-        self._rows: list[dict[str, Any]] = []
+    Args:
+        dir: the folder, or None.
+        output_formats: what ``make_output_format`` makes, or anything that has ``writekvs`` or ``writeseq``.
+        comm: accepted and not needed.
+    """
+
+    def __init__(self, dir: str | None, output_formats: Sequence[Any], comm: Any = None) -> None:
+        self.dir, self.output_formats, self.comm = dir, list(output_formats), comm
+        self.level = INFO
+        self.name2val: dict[str, Any] = {}
+        self.name2cnt: dict[str, int] = {}
 
     def logkv(self, key: str, val: Any) -> None:
-        self.values[key] = val
+        self.name2val[key] = val
 
     def logkv_mean(self, key: str, val: Any) -> None:
         if val is None:
-            self.values[key] = val
+            self.name2val[key] = val
             return
-        count = self._counts.get(key, 0)
-        self.values[key] = (self.values.get(key, 0.0) * count + float(val)) / (count + 1)
-        self._counts[key] = count + 1
+        count = self.name2cnt.get(key, 0)
+        self.name2val[key] = (self.name2val.get(key, 0.0) * count + float(val)) / (count + 1)
+        self.name2cnt[key] = count + 1
 
     def dumpkvs(self) -> dict[str, Any]:
-        values = {k: _plain(v) for k, v in self.values.items()}
+        values = {k: plain(v) for k, v in self.name2val.items()}
         if self.level < DISABLED and values and _is_first():
-            self._write(values)
-        self.values, self._counts = {}, {}
+            for output in self.output_formats:
+                if hasattr(output, "writekvs"):
+                    output.writekvs(values)
+        self.name2val, self.name2cnt = {}, {}
         return values
 
     def log(self, *args: Any, level: int = INFO) -> None:
         if self.level <= level and _is_first():
-            self._write_text(" ".join(map(str, args)) + "\n")
+            for output in self.output_formats:
+                if hasattr(output, "writeseq"):
+                    output.writeseq(args)
 
-    def _write(self, values: dict[str, Any]) -> None:
-        self._write_text(_table(values))
-        if self.folder and "json" in self.formats:
-            with open(Path(self.folder) / "progress.json", "a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
-        if self.folder and "csv" in self.formats:
-            self._rows.append(values)
-            names = list(dict.fromkeys(name for row in self._rows for name in row))
-            with open(Path(self.folder) / "progress.csv", "w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, names)
-                writer.writeheader()
-                writer.writerows(self._rows)
+    def set_level(self, level: int) -> None:
+        self.level = level
 
-    def _write_text(self, text: str) -> None:
-        if "stdout" in self.formats:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        if self.folder and "log" in self.formats:
-            with open(Path(self.folder) / "log.txt", "a", encoding="utf-8") as file:
-                file.write(text)
+    def set_comm(self, comm: Any) -> None:
+        self.comm = comm
+
+    def get_dir(self) -> str | None:
+        return self.dir
+
+    def close(self) -> None:
+        for output in self.output_formats:
+            if hasattr(output, "close"):
+                output.close()
 
 
 def _is_first() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+    return get_rank_without_mpi_import() == 0
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
+def get_rank_without_mpi_import() -> int:
+    """This process's number among those that torchrun has started."""
+    return int(os.environ.get("RANK", "0"))
 
 
-def _table(values: dict[str, Any]) -> str:
-    shown = {k: f"{v:<8.3g}" if isinstance(v, float) else str(v) for k, v in sorted(values.items())}
-    left, right = max(map(len, shown)), max(map(len, shown.values()))
-    line = "-" * (left + right + 7) + "\n"
-    return line + "".join(f"| {k:<{left}} | {v:<{right}} |\n" for k, v in shown.items()) + line
+class _Stdout:
+    """sys.stdout as it is when something is written."""
+
+    def write(self, text: str) -> None:
+        sys.stdout.write(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
 
 
-_current = Logger(None, ("stdout",))
+def _unconfigured() -> Logger:
+    return Logger(None, [HumanOutputFormat(_Stdout())])
+
+
+_current = _unconfigured()
 
 
 def configure(
     dir: str | None = None, format_strs: Sequence[str] | None = None, comm: Any = None, log_suffix: str = ""
 ) -> None:
-    """Begin to log into a folder, which is made. ``comm`` and ``log_suffix`` are accepted and not needed."""
+    """Begin to log into a folder, which is made. ``comm`` is accepted and not needed."""
     global _current
     folder = dir or os.environ.get("OPENAI_LOGDIR")
     if folder is None:
@@ -103,9 +121,29 @@ def configure(
         folder = os.path.join(tempfile.gettempdir(), stamp)
     folder = os.path.expanduser(folder)
     os.makedirs(folder, exist_ok=True)
-    formats = format_strs or os.environ.get("OPENAI_LOG_FORMAT", "stdout,log,csv").split(",")
-    _current = Logger(folder, [f for f in formats if f])
+    names = format_strs or os.environ.get("OPENAI_LOG_FORMAT", "stdout,log,csv").split(",")
+    outputs = [
+        HumanOutputFormat(_Stdout()) if name == "stdout" else make_output_format(name, folder, log_suffix)
+        for name in names
+        if name and (_is_first() or name == "stdout")
+    ]
+    _current = Logger(folder, outputs, comm)
     log(f"Logging to {folder}")
+
+
+@contextlib.contextmanager
+def scoped_configure(
+    dir: str | None = None, format_strs: Sequence[str] | None = None, comm: Any = None
+) -> Iterator[None]:
+    """``configure`` for as long as the block lasts."""
+    global _current
+    before = _current
+    configure(dir=dir, format_strs=format_strs, comm=comm)
+    try:
+        yield
+    finally:
+        _current.close()
+        _current = before
 
 
 def get_current() -> Logger:
@@ -114,7 +152,7 @@ def get_current() -> Logger:
 
 def get_dir() -> str | None:
     """The folder, or None before ``configure``."""
-    return _current.folder
+    return _current.dir
 
 
 def log(*args: Any, level: int = INFO) -> None:
@@ -139,7 +177,11 @@ def error(*args: Any) -> None:
 
 
 def set_level(level: int) -> None:
-    _current.level = level
+    _current.set_level(level)
+
+
+def set_comm(comm: Any) -> None:
+    _current.set_comm(comm)
 
 
 def logkv(key: str, val: Any) -> None:
@@ -163,7 +205,7 @@ def dumpkvs() -> dict[str, Any]:
 
 
 def getkvs() -> dict[str, Any]:
-    return _current.values
+    return _current.name2val
 
 
 record_tabular, dump_tabular = logkv, dumpkvs
@@ -176,10 +218,25 @@ def profile_kv(scopename: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _current.values[name] = _current.values.get(name, 0.0) + time.time() - start
+        _current.name2val[name] = _current.name2val.get(name, 0.0) + time.time() - start
+
+
+def profile(n: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """:func:`profile_kv` around every call of the function that this decorates."""
+
+    def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with profile_kv(n):
+                return function(*args, **kwargs)
+
+        return timed
+
+    return decorator
 
 
 def reset() -> None:
     """Back to before ``configure``."""
     global _current
-    _current = Logger(None, ("stdout",))
+    _current.close()
+    _current = _unconfigured()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastdiff.diffusion import schedule
 from fastdiff.errors import FastdiffError
-from fastdiff.interop.guided_diffusion.gaussian_diffusion import GaussianDiffusion
+from fastdiff.interop.guided_diffusion.gaussian_diffusion import GaussianDiffusion, publish
 
 
 def space_timesteps(num_timesteps: int, section_counts: str | Iterable[int]) -> set[int]:
@@ -63,6 +63,9 @@ class SpacedDiffusion(GaussianDiffusion):
 
     def _scale_timesteps(self, t: Tensor) -> Tensor:
         return t  # the wrapped model does it
+
+
+publish(SpacedDiffusion)
 
 
 class _WrappedModel:

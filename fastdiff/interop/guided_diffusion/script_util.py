@@ -263,6 +263,11 @@ def args_to_dict(args: argparse.Namespace, keys: Iterable[str]) -> dict[str, Any
     return {key: getattr(args, key) for key in keys}
 
 
+def select_args(args_dict: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The named options of a dictionary (RePaint's name for it)."""
+    return {key: args_dict[key] for key in keys}
+
+
 def str2bool(v: Any) -> bool:
     """yes, true, t, y, 1 and their opposites, in any case."""
     if isinstance(v, bool):

@@ -7,12 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastdiff.interop.guided_diffusion.layers import AttentionBlock as AttentionBlock
+from fastdiff.interop.guided_diffusion.layers import AttentionPool2d as AttentionPool2d
+from fastdiff.interop.guided_diffusion.layers import Downsample as Downsample
+from fastdiff.interop.guided_diffusion.layers import QKVAttention as QKVAttention
+from fastdiff.interop.guided_diffusion.layers import QKVAttentionLegacy as QKVAttentionLegacy
+from fastdiff.interop.guided_diffusion.layers import ResBlock as ResBlock
+from fastdiff.interop.guided_diffusion.layers import TimestepBlock as TimestepBlock
+from fastdiff.interop.guided_diffusion.layers import TimestepEmbedSequential as TimestepEmbedSequential
+from fastdiff.interop.guided_diffusion.layers import Upsample as Upsample
+from fastdiff.interop.guided_diffusion.layers import check_dims
+from fastdiff.interop.guided_diffusion.layers import count_flops_attn as count_flops_attn
 from fastdiff.models import Classifier, SuperResUNet, UNet
 from fastdiff.models.config import ClassifierConfig, UNetConfig
-from fastdiff.nn import AttentionBlock as AttentionBlock
-from fastdiff.nn import Downsample as Downsample
-from fastdiff.nn import ResBlock as ResBlock
-from fastdiff.nn import Upsample as Upsample
 
 
 class _Trunk(nn.Module):
@@ -27,6 +34,14 @@ class _Trunk(nn.Module):
     def __init__(self, config: UNetConfig | ClassifierConfig) -> None:
         super().__init__(config)  # pyright: ignore[reportCallIssue] (the network, which is next)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def _tell(self, **as_given: Any) -> None:
+        """The attributes by which scripts ask what they have built."""
+        names = ("image_size", "in_channels", "model_channels", "num_res_blocks", "dropout", "conv_resample")
+        names += ("use_checkpoint", "num_heads", "num_head_channels")
+        config: Any = self.config  # pyright: ignore[reportAttributeAccessIssue]
+        for name, value in {**{name: getattr(config, name) for name in names}, **as_given}.items():
+            setattr(self, name, value)
 
     def convert_to_fp16(self) -> None:
         """Cast the trunk's convolutions to float16; norms, linear layers and the output stay float32."""
@@ -70,7 +85,7 @@ class UNetModel(_Trunk, UNet):
         resblock_updown: bool = False,
         use_new_attention_order: bool = False,
     ) -> None:
-        _check_dims(dims)
+        check_dims(dims)
         self.use_fp16 = use_fp16
         config = UNetConfig(
             image_size=image_size,
@@ -93,7 +108,13 @@ class UNetModel(_Trunk, UNet):
             low_res=self._low_res,
         )
         super().__init__(config)
-        self.image_size, self.num_classes = image_size, num_classes
+        self._tell(
+            attention_resolutions=attention_resolutions,
+            channel_mult=channel_mult,
+            num_classes=num_classes,
+            num_heads_upsample=num_heads if num_heads_upsample == -1 else num_heads_upsample,
+            out_channels=out_channels,
+        )
 
 
 class SuperResModel(UNetModel, SuperResUNet):
@@ -134,7 +155,7 @@ class EncoderUNetModel(_Trunk, Classifier):
         use_new_attention_order: bool = False,
         pool: Any = "adaptive",
     ) -> None:
-        _check_dims(dims)
+        check_dims(dims)
         if pool not in ("adaptive", "attention", "spatial", "spatial_v2"):
             raise NotImplementedError(f"Unexpected {pool} pooling")
         self.use_fp16 = use_fp16
@@ -158,12 +179,14 @@ class EncoderUNetModel(_Trunk, Classifier):
             pool=pool,
         )
         super().__init__(config)
+        self._tell(
+            attention_resolutions=attention_resolutions,
+            channel_mult=channel_mult,
+            num_heads_upsample=num_heads if num_heads_upsample == -1 else num_heads_upsample,
+            out_channels=out_channels,
+            pool=pool,
+        )
 
 
 def _pixels(image_size: int, rates: Any) -> tuple[int, ...]:
     return tuple(image_size // rate for rate in rates)
-
-
-def _check_dims(dims: int) -> None:
-    if dims != 2:
-        raise NotImplementedError(f"fastdiff's U-Nets are for images: dims must be 2, got {dims}")
