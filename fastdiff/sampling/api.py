@@ -26,7 +26,11 @@ from fastdiff.sampling.plan import Plan
 from fastdiff.sampling.precision import CASTS, Cast, Precision, check_precision
 from fastdiff.sampling.request import Classes, Request, make_request
 from fastdiff.sampling.samplers import encoding_plan, sampling_plan
+from fastdiff.sampling.scalars import is_finite, number, whole, wholes
 from fastdiff.sampling.view import in_eval_mode, view_in_eval_mode
+
+# Fields that are numbers, which NumPy and PyTorch have kinds of their own of.
+_NUMBERS = {"shape": wholes, "steps": whole, "batch_size": whole, "eta": number, "guidance_scale": number}
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +71,19 @@ class Sampler:
     _captures: Captures = field(default_factory=Captures, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.guidance_scale is not None and not abs(self.guidance_scale) < float("inf"):
-            raise FastdiffError(f"guidance_scale must be a finite number, got {self.guidance_scale}")
+        for name, kind in _NUMBERS.items():
+            object.__setattr__(self, name, kind(getattr(self, name)))
+        if self.guidance_scale is not None and not is_finite(self.guidance_scale):
+            raise FastdiffError(f"guidance_scale must be a finite number, got {self.guidance_scale!r}")
+        if not is_finite(self.eta):
+            raise FastdiffError(f"eta must be a finite number, got {self.eta!r}")
         if self.guidance_scale is not None and getattr(self.model, "null_class", None) is None:
             raise FastdiffError(
                 "guidance needs a model that was trained with a null class, and this one has none; "
                 "leave out guidance_scale"
             )
-        if self.batch_size is not None and self.batch_size < 1:
-            raise FastdiffError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
+            raise FastdiffError(f"batch_size must be at least 1, got {self.batch_size!r}")
         check_time(self.time)
         if self.predicts is not None and self.predicts not in get_args(Prediction):
             known = ", ".join(get_args(Prediction))
@@ -259,12 +267,16 @@ class Sampler:
         """(C, H, W) of one sample."""
         config: Any = getattr(self.model, "config", None)
         if self.shape is not None:
-            shape = tuple(self.shape)
+            shape = self.shape
         elif hasattr(config, "image_size") and hasattr(config, "in_channels"):
             shape = (config.in_channels, config.image_size, config.image_size)
         else:
             raise FastdiffError("the model does not say how large its samples are; give shape=(C, H, W)")
-        if not shape or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in shape):
+        if (
+            not isinstance(shape, tuple)
+            or not shape
+            or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in shape)
+        ):
             raise FastdiffError(f"shape must be positive whole numbers like (3, 64, 64), got {self.shape}")
         return shape
 

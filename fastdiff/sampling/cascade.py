@@ -12,13 +12,14 @@ from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.api import Sampler, to_uint8
 from fastdiff.sampling.request import Classes, sample_seeds
+from fastdiff.sampling.scalars import whole
 
 UPSAMPLER_RUN = 1 << 31  # flipped in a run's seed, so that both models of a cascade draw other numbers
 
 
 def upsampler_seeds(n: int, seed: int = 0, first: int = 0) -> Tensor:
     """Philox keys [n] of an upsampler's samples in run ``seed``."""
-    return sample_seeds(n, seed ^ UPSAMPLER_RUN, first)
+    return sample_seeds(n, whole(seed) ^ UPSAMPLER_RUN, first)
 
 
 def upsample(

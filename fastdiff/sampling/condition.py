@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import normal
+from fastdiff.sampling.scalars import is_finite, number, whole
 
 # Philox streams: 0 is the steps' noise, 1 is x_T.
 KNOWN_STREAM = 2  # on known pixels
@@ -99,8 +100,9 @@ class Guide(Condition):
     rows: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.scale):
-            raise FastdiffError(f"the scale of a guide must be a finite number, got {self.scale}")
+        object.__setattr__(self, "scale", number(self.scale))
+        if not is_finite(self.scale):
+            raise FastdiffError(f"the scale of a guide must be a finite number, got {self.scale!r}")
 
     def fitted(self, n: int, shape: Sequence[int]) -> Condition:
         for name, value in self.rows.items():
@@ -161,8 +163,9 @@ class Denoise(Condition):
     schedule: ANNEALING = "constant"
 
     def __post_init__(self) -> None:
-        if not 0 < self.noise_std < math.inf:
-            raise FastdiffError(f"noise_std must be a positive number, got {self.noise_std}")
+        object.__setattr__(self, "noise_std", number(self.noise_std))
+        if not is_finite(self.noise_std) or self.noise_std <= 0:
+            raise FastdiffError(f"noise_std must be a positive number, got {self.noise_std!r}")
         if self.schedule not in get_args(ANNEALING):
             raise FastdiffError(f"schedule must be 'constant' or 'annealed', got {self.schedule!r}")
 
@@ -221,6 +224,7 @@ class Inpaint(Condition):
     repeats: int = 1
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "repeats", whole(self.repeats))
         if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
             raise FastdiffError(f"repeats must be a whole number of at least 1, got {self.repeats!r}")
 

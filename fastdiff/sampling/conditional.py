@@ -10,6 +10,7 @@ from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.api import Sampler
 from fastdiff.sampling.condition import ANNEALING, Denoise, Inpaint
+from fastdiff.sampling.scalars import whole
 
 _CALL = ("classes", "seed", "seeds", "noise", "cond", "progress")
 # Noise in the steps, and steps that are repeated, let the unknown pixels catch up with the known ones: see
@@ -42,6 +43,9 @@ def inpaint(
 
     Source: Sohl-Dickstein et al. 2015, section 2.5. The method and its bias: :class:`~.condition.Inpaint`.
     """
+    n = whole(n)
+    if not isinstance(n, int):
+        raise FastdiffError(f"n must be a whole number, the completions of each image, got {n!r}")
     sampler, call = _sampler(model, options)
     shape = sampler.sample_shape
     count = len(image) if image.ndim > len(shape) else 1

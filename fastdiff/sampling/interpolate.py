@@ -10,6 +10,7 @@ from torch import Tensor
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.api import Sampler
+from fastdiff.sampling.scalars import whole
 
 
 def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
@@ -29,7 +30,7 @@ def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     """
     cosine = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0).clamp(-1, 1)
     theta = torch.acos(cosine)
-    w = weights.to(a).reshape(-1, *[1] * a.ndim)
+    w = torch.as_tensor(weights).to(a).reshape(-1, *[1] * a.ndim)
     if float(torch.sin(theta)) < 1e-6:
         return (1 - w) * a + w * b
     return (torch.sin((1 - w) * theta) * a + torch.sin(w * theta) * b) / torch.sin(theta)
@@ -58,12 +59,13 @@ def interpolate(
     Raises:
         FastdiffError: images of different shapes, n below 2, a sampler that cannot be reversed.
     """
+    n = whole(n)
     if first.shape != last.shape:
         raise FastdiffError(
             f"the two images must have one shape, got {list(first.shape)} and {list(last.shape)}"
         )
-    if n < 2:
-        raise FastdiffError(f"n must be at least 2, the two ends, got {n}")
+    if not isinstance(n, int) or n < 2:
+        raise FastdiffError(f"n must be at least 2, the two ends, got {n!r}")
     with Sampler(model, **{"sampler": "ddim", **options}) as sampler:
         latents = sampler.encode(torch.stack([first, last]), classes=classes, progress=progress)
         between = slerp(latents[0], latents[1], torch.linspace(0, 1, n))

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import normal
 from fastdiff.sampling.condition import Condition
+from fastdiff.sampling.scalars import whole
 
 INITIAL_STREAM = 1  # the Philox stream that x_T is drawn from; ``reverse_step`` draws from stream 0
 MAX_SEED = 1 << 32
@@ -58,6 +59,7 @@ def sample_seeds(n: int, seed: int = 0, first: int = 0) -> Tensor:
     Raises:
         FastdiffError: a seed outside 0 ... 2^32 - 1.
     """
+    seed = whole(seed)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < MAX_SEED:
         raise FastdiffError(f"seed must be a whole number from 0 to {MAX_SEED - 1}, got {seed!r}")
     high = seed - MAX_SEED if seed >= MAX_SEED // 2 else seed  # the key's 64 bits, read as a signed number
@@ -82,6 +84,7 @@ def make_request(
     Raises:
         FastdiffError: what does not fit n, the shape, the model's classes, or each other.
     """
+    n = whole(n)
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise FastdiffError(f"the number of samples must be a whole number of at least 1, got {n!r}")
     if noise is not None and (tuple(noise.shape) != (n, *shape) or not noise.is_floating_point()):
@@ -122,7 +125,8 @@ def _labels(model: Any, n: int, classes: Classes | None, guided: bool) -> Tensor
         return None
     if num_classes is None and hasattr(config, "num_classes"):
         raise FastdiffError("classes were given, but the model is unconditional; leave out classes")
-    labels = [classes] * n if isinstance(classes, int) else classes
+    given: Any = whole(classes)
+    labels = [given] * n if isinstance(given, int) else given
     labels = _whole_numbers("classes", labels, n, f"one whole number or {n}, one per sample")
     if num_classes is not None and not ((labels >= 0) & (labels < num_classes)).all():
         wrong = next(int(c) for c in labels if not 0 <= c < num_classes)
@@ -133,6 +137,7 @@ def _labels(model: Any, n: int, classes: Classes | None, guided: bool) -> Tensor
 def _whole_numbers(name: str, values: Sequence[int] | Tensor, n: int, accepted: str) -> Tensor:
     """values as [n] int64."""
     try:
+        values = list(map(whole, values)) if isinstance(values, (list, tuple)) else values
         numbers = torch.as_tensor(values)
         given = f"{numbers.dtype} {list(numbers.shape)}"
         fits = numbers.shape == (n,) and not numbers.is_floating_point()

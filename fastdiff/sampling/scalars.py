@@ -1,0 +1,32 @@
+"""Numbers as users have them: Python's, NumPy's, and tensors and arrays of one element without a dimension."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def number(value: Any) -> Any:
+    """A NumPy number, or a tensor or array of no dimension, as Python's number; anything else as it is."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
+def whole(value: Any) -> Any:
+    """:func:`number`, and 4.0 as 4."""
+    value = number(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def is_finite(value: Any) -> bool:
+    """Whether this is a number, and a finite one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def wholes(values: Any) -> Any:
+    """A shape as a tuple of :func:`whole` numbers; anything else as it is."""
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    return (
+        tuple(map(whole, values)) if isinstance(values, Sequence) and not isinstance(values, str) else values
+    )
