@@ -45,6 +45,10 @@ class Packed:
         """What it is made of."""
         return [p for layer in self.layers for p in (layer.weight, layer.bias) if p is not None]
 
+    def copied(self) -> list[Tensor]:
+        """Of these, the ones that are not read themselves at each call."""
+        return self.parameters()
+
     def ready(self) -> None:
         """Packed at all. Whether anything has changed, the model is asked as a whole."""
         if not self._made_from:
@@ -115,6 +119,9 @@ class PackedConv(PackedWeight):
         self._pack(torch.cat([layer.weight for layer in self.layers]))
         biases = [layer.bias for layer in self.layers]
         self.bias = None if biases[0] is None else torch.cat(biases)
+
+    def copied(self) -> list[Tensor]:
+        return self.parameters() if len(self.layers) > 1 else [self.layers[0].weight]
 
     def accept(self) -> None:
         """Take the parameter as it is now for the one that was packed."""

@@ -157,7 +157,7 @@ class FusedTrunk:
             with _BUILDING:
                 for packed in layers.packed():
                     packed.refresh(anew=weights is not None and not packed.is_freed())
-                self._weights = Weights(_parameters(layers.packed()))
+                self._weights = Weights(_copied(layers.packed()))
         return layers
 
     def packed(self) -> list[Packed]:
@@ -227,11 +227,11 @@ def _short(error: FastdiffError) -> str:
     return str(error).partition(";")[0]
 
 
-def _parameters(packed: Iterable[Packed]) -> Iterator[Tensor]:
-    """Those whose values can be compared: freed ones have none."""
+def _copied(packed: Iterable[Packed]) -> Iterator[Tensor]:
+    """The parameters whose values are to be compared: freed ones have none."""
     for p in packed:
         if not p.is_freed():
-            yield from p.parameters()
+            yield from p.copied()
 
 
 def _is_traced(x: Any) -> bool:

@@ -68,7 +68,13 @@ class Structure:
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = list(model.modules())
+        every = list(map(vars, self._modules))
+        self._dictionaries = every
+        self._children = [d["_modules"] for d in every]
+        self._parameters = [d["_parameters"] for d in every]
+        self._hooks = [d[name] for name in ("_forward_hooks", "_forward_pre_hooks") for d in every]
         self._dropouts = [m for m in self._modules if isinstance(m, nn.Dropout)]
+        self._processors = [d for d in every if "processor" in d]  # of diffusers' attention, no modules
         self._kept = list(model.parameters())  # alive, so that none gets the number of another
         self._seen = self._now()
 
@@ -76,15 +82,16 @@ class Structure:
         return self._now() != self._seen
 
     def _now(self) -> Any:
-        # Modules, parameters and hooks compare by identity. A forward put into a module makes its dictionary longer.
-        every = list(map(vars, self._modules))
+        # Modules compare by identity; a forward put into a module makes its dictionary longer. All of it without a loop
+        # in Python over the hundreds of modules.
+        flat = itertools.chain.from_iterable
         return (
-            list(itertools.chain.from_iterable(d["_modules"].values() for d in every)),
-            list(map(id, itertools.chain.from_iterable(d["_parameters"].values() for d in every))),
-            [d["_forward_hooks"] or d["_forward_pre_hooks"] or None for d in every],
-            list(map(len, every)),
+            list(flat(map(dict.values, self._children))),
+            list(map(id, flat(map(dict.values, self._parameters)))),
+            list(map(len, self._hooks)),
+            list(map(len, self._dictionaries)),
             list(map(type, self._modules)),
-            [d.get("processor") for d in every],  # of diffusers' attention, no module
+            [d.get("processor") for d in self._processors],
             [d.training and d.p for d in self._dropouts],
         )
 

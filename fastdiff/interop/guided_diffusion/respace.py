@@ -16,7 +16,11 @@ from fastdiff.interop.guided_diffusion.gaussian_diffusion import GaussianDiffusi
 
 def space_timesteps(num_timesteps: int, section_counts: str | Iterable[int]) -> set[int]:
     """The timesteps that are kept: counts per section ("10,10" or [10, 10]), or "ddimN" for a fixed stride."""
-    text = section_counts if isinstance(section_counts, str) else ",".join(str(int(count)) for count in section_counts)
+    text = (
+        section_counts
+        if isinstance(section_counts, str)
+        else ",".join(str(int(count)) for count in section_counts)
+    )
     try:
         return set(schedule.space_timesteps(text, num_timesteps))
     except FastdiffError as error:
