@@ -1,18 +1,41 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, that are checked when they are read, and folders that one run uses."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import tempfile
+import secrets
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastdiff.errors import FastdiffError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# In the metadata of .safetensors files: where the checksums are, and they.
+_WHERE, _CHECKSUMS = "checksums", "fastdiff.crc32"
+LOCK = ".lock"
+
+
+class DamagedFile(FastdiffError):
+    """A file that is not what was written."""
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Around whatever writes ``path``.
+
+    Raises:
+        FastdiffError: the folder is missing or cannot be written, or the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise FastdiffError(f"cannot write {Path(path)}: {error.strerror or error}") from None
 
 
 @contextlib.contextmanager
@@ -22,31 +45,88 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with atomic_path("out/samples.png") as temporary:
             image.save(temporary, format="PNG")
 
+    File and folder are on the disk (fsync) when this ends, so that a power cut leaves the old file or the new one.
+
     Raises:
         FastdiffError: the folder is missing or cannot be written.
     """
     target = Path(path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    with writing(target):
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less what umask says
+        try:
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, target)
+            _sync(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
-    except OSError as error:
-        raise FastdiffError(f"cannot write {target}: {error.strerror or error}") from None
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp's files are private; give this one the permissions that open() would have.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise FastdiffError(f"cannot write {target}: {error.strerror or error}") from None
+        os.fsync(handle)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep ``folder`` for this process, until the end of the block or of the process, however it ends.
+
+    Raises:
+        FastdiffError: another process uses it, or it cannot be written.
+    """
+    import fcntl
+
+    path = folder / LOCK
+    with writing(path):
+        while True:
+            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = os.read(handle, 20).decode(errors="replace")
+                os.close(handle)
+                raise FastdiffError(
+                    f"{folder} is in use by another run (process {owner}); wait for it, or give another --out"
+                ) from None
+            if _is(handle, path):
+                break
+            os.close(handle)  # its owner removed it at its end, between our two calls
+        os.truncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
+    try:
+        yield
+    finally:
+        if _is(handle, path):
+            path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _is(handle: int, path: Path) -> bool:
+    """Whether a file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except OSError:
+        return False
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text from outside says.
+
+    Raises:
+        ValueError: it is not JSON, not UTF-8, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """A .safetensors file, whole or not there.
+    """A .safetensors file, whole or not there, with a checksum of each tensor and of the metadata.
 
     Raises:
         FastdiffError: the folder is missing or cannot be written, or the disk is full.
@@ -54,8 +134,80 @@ def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], meta
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    about = {**metadata, _WHERE: _CHECKSUMS}
+    checksums = {"": _crc32_of(about), **{name: crc32(name, tensor) for name, tensor in tensors.items()}}
     with atomic_path(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata=metadata)
+            save_file(tensors, temporary, metadata={**about, _CHECKSUMS: json.dumps(checksums)})
         except SafetensorError as error:  # not an OSError, even where the disk is full
             raise FastdiffError(f"cannot write {Path(path)}: {error}") from None
+
+
+class StoredTensors:
+    """An open .safetensors file; see :func:`open_tensors`."""
+
+    def __init__(self, path: Path, archive: Any) -> None:
+        self._path, self._archive = path, archive
+        self.names: list[str] = list(archive.keys())
+        self.metadata: dict[str, str] = archive.metadata() or {}
+        self._checksums = self._read_checksums()
+
+    def _read_checksums(self) -> dict[str, Any] | None:
+        """None in a file of another program."""
+        stored = self.metadata.pop(_CHECKSUMS, None)
+        if stored is None and _WHERE not in self.metadata:
+            return None
+        try:
+            checksums = dict(parse_json(stored or ""))
+        except (ValueError, TypeError):
+            raise DamagedFile(f"{self._path} is damaged: its checksums cannot be read") from None
+        if checksums.get("") != _crc32_of(self.metadata):
+            raise DamagedFile(f"{self._path} is damaged: its metadata do not have their checksum")
+        if checksums.keys() - {""} != set(self.names):
+            raise DamagedFile(f"{self._path} is damaged: its tensors are not those that were written")
+        del self.metadata[_WHERE]
+        return checksums
+
+    def read(self, name: str) -> Tensor:
+        """One tensor.
+
+        Raises:
+            DamagedFile: it does not have its checksum.
+        """
+        tensor = self._archive.get_tensor(name)
+        if self._checksums is not None and crc32(name, tensor) != self._checksums[name]:
+            raise DamagedFile(f"{self._path} is damaged: {name} does not have its checksum")
+        return tensor
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path) -> Iterator[StoredTensors]:
+    """The tensors of a .safetensors file, read one by one, and its metadata.
+
+    Those that :func:`write_tensors` wrote are held against their checksums.
+
+    Raises:
+        DamagedFile: a broken file, another kind of file, or one that is not what was written.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as archive:
+            yield StoredTensors(path, archive)
+    except (OSError, SafetensorError, MemoryError) as error:
+        raise DamagedFile(
+            f"{path} is broken or no safetensors file: {str(error).splitlines()[0][:160]}"
+        ) from None
+
+
+def crc32(name: str, tensor: Tensor) -> int:
+    """Of a tensor's name, type, shape and bytes."""
+    import torch
+
+    begin = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return zlib.crc32(flat.numpy().data, begin)
+
+
+def _crc32_of(metadata: dict[str, str]) -> int:
+    return zlib.crc32(json.dumps(metadata, sort_keys=True).encode())

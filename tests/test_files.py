@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from fastdiff.errors import FastdiffError
-from fastdiff.files import atomic_path
+from fastdiff.files import DamagedFile, atomic_path, locked, open_tensors, parse_json, write_tensors
 
 
 def test_appears_whole(tmp_path: Path) -> None:
@@ -62,3 +68,136 @@ def test_full_disk_is_told_in_a_sentence(tmp_path: Path) -> None:
     ):
         raise OSError(28, os.strerror(28))
     assert not list(tmp_path.iterdir())
+
+
+def test_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File, rename, folder: in this order, so that a power cut leaves the old file or the new one."""
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def sync(handle: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
+        done.append("folder" if name == tmp_path.name else "file")
+        fsync(handle)
+
+    def rename(old: Path, new: Path) -> None:
+        done.append("rename")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", rename)
+    with atomic_path(tmp_path / "result"):
+        pass
+    assert done == ["file", "rename", "folder"]
+
+
+def test_only_one_run_has_a_folder(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        with (
+            pytest.raises(
+                FastdiffError, match=rf"in use by another run \(process {os.getpid()}\); wait for it"
+            ),
+            locked(tmp_path),
+        ):
+            pass
+        other = "import sys, pathlib, fastdiff.files as f\nwith f.locked(pathlib.Path(sys.argv[1])): pass"
+        ended = subprocess.run([sys.executable, "-c", other, str(tmp_path)], capture_output=True, text=True)
+        assert ended.returncode and f"(process {os.getpid()})" in ended.stderr
+    assert not list(tmp_path.iterdir())
+    with locked(tmp_path):
+        pass
+
+
+def test_a_lock_of_a_killed_process_is_none(tmp_path: Path) -> None:
+    dying = (
+        "import os, sys, pathlib, fastdiff.files as f\n"
+        "with f.locked(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", dying, str(tmp_path)]).returncode == -9
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    with locked(tmp_path):
+        pass
+
+
+def test_a_folder_that_vanishes_while_it_is_locked(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with locked(folder):
+        (folder / ".lock").unlink()
+        folder.rmdir()
+    with pytest.raises(FastdiffError, match="cannot write .*run/.lock: No such file"), locked(folder):
+        pass
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, b"\xff", "{", "1" * 5000], ids=["deep", "bytes", "half", "long"]
+)
+def test_json_from_outside(text: str | bytes) -> None:
+    with pytest.raises(ValueError):
+        parse_json(text)
+
+
+TENSORS = {
+    "a": torch.arange(64.0).reshape(8, 8),
+    "b": torch.tensor(7.0, dtype=torch.bfloat16),
+    "c": torch.ones(5, dtype=torch.int64),
+    "d": torch.zeros(0),
+}
+
+
+def read_all(path: Path) -> dict[str, torch.Tensor]:
+    with open_tensors(path) as file:
+        assert file.metadata == {"about": '{"x": 1}'}
+        return {name: file.read(name) for name in file.names}
+
+
+def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, TENSORS, {"about": '{"x": 1}'})
+    found, plain = read_all(path), load_file(path)
+    assert found.keys() == plain.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
+        assert torch.equal(plain[name], tensor)  # other programs read it too
+
+
+def test_every_flipped_bit_is_seen(tmp_path: Path) -> None:
+    """In the header, in its names and numbers, and in the tensors; one bit of each byte in turn."""
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, TENSORS, {"about": '{"x": 1}'})
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        content = bytearray(whole)
+        content[position] ^= 1 << position % 8
+        path.write_bytes(content)
+        with pytest.raises(DamagedFile):
+            read_all(path)
+
+
+@pytest.mark.parametrize("part", [0.3, 0.7, 0.99])
+def test_zeros_and_cuts_are_seen(tmp_path: Path, part: float) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, TENSORS, {"about": '{"x": 1}'})
+    whole = path.read_bytes()
+    kept = int(part * len(whole))
+    for content in (whole[:kept], whole[:kept] + bytes(len(whole) - kept)):
+        path.write_bytes(content)
+        with pytest.raises(DamagedFile, match="is damaged|is broken or no safetensors file"):
+            read_all(path)
+
+
+def test_files_of_other_programs_have_no_checksums(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "x.safetensors", metadata={"about": '{"x": 1}'})
+    assert read_all(tmp_path / "x.safetensors").keys() == TENSORS.keys()
+
+
+def test_checksums_are_of_zlib(tmp_path: Path) -> None:
+    """The format, so that what is written today can be read later."""
+    import zlib
+
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"c": TENSORS["c"]}, {})
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
+    stored = json.loads(header["__metadata__"]["fastdiff.crc32"])
+    assert stored["c"] == zlib.crc32(b"c torch.int64 [5]" + struct.pack("<5q", *[1] * 5))

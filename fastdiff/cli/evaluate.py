@@ -52,6 +52,8 @@ class Evaluate:
     """Inception's weights, the file pt_inception-2015-12-05-6726825d.pth; nothing is downloaded."""
     fit: Literal["crop", "pad"] | None = None
     """What to do with images of another size: scale and cut the centre out, or add a black rim; left out, an error."""
+    skip_broken: bool = False
+    """Leave out what cannot be read of folders and archives, and list it; left out, an error."""
     save_statistics: Path | None = None
     """Also write the reference's statistics to this .npz, which --reference takes in its place, quicker."""
 
@@ -114,7 +116,7 @@ class Evaluate:
         reference = None
         if self.reference is not None:
             why = "the images it is compared with"
-            reference = read_reference(self.reference, shape, fit=self.fit, why=why)
+            reference = read_reference(self.reference, shape, why=why, **self._reading)
             check_reference(reference, features, shape)
         check_folder(self.out, (FILE,))
         samples = source if isinstance(source, Images) else self._sampled(source)
@@ -131,7 +133,11 @@ class Evaluate:
 
     def _read_samples(self, features: Features) -> Images:
         why = f"the images that {features.name} looks at"
-        return read_images(Path(self.samples), features.shape, fit=self.fit, why=why).first(self.n)
+        return read_images(Path(self.samples), features.shape, why=why, **self._reading).first(self.n)
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        return {"fit": self.fit, "skip_broken": self.skip_broken, "progress": self.progress}
 
     def _batches(self, model: Any) -> Iterator[Tensor]:
         """What the checkpoint will make; mistakes are told now."""
@@ -214,7 +220,7 @@ class Evaluate:
         images = read_images(
             self.reference,
             _shape(model),
-            fit=self.fit,
+            **self._reading,
             why="the images of the model",
             num_classes=model.config.num_classes,
             labels=self.labels,

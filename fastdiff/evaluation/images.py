@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from fastdiff.errors import FastdiffError
 from fastdiff.training.config import Fit
 from fastdiff.training.data import FittedImages, load_data
-from fastdiff.training.readers import read
+from fastdiff.training.readers import Arrays, EncodedImages, Header, read
 
 Shape = tuple[int, int, int]  # (C, H, W)
 _COLOURS = {1: "grey", 3: "RGB"}
@@ -64,8 +63,12 @@ def read_images(
     why: str = "",
     num_classes: int | None = None,
     labels: Path | None = None,
+    skip_broken: bool = False,
+    progress: bool = False,
 ) -> Images:
-    """Images of a folder, an IDX file or an .npz (guided-diffusion's, or with images and labels).
+    """Images of a folder, an archive, an IDX file or an .npz (guided-diffusion's, or with images and labels).
+
+    Without ``fit`` each of them is looked at: all must have the shape, and none a transparency that would be dropped.
 
     Args:
         shape: that they must have; None: that of the first.
@@ -73,31 +76,47 @@ def read_images(
         why: who asks for that shape, for the message.
         num_classes: read labels too, below this number, if there are any.
         labels: the labels file of IDX images, found by name if None.
+        skip_broken: leave out what cannot be read of folders and archives, and log it, instead of raising.
+        progress: show a bar where it takes longer than a second.
 
     Raises:
         FastdiffError: whatever cannot be read, another shape, labels that do not fit.
     """
-    raw = read(path, labels)
-    found = _shape(raw.image(0))
-    wanted = shape or found
-    if fit is None and found != wanted or wanted[0] < found[0]:
-        advice = "" if wanted[0] < found[0] else "; give --fit pad or --fit crop to fit them"
-        raise FastdiffError(f"{path} holds {words(found)} and {why or 'all'} must be {words(wanted)}{advice}")
+    raw = read(path, labels, progress=progress, skip_broken=skip_broken)
+    first = _header(raw, 0)
+    wanted = shape or first[:3]
     if wanted[1] != wanted[2]:
         raise FastdiffError(f"{path} holds {words(wanted)}; only square ones can be evaluated")
+    alike = isinstance(raw, Arrays)  # an array's images have one shape
+    count = 1 if alike else len(raw)
+    bar = tqdm(range(count), "looking at images", unit="img", disable=not progress, delay=1, leave=False)
+    for index in bar:
+        name = "" if alike else f" (the first is {raw.name(index)})"
+        _check(first if index == 0 else _header(raw, index), wanted, fit, f"{path} holds", why, name)
     has_labels = num_classes is not None and raw.labels is not None
     if has_labels and raw.class_names and len(raw.class_names) != num_classes:
         raise FastdiffError(f"{path} has {len(raw.class_names)} classes, the model {num_classes}")
-    del raw  # as large as what is read next
     data = load_data(
         path,
         image_size=wanted[1],
         channels=wanted[0],
         num_classes=num_classes if has_labels else None,
-        labels=labels,
         fit=fit or "crop",
+        raw=raw,
     )
     return Images(data.images, str(path), data.labels)
+
+
+def _check(header: Header, wanted: Shape, fit: Fit | None, holds: str, why: str, name: str) -> None:
+    """Raise where an image is not what is wanted and ``fit`` does not say what to do about it."""
+    found = header[:3]
+    if wanted[0] < found[0] or fit is None and found != wanted:
+        advice = "" if wanted[0] < found[0] else "; give --fit pad or --fit crop to fit them"
+        raise FastdiffError(
+            f"{holds} {words(found)} and {why or 'all'} must be {words(wanted)}{advice}{name}"
+        )
+    if fit is None and header.transparent:
+        raise FastdiffError(f"{holds} transparent images; give --fit crop to drop the transparency{name}")
 
 
 def words(shape: Shape) -> str:
@@ -106,8 +125,9 @@ def words(shape: Shape) -> str:
     return f"{_COLOURS.get(c, f'{c}-channel')} images of {w} x {h} pixels"
 
 
-def _shape(image: np.ndarray | Image.Image) -> Shape:
-    if isinstance(image, Image.Image):
-        return 1 if image.mode in ("1", "L") else 3, image.height, image.width
+def _header(raw: Arrays | EncodedImages, index: int) -> Header:
+    if isinstance(raw, EncodedImages):
+        return raw.header(index)
+    image = raw.image(index)
     channels = image.shape[2] if image.ndim == 3 else 1
-    return 1 if channels == 1 else 3, image.shape[0], image.shape[1]
+    return Header(1 if channels == 1 else 3, image.shape[0], image.shape[1], transparent=channels == 4)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from fastdiff.evaluation.frechet import Moments
 from fastdiff.evaluation.images import Images, Shape, read_images
 from fastdiff.files import atomic_path
 from fastdiff.training.config import Fit
+from fastdiff.training.readers.arrays import read_arrays
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,13 @@ class Reference:
 
 
 def read_reference(
-    path: Path, shape: Shape | None = None, *, fit: Fit | None = None, why: str = ""
+    path: Path,
+    shape: Shape | None = None,
+    *,
+    fit: Fit | None = None,
+    why: str = "",
+    skip_broken: bool = False,
+    progress: bool = False,
 ) -> Reference:
     """Images, or an .npz with statistics under ADM's names: mu, sigma, mu_s, sigma_s, and with them arr_0 (images).
 
@@ -47,17 +54,20 @@ def read_reference(
     Raises:
         FastdiffError: what cannot be read.
     """
+    reading: dict[str, Any] = {"fit": fit, "why": why, "skip_broken": skip_broken, "progress": progress}
     statistics = _statistics(path) if path.suffix == ".npz" and zipfile.is_zipfile(path) else {}
     if not statistics:
-        return Reference(str(path), images=read_images(path, shape, fit=fit, why=why))
+        return Reference(str(path), images=read_images(path, shape, **reading))
     has_images = bool(statistics.keys() & {"arr_0", "images"})
     pool, features = statistics.get("pool"), statistics.get("features")
+    if pool is not None and (pool.ndim != 2 or not _is_finite(pool)):
+        raise FastdiffError(f"{path}: pool must be finite numbers [M,D], got {pool.dtype} {list(pool.shape)}")
     return Reference(
         str(path),
         fid=_moments(path, statistics, "mu", "sigma"),
         sfid=_moments(path, statistics, "mu_s", "sigma_s"),
         pool=None if pool is None else torch.from_numpy(pool),
-        images=read_images(path, shape, fit=fit, why=why) if has_images and pool is None else None,
+        images=read_images(path, shape, **reading) if has_images and pool is None else None,
         features=None if features is None else str(features),
     )
 
@@ -82,14 +92,8 @@ def write_reference(path: Path, reference: Reference) -> None:
 
 def _statistics(path: Path) -> dict[str, np.ndarray]:
     """The arrays but the images, which are only named; empty if the file holds no statistics."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not {"mu", "mu_s"} & set(archive.files):
-                return {}
-            images = {"arr_0", "arr_1", "images", "labels"}
-            return {n: np.empty(0) if n in images else archive[n] for n in archive.files}
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise FastdiffError(f"cannot read {path}: {error}") from None
+    arrays = read_arrays(path, leave_out={"arr_0", "arr_1", "images", "labels"})
+    return arrays if {"mu", "mu_s"} & arrays.keys() else {}
 
 
 def _moments(path: Path, arrays: dict[str, np.ndarray], mean: str, covariance: str) -> Moments | None:
@@ -101,4 +105,10 @@ def _moments(path: Path, arrays: dict[str, np.ndarray], mean: str, covariance: s
         raise FastdiffError(
             f"{path}: {mean} must be [D] and {covariance} [D,D], got {list(mu.shape)} and {found}"
         )
+    if not _is_finite(mu) or not _is_finite(sigma):
+        raise FastdiffError(f"{path}: {mean} and {covariance} must be finite numbers")
     return Moments(mu, sigma)
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    return array.dtype.kind == "f" and bool(np.isfinite(array).all())

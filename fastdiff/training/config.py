@@ -42,6 +42,8 @@ class TrainConfig:
     """Of another size: "crop" cuts the centre out, "random-crop" 0.8 to 1 of it, anywhere, "pad" adds a black rim."""
     flip: bool = False
     """Mirror half of the images, chosen at random."""
+    skip_broken: bool = False
+    """Try each image of a folder or archive first; leave out, and list, what cannot be read; without, an error."""
     workers: int | None = None
     """Processes that decode images ahead of their step; left out, as many as make sense, 0 if images are in memory."""
     val_data: Path | None = None

@@ -81,7 +81,9 @@ def load_data(
     class_names: tuple[str, ...] = (),
     fit: Fit = "crop",
     seed: int = 0,
+    skip_broken: bool = False,
     progress: bool = False,
+    raw: Arrays | EncodedImages | None = None,
 ) -> ImageData:
     """Open a data set whose images are fitted to [channels,image_size,image_size]; docs/data.md shows the kinds.
 
@@ -93,12 +95,15 @@ def load_data(
         class_names: replace the data's own.
         fit: "crop", "random-crop" or "pad", see :func:`fastdiff.training.fit.fit_image`.
         seed: of random crops.
+        skip_broken: leave out what cannot be read of folders and archives, and log it, instead of raising.
         progress: show a bar where it takes longer than a second.
+        raw: what ``path`` holds, if it was read before.
 
     Raises:
         FastdiffError: whatever cannot be read, or labels that the model cannot take.
     """
-    raw = read(path, labels, progress=progress)
+    if raw is None:
+        raw = read(path, labels, progress=progress, skip_broken=skip_broken)
     names = () if num_classes is None else class_names or raw.class_names
     if names and len(names) != num_classes:
         raise FastdiffError(

@@ -110,6 +110,7 @@ class Trainer:
             class_names=self.config.class_names,
             fit=fit,
             seed=self.config.seed,
+            skip_broken=self.config.skip_broken,
             progress=self.config.progress and self._processes.first,
         )
 

@@ -26,7 +26,7 @@ FOLDER = "checkpoints"
 LAYOUT = 2  # of a checkpoint; 1 had one average, and noise that another generator drew
 # What may change when a run goes on. The rest decides the numbers, and a checkpoint must agree with it.
 _FREE = (
-    {"data", "labels", "class_names", "workers", "out", "resume", "progress", "tensorboard"}
+    {"data", "labels", "class_names", "skip_broken", "workers", "out", "resume", "progress", "tensorboard"}
     | {"device", "threads", "strategy", "microbatch", "recompute", "steps", "decay"}
     | {"log_every", "checkpoint_every", "keep", "sample_every"}
     | {"val_data", "val_labels", "val_every", "val_batches"}

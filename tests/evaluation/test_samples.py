@@ -72,3 +72,32 @@ def test_colours(folder: Path) -> None:
 def test_only_square_ones(folder: Path) -> None:
     with pytest.raises(FastdiffError, match="images of 10 x 8 pixels; only square ones"):
         read_images(folder / "wide.npz")
+
+
+OTHERS = {
+    "size": (Image.new("L", (8, 10)), "grey images of 8 x 10 pixels and all must be grey images of 8 x 8"),
+    "colours": (Image.new("RGB", (8, 8)), "RGB images of 8 x 8 pixels and all must be grey images"),
+    "transparency": (Image.new("LA", (8, 8)), "holds transparent images; give --fit crop to drop"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_image_is_looked_at(folder: Path, kind: str) -> None:
+    """Not only the first, which is as all should be."""
+    image, message = OTHERS[kind]
+    image.save(folder / "grey" / "9.png")
+    with pytest.raises(FastdiffError, match=rf"{message}.* \(the first is .*9.png\)"):
+        read_images(folder / "grey")
+    if kind == "colours":  # what is lost by making it grey is never what was meant
+        with pytest.raises(FastdiffError, match="9.png"):
+            read_images(folder / "grey", fit="crop")
+    else:
+        assert len(_all(read_images(folder / "grey", fit="crop"))) == 4
+
+
+def test_broken_images_are_left_out_if_asked(folder: Path) -> None:
+    (folder / "grey" / "1.png").write_bytes(b"text")
+    with pytest.raises(FastdiffError, match="cannot read the image .*1.png: it is not a picture"):
+        read_images(folder / "grey")
+    found = read_images(folder / "grey", skip_broken=True)
+    assert np.array_equal(_all(found).movedim(1, -1), pictures(3)[[0, 2]])

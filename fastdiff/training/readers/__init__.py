@@ -10,30 +10,46 @@ from fastdiff.training.readers.arrays import read_idx as read_idx
 from fastdiff.training.readers.arrays import read_idx_pair
 from fastdiff.training.readers.arrays import read_npz as read_npz
 from fastdiff.training.readers.encoded import EncodedImages as EncodedImages
-from fastdiff.training.readers.encoded import open_image as open_image
 from fastdiff.training.readers.folder import read_folder
+from fastdiff.training.readers.left_out import LeftOut
+from fastdiff.training.readers.pictures import Header as Header
+from fastdiff.training.readers.pictures import open_image as open_image
 from fastdiff.training.readers.webdataset import find_shards, read_shards
 from fastdiff.training.readers.zips import read_zip
 
 
-def read(path: Path, labels: Path | None = None, *, progress: bool = False) -> Arrays | EncodedImages:
-    """Images and labels of any kind in docs/data.md, told apart by the name.
+def read(
+    path: Path, labels: Path | None = None, *, progress: bool = False, skip_broken: bool = False
+) -> Arrays | EncodedImages:
+    """Images and labels of any kind in docs/data.md, told apart by the name. What is left out is logged.
+
+    Args:
+        skip_broken: leave out what cannot be read of folders and archives, instead of raising; each image is tried.
 
     Raises:
         FastdiffError: a missing or broken file, no images, labels that do not fit.
     """
     kind = path.suffix.lower()
     shards = find_shards(path)
-    if not shards and not path.exists():
+    if not shards and not path.is_file() and not path.is_dir():
+        problem = ", which is a FIFO, a socket or a device" if path.exists() else ""
         raise FastdiffError(
-            f"no data at {path}; give a folder or .zip of images, .tar shards, an IDX file or an .npz"
+            f"no data at {path}{problem}; give a folder or .zip of images, .tar shards, an IDX file or an .npz"
         )
     if labels is not None and (shards or path.is_dir() or kind in (".npz", ".zip")):
         raise FastdiffError(f"labels go with an IDX images file; {path} carries its own")
+    if not shards and not path.is_dir() and kind != ".zip":
+        return read_npz(path) if kind == ".npz" else read_idx_pair(path, labels)
+    left_out = LeftOut(skip_broken)
     if shards:
-        return read_shards(shards, progress=progress)
-    if path.is_dir():
-        return read_folder(path, progress=progress)
-    if kind == ".zip":
-        return read_zip(path)
-    return read_npz(path) if kind == ".npz" else read_idx_pair(path, labels)
+        images: EncodedImages = read_shards(shards, left_out, progress=progress)
+    elif path.is_dir():
+        images = read_folder(path, left_out, progress=progress)
+    else:
+        images = read_zip(path, left_out)
+    if skip_broken:
+        images = images.without_broken(left_out, progress=progress)
+    left_out.report(str(path))
+    if not len(images):
+        raise FastdiffError(f"no image in {path} can be read")
+    return images

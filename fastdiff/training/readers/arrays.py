@@ -8,6 +8,7 @@ import math
 import struct
 import zipfile
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 from fastdiff.errors import FastdiffError
 
 _UINT8 = 0x08  # type code in the IDX header
+_MOST_SIZES = 4
 _CHUNK = 1 << 24
 _NPZ_NAMES = (("images", "labels"), ("arr_0", "arr_1"))
 
@@ -44,23 +46,24 @@ def read_idx(path: Path) -> np.ndarray:
     """An IDX file of unsigned bytes, gzipped or not: two zero bytes, type, rank, sizes (big endian), data.
 
     Raises:
-        FastdiffError: another kind of file, or one that is cut short.
+        FastdiffError: another kind of file, or one whose size is not what its header promises.
     """
     try:
         with open(path, "rb") as plain:
             zipped = plain.read(2) == b"\x1f\x8b"
         with gzip.open(path, "rb") if zipped else open(path, "rb") as file:
             head = file.read(4)
-            if len(head) < 4 or head[:2] != b"\0\0" or head[2] != _UINT8 or head[3] == 0:
+            if len(head) < 4 or head[:2] != b"\0\0" or head[2] != _UINT8 or not 1 <= head[3] <= _MOST_SIZES:
                 raise FastdiffError(f"{path} is not an IDX file of unsigned bytes")
             rank = head[3]
             sizes = file.read(4 * rank)
             shape = struct.unpack(f">{rank}I", sizes) if len(sizes) == 4 * rank else (1,)
-            data = _read_at_most(file, math.prod(shape))
-    except (OSError, EOFError, zlib.error) as error:
+            data = _read_at_most(file, math.prod(shape) + 1)
+    except (OSError, EOFError, zlib.error, MemoryError) as error:
         raise FastdiffError(f"cannot read {path}: {error}") from None
     if len(data) != math.prod(shape):
-        raise FastdiffError(f"{path} is cut short: its header promises {list(shape)} bytes")
+        wrong = "is cut short" if len(data) < math.prod(shape) else "is longer than it should be"
+        raise FastdiffError(f"{path} {wrong}: its header promises {list(shape)} bytes")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
@@ -79,7 +82,7 @@ def read_idx_pair(path: Path, labels_path: Path | None) -> Arrays:
         FastdiffError: a broken file, or one that holds no images.
     """
     images = read_idx(path)
-    if images.ndim != 3 or not len(images):
+    if images.ndim != 3 or not images.size:
         raise FastdiffError(f"{path} holds no images: expected IDX data [N,H,W], got {list(images.shape)}")
     if labels_path is None:
         beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
@@ -93,20 +96,42 @@ def read_npz(path: Path) -> Arrays:
     Raises:
         FastdiffError: a broken file, or one that holds no images.
     """
-    if not zipfile.is_zipfile(path):
-        raise FastdiffError(f"{path} is not an .npz file")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise FastdiffError(f"cannot read {path}: {error}") from None
+    arrays = read_arrays(path)
     names = next((pair for pair in _NPZ_NAMES if pair[0] in arrays), None)
     if names is None:
         raise FastdiffError(f"{path} holds no array named 'images' or 'arr_0', only {sorted(arrays)}")
     images = arrays[names[0]]
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images):
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
         raise FastdiffError(
             f"{path}: images must be uint8 [N,H,W] or [N,H,W,C] with N >= 1, "
             f"got {images.dtype} {list(images.shape)}"
         )
     return Arrays(images, arrays.get(names[1]))
+
+
+def read_arrays(path: Path, leave_out: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, by name.
+
+    Args:
+        leave_out: names of arrays that are not wanted; in their place stands an empty one.
+
+    Raises:
+        FastdiffError: a broken file, one that holds other things, or promises more than it holds.
+    """
+    if not zipfile.is_zipfile(path):
+        raise FastdiffError(f"{path} is not an .npz file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            return {n: np.empty(0) if n in leave_out else _array(archive, i) for n, i in names.items()}
+    except Exception as error:  # damaged bytes make zipfile and NumPy fail in any way
+        raise FastdiffError(f"cannot read {path}: {error or type(error).__name__}") from None
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """NumPy itself would take as much as the array's header says, and look at no checksum where that is less."""
+    with archive.open(member) as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        if file.read(1):
+            raise ValueError(f"{member.filename} holds more than its header promises")
+    return array

@@ -1,24 +1,20 @@
-"""Images that stay in their files until they are asked for, and how one of them is decoded."""
+"""Images that stay in their files until they are asked for."""
 
 from __future__ import annotations
 
 import io
-import os
-import struct
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from tqdm import tqdm
 
 from fastdiff.errors import FastdiffError
-
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm"}
-# What Pillow's decoders let through when the bytes are broken.
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, struct.error, zlib.error)
+from fastdiff.training.readers.left_out import LeftOut
+from fastdiff.training.readers.pictures import Header, decode, read_header
 
 
 @dataclass(frozen=True)
@@ -46,52 +42,40 @@ class EncodedImages(ABC):
         """The picture ``index``, decoded.
 
         Raises:
-            FastdiffError: it cannot be read, or has more than 8 bits a channel.
+            FastdiffError: it cannot be read, or has more than 8 bits a grey value.
         """
-        name = self.name(index)
+        return decode(self._file(index), self.name(index))
+
+    def header(self, index: int) -> Header:
+        """What the picture ``index`` is.
+
+        Raises:
+            FastdiffError: it cannot be read.
+        """
+        return read_header(self._file(index), self.name(index))
+
+    def without_broken(self, left_out: LeftOut, *, progress: bool) -> EncodedImages:
+        """Those that can be decoded, which is tried with each."""
+        good = []
+        bar = tqdm(range(len(self)), "trying images", unit="img", disable=not progress, delay=1, leave=False)
+        for index in bar:
+            try:
+                self.image(index)
+            except FastdiffError as error:
+                left_out.refuse(str(error))
+            else:
+                good.append(index)
+        arrays = {
+            f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), np.ndarray)
+        }
+        return replace(self, **{name: value[good] for name, value in arrays.items()})
+
+    def _file(self, index: int) -> io.BytesIO:
         try:
-            data = self.data(index)
+            return io.BytesIO(self.data(index))
         except (OSError, ValueError, zlib.error) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise FastdiffError(f"cannot read the image {name}: {reason}") from None
-        return decode(io.BytesIO(data), name)
-
-
-def open_image(file: Path) -> Image.Image:
-    """A picture with 8 bits a channel, in memory.
-
-    Raises:
-        FastdiffError: a file that cannot be read, or has more bits.
-    """
-    return decode(file, str(file))
-
-
-def decode(file: Path | io.BytesIO, name: str) -> Image.Image:
-    """The picture in ``file``, which errors call ``name``; of an animation the first one.
-
-    Raises:
-        FastdiffError: not a picture, a broken one, or one with more than 8 bits a channel.
-    """
-    try:
-        with Image.open(file) as image:
-            image.load()
-    except UnidentifiedImageError:
-        raise FastdiffError(f"cannot read the image {name}: it is not a picture") from None
-    except (*_BROKEN, Image.DecompressionBombError) as error:
-        raise FastdiffError(f"cannot read the image {name}: {error}") from None
-    if image.mode.startswith(("I", "F")):
-        raise FastdiffError(f"{name} has more than 8 bits a channel; convert it to 8 bits")
-    return image
-
-
-def is_image(name: str) -> bool:
-    """Whether a file counts: by its extension, and it is not hidden."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS and not is_hidden(name)
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a part of the name starts with a dot, or is macOS' folder of such files."""
-    return any(part[:1] == "." and part != "." or part == "__MACOSX" for part in name.split("/"))
+            raise FastdiffError(f"cannot read the image {self.name(index)}: {reason}") from None
 
 
 def pack(names: Sequence[str]) -> np.ndarray:

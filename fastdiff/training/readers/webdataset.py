@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 from collections.abc import Sequence
@@ -14,11 +13,16 @@ import numpy as np
 from tqdm import tqdm
 
 from fastdiff.errors import FastdiffError
-from fastdiff.training.readers.encoded import EXTENSIONS, EncodedImages, is_hidden, is_image, pack, unpack
+from fastdiff.files import parse_json
+from fastdiff.training.readers.encoded import EncodedImages, pack, unpack
+from fastdiff.training.readers.left_out import LeftOut
+from fastdiff.training.readers.pictures import EXTENSIONS, is_hidden, is_image
+from fastdiff.training.readers.tar import members
 
 _TAR = re.compile(r"\.(tar(\.\w+)?|t[bgx]z2?|tzst)$", re.IGNORECASE)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
+_LONGEST_LABEL = 1 << 24  # bytes of a .cls or .json
 _ENTRY = np.dtype([("shard", "i4"), ("offset", "i8"), ("size", "i8")])
 
 
@@ -57,7 +61,7 @@ def find_shards(path: Path) -> list[Path]:
     if not _TAR.search(path.name):
         return []
     if path.exists() or not _RANGE.search(str(path)):
-        return [path] if path.exists() else []
+        return [path] if path.is_file() else []
     paths = [Path(name) for name in _expand(str(path))]
     missing = [p for p in paths if not p.is_file()]
     if missing or not paths:
@@ -69,15 +73,23 @@ def find_shards(path: Path) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    inside = sorted(p for p in folder.iterdir() if not is_hidden(p.name))
-    shards = [p for p in inside if _TAR.search(p.name) and p.is_file()]
+    try:
+        inside = sorted(p for p in folder.iterdir() if not is_hidden(p.name))
+    except OSError as error:
+        raise FastdiffError(f"cannot read the folder {folder}: {error.strerror}") from None
+    shards = [p for p in inside if _TAR.search(p.name) and not p.is_dir()]
     other = next((p for p in inside if is_image(p.name) or p.is_dir()), None)
     if shards and other:
         raise FastdiffError(
             f"{folder} holds {shards[0].name} and {other.name}: shards or a folder of images? "
             "move one of them away, or give shards as a pattern such as 'train-{000..146}.tar'"
         )
-    return shards
+    unusable = next((p for p in shards if not p.is_file()), None)
+    if unusable:
+        raise FastdiffError(f"{unusable} is no file that can be read: a link that leads nowhere, or a device")
+    return list(
+        {(status.st_dev, status.st_ino): p for p in reversed(shards) for status in [p.stat()]}.values()
+    )[::-1]
 
 
 def _expand(pattern: str) -> list[str]:
@@ -104,11 +116,12 @@ class _Sample(NamedTuple):
     label: int | None = None
 
 
-def read_shards(paths: Sequence[Path], *, progress: bool) -> Shards:
+def read_shards(paths: Sequence[Path], left_out: LeftOut, *, progress: bool) -> Shards:
     """All samples with an image; labels from .cls (a whole number) or .json ({"label": number}).
 
     Raises:
-        FastdiffError: a broken or compressed tar file, no images, or labels that do not fit.
+        FastdiffError: a compressed tar file, or one in which bytes belong to no member; no images, or labels that do
+            not fit.
     """
     samples: list[_Sample] = []
     total = sum(path.stat().st_size for path in paths)
@@ -117,47 +130,63 @@ def read_shards(paths: Sequence[Path], *, progress: bool) -> Shards:
         for number, path in enumerate(paths):
             _refuse_compressed(path)
             try:
-                samples += _samples(path, number, read)
-            except (OSError, tarfile.TarError) as error:
-                raise FastdiffError(f"cannot read {path}: {error}") from None
+                samples += _samples(path, number, left_out)
+            except OSError as error:
+                raise FastdiffError(f"cannot read {path}: {error.strerror or error}") from None
+            read.update(path.stat().st_size)
     if not samples:
         raise FastdiffError(f"no images in {paths[0]}{' and the other shards' if len(paths) > 1 else ''}")
+    samples = _alike(samples, paths, left_out)
     entries = np.array([(s.shard, s.offset, s.size) for s in samples], _ENTRY)
-    return Shards(_labels(samples, paths), (), tuple(paths), pack([s.image for s in samples]), entries)
+    return Shards(_labels(samples, paths[0]), (), tuple(paths), pack([s.image for s in samples]), entries)
 
 
-def _samples(path: Path, number: int, read: tqdm) -> list[_Sample]:
+def _samples(path: Path, number: int, left_out: LeftOut) -> list[_Sample]:
     """The samples of one shard, in the order of their images."""
     images: dict[str, _Sample] = {}
-    labels: dict[str, int | None] = {}
-    with tarfile.open(path, "r:") as tar:
-        while (member := tar.next()) is not None:
-            tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] (a large shard's would pile up)
-            read.update(member.offset_data - member.offset + member.size)
+    labels: dict[str, int] = {}
+    with open(path, "rb") as file:
+        for member in members(file, path, left_out):
             key, extension = _split(member.name)
-            if not member.isreg() or is_hidden(member.name):
+            if member.isdir() or is_hidden(member.name):
                 continue
-            if f".{extension}" in EXTENSIONS:
+            if not member.isreg():
+                left_out.count("links in shards" if member.issym() or member.islnk() else "special files")
+            elif f".{extension}" in EXTENSIONS:
                 if key in images:
                     raise FastdiffError(
                         f"{path} has two images of {key}: {images[key].image} and {member.name}"
                     )
                 images[key] = _Sample(key, number, member.name, member.offset_data, member.size)
-            elif extension in ("cls", "json") and labels.get(key) is None:
-                labels[key] = _label(tar.extractfile(member), extension, f"{member.name} in {path}")
+            elif extension in ("cls", "json"):
+                label = _label(file, member, extension, f"{member.name} in {path}")
+                if label is not None and labels.setdefault(key, label) != label:
+                    raise FastdiffError(f"{path} has two labels for {key}: {labels[key]} and {label}")
+            else:
+                left_out.count_file(member.name)
+    if alone := len(labels.keys() - images.keys()):
+        left_out.kinds["labels without an image"] += alone
     return [sample._replace(label=labels.get(key)) for key, sample in images.items()]
 
 
-def _labels(samples: list[_Sample], paths: Sequence[Path]) -> np.ndarray | None:
-    missing = [s for s in samples if s.label is None]
-    if not missing:
-        return np.array([s.label for s in samples])
-    if len(missing) < len(samples):
-        first = missing[0]
-        raise FastdiffError(
-            f"{first.key} in {paths[first.shard]} has no label, no .cls or .json, though others have"
-        )
-    return None
+def _alike(samples: list[_Sample], paths: Sequence[Path], left_out: LeftOut) -> list[_Sample]:
+    """All samples if none has a label, else those that have one."""
+    if all(s.label is None for s in samples):
+        return samples
+    for s in samples:
+        if s.label is None:
+            where = paths[s.shard]
+            left_out.refuse(f"{s.key} in {where} has no label, no .cls or .json, though others have")
+    return [s for s in samples if s.label is not None]
+
+
+def _labels(samples: list[_Sample], path: Path) -> np.ndarray | None:
+    if not samples or samples[0].label is None:
+        return None
+    try:
+        return np.array([s.label for s in samples], np.int64)
+    except OverflowError:
+        raise FastdiffError(f"{path} has a label beyond 64 bits") from None
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -167,13 +196,14 @@ def _split(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension.lower()
 
 
-def _label(file: IO[bytes] | None, extension: str, name: str) -> int | None:
+def _label(file: IO[bytes], member: tarfile.TarInfo, extension: str, name: str) -> int | None:
     """None where a .json has no "label"."""
-    text = b"" if file is None else file.read()
+    file.seek(member.offset_data)
+    text = file.read(min(member.size, _LONGEST_LABEL))
     try:
         if extension == "cls":
             return int(text)
-        label = json.loads(text).get("label")
+        label = parse_json(text).get("label")
         if label is None or type(label) is int:
             return label
     except (ValueError, AttributeError):

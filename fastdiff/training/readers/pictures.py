@@ -1,0 +1,122 @@
+"""How one picture is decoded: the formats that are read, the turn that its EXIF data ask for, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+from fastdiff.errors import FastdiffError
+
+# Pillow's name of the format by extension. Nothing else is ever decoded, whatever a file is called: of the formats that
+# Pillow knows, some start other programs (EPS: Ghostscript).
+FORMATS = {
+    **{".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".bmp": "BMP", ".gif": "GIF"},
+    **{".webp": "WEBP", ".ppm": "PPM", ".pgm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF"},
+}
+EXTENSIONS = frozenset(FORMATS)
+_GREY, _COLOURS = {"1", "L", "LA", "La"}, {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+_TRANSPARENT = {"LA", "La", "PA", "RGBA", "RGBa"}
+_ORIENTATION = 0x0112  # the EXIF tag, and what undoes its values
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Header(NamedTuple):
+    """What a picture is in its file, before its pixels are decoded and perhaps turned."""
+
+    channels: int  # 1 (grey) or 3
+    height: int
+    width: int
+    transparent: bool
+
+
+def open_image(file: Path) -> Image.Image:
+    """A picture with 8 bits a channel, in memory; see :func:`decode`.
+
+    Raises:
+        FastdiffError: a file that cannot be read, or has more bits.
+    """
+    return decode(file, str(file))
+
+
+def decode(file: Path | io.BytesIO, name: str) -> Image.Image:
+    """The picture in ``file``, which errors call ``name``, turned as its EXIF data say; of an animation the first one.
+
+    Raises:
+        FastdiffError: no picture of a format in FORMATS, a broken one, or one with more than 8 bits a grey value.
+    """
+    image = _opened(file, name)
+    try:
+        with image:
+            image.load()
+    except Exception as error:  # damaged bytes make decoders fail in any way
+        raise FastdiffError(f"cannot read the image {name}: {error}") from None
+    turn = _turn(image)  # only now: a PNG's may stand behind its pixels
+    return image if turn is None else image.transpose(turn)
+
+
+def read_header(file: io.BytesIO, name: str) -> Header:
+    """Of a picture that :func:`decode` would take, as far as it can be told without its pixels.
+
+    Raises:
+        FastdiffError: as :func:`decode`, but for pixels that are broken.
+    """
+    with _opened(file, name) as image:
+        transparent = image.mode in _TRANSPARENT or "transparency" in image.info
+        return Header(1 if image.mode in _GREY else 3, image.height, image.width, transparent)
+
+
+def _opened(file: Path | io.BytesIO, name: str) -> Image.Image:
+    try:
+        image = Image.open(file, formats=_known())
+    except UnidentifiedImageError:
+        formats = ", ".join(dict.fromkeys(FORMATS.values()))
+        raise FastdiffError(
+            f"cannot read the image {name}: it is not a picture of a format that is read ({formats})"
+        ) from None
+    except Exception as error:
+        raise FastdiffError(f"cannot read the image {name}: {error}") from None
+    if image.mode.startswith(("I", "F")):
+        image.close()
+        raise FastdiffError(f"{name} has more than 8 bits a channel; convert it to 8 bits")
+    if image.mode not in _GREY | _COLOURS:
+        image.close()
+        raise FastdiffError(f"{name} has colours that are not read ({image.mode}); convert it to RGB")
+    return image
+
+
+def _known() -> tuple[str, ...]:
+    """The formats for which this Pillow has a decoder; AVIF is in newer ones only."""
+    wanted = tuple(dict.fromkeys(FORMATS.values()))
+    if any(name not in Image.OPEN for name in wanted):
+        Image.init()
+    return tuple(name for name in wanted if name in Image.OPEN)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Not Pillow's exif_transpose, which writes the EXIF data anew and fails where they are broken."""
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # EXIF data that are broken turn nothing, as in any viewer
+        return None
+
+
+def is_image(name: str) -> bool:
+    """Whether a file counts: by its extension, and it is not hidden."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS and not is_hidden(name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a part of the name starts with a dot, or is macOS' folder of such files."""
+    return any(part[:1] == "." and part != "." or part == "__MACOSX" for part in name.split("/"))
