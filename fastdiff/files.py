@@ -16,8 +16,9 @@ from fastdiff.errors import FastdiffError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# In the metadata of .safetensors files: where the checksums are, and they.
-_WHERE, _CHECKSUMS = "checksums", "fastdiff.crc32"
+# In the JSON object that is the metadata of a .safetensors file: that there are checksums, and they.
+_MARK, _CHECKSUMS = "checksums", "crc32"
+_OURS = "fastdiff"  # what the names of such metadata begin with
 LOCK = ".lock"
 
 
@@ -128,17 +129,22 @@ def parse_json(text: str | bytes) -> Any:
 def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """A .safetensors file, whole or not there, with a checksum of each tensor and of the metadata.
 
+    Args:
+        metadata: at most one text, a JSON object, to which the checksums are added. (Several texts would be written in
+            an order that changes from file to file.)
+
     Raises:
         FastdiffError: the folder is missing or cannot be written, or the disk is full.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    about = {**metadata, _WHERE: _CHECKSUMS}
-    checksums = {"": _crc32_of(about), **{name: crc32(name, tensor) for name, tensor in tensors.items()}}
+    ((key, text),) = metadata.items() or [(f"{_OURS}.tensors", "{}")]
+    about = {**json.loads(text), _MARK: _CHECKSUMS}
+    checksums = {"": _crc32_of(key, about), **{name: crc32(name, tensor) for name, tensor in tensors.items()}}
     with atomic_path(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={**about, _CHECKSUMS: json.dumps(checksums)})
+            save_file(tensors, temporary, metadata={key: json.dumps({**about, _CHECKSUMS: checksums})})
         except SafetensorError as error:  # not an OSError, even where the disk is full
             raise FastdiffError(f"cannot write {Path(path)}: {error}") from None
 
@@ -150,23 +156,27 @@ class StoredTensors:
         self._path, self._archive = path, archive
         self.names: list[str] = list(archive.keys())
         self.metadata: dict[str, str] = archive.metadata() or {}
-        self._checksums = self._read_checksums()
+        self._checksums: dict[str, Any] | None = None  # none in a file of another program
+        for key in self.metadata:
+            self._take_checksums(key)
 
-    def _read_checksums(self) -> dict[str, Any] | None:
-        """None in a file of another program."""
-        stored = self.metadata.pop(_CHECKSUMS, None)
-        if stored is None and _WHERE not in self.metadata:
-            return None
+    def _take_checksums(self, key: str) -> None:
+        """From a text of the metadata, if they are there."""
         try:
-            checksums = dict(parse_json(stored or ""))
-        except (ValueError, TypeError):
-            raise DamagedFile(f"{self._path} is damaged: its checksums cannot be read") from None
-        if checksums.get("") != _crc32_of(self.metadata):
+            about = parse_json(self.metadata[key])
+        except ValueError as error:
+            if key.startswith(_OURS):
+                raise DamagedFile(f"{self._path} is damaged: its metadata cannot be read: {error}") from None
+            return
+        if not isinstance(about, dict) or not {_MARK, _CHECKSUMS} & about.keys():
+            return
+        checksums = about.pop(_CHECKSUMS, None)
+        if not isinstance(checksums, dict) or checksums.get("") != _crc32_of(key, about):
             raise DamagedFile(f"{self._path} is damaged: its metadata do not have their checksum")
         if checksums.keys() - {""} != set(self.names):
             raise DamagedFile(f"{self._path} is damaged: its tensors are not those that were written")
-        del self.metadata[_WHERE]
-        return checksums
+        del about[_MARK]
+        self.metadata[key], self._checksums = json.dumps(about), checksums
 
     def read(self, name: str) -> Tensor:
         """One tensor.
@@ -209,5 +219,5 @@ def crc32(name: str, tensor: Tensor) -> int:
     return zlib.crc32(flat.numpy().data, begin)
 
 
-def _crc32_of(metadata: dict[str, str]) -> int:
-    return zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
+def _crc32_of(key: str, about: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps([key, about], sort_keys=True).encode())

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fastdiff.errors import FastdiffError
+from fastdiff.scalars import plain
 
 _BACKGROUND, _INK, _GAP = "white", "#202020", 6
 
@@ -33,6 +34,7 @@ def grid(
     if captions is not None and len(captions) != len(images):
         raise FastdiffError(f"grid: {len(captions)} captions for {len(images)} images")
     n, height, width, channels = images.shape
+    columns, tile = plain(columns), plain(tile)
     columns = min(columns or int(np.ceil(np.sqrt(n))), n)
     zoom = max(1, round(tile / width))
     height, width = height * zoom, width * zoom

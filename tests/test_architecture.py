@@ -10,13 +10,14 @@ import pytest
 import fastdiff
 
 ROOT = Path(fastdiff.__file__).parent
-FREE = {"errors", "files", "images"}  # small helpers without a room: everyone may use them
+FREE = {"errors", "files", "images", "scalars"}  # small helpers without a room: everyone may use them
 
 # room -> the rooms it may import; top-level modules are rooms of one file
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "images": set(),
+    "scalars": set(),
     "backend": {"ops"},  # asks ops._native whether a library was found, at call time
     "ops": {"backend"},
     "nn": {"ops", "backend"},

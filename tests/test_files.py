@@ -147,13 +147,13 @@ TENSORS = {
 
 def read_all(path: Path) -> dict[str, torch.Tensor]:
     with open_tensors(path) as file:
-        assert file.metadata == {"about": '{"x": 1}'}
+        assert file.metadata == {"fastdiff.x": '{"x": 1}'}
         return {name: file.read(name) for name in file.names}
 
 
 def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    write_tensors(path, TENSORS, {"about": '{"x": 1}'})
+    write_tensors(path, TENSORS, {"fastdiff.x": '{"x": 1}'})
     found, plain = read_all(path), load_file(path)
     assert found.keys() == plain.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
@@ -164,7 +164,7 @@ def test_tensors_and_metadata_come_back(tmp_path: Path) -> None:
 def test_every_flipped_bit_is_seen(tmp_path: Path) -> None:
     """In the header, in its names and numbers, and in the tensors; one bit of each byte in turn."""
     path = tmp_path / "x.safetensors"
-    write_tensors(path, TENSORS, {"about": '{"x": 1}'})
+    write_tensors(path, TENSORS, {"fastdiff.x": '{"x": 1}'})
     whole = path.read_bytes()
     for position in range(len(whole)):
         content = bytearray(whole)
@@ -177,7 +177,7 @@ def test_every_flipped_bit_is_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", [0.3, 0.7, 0.99])
 def test_zeros_and_cuts_are_seen(tmp_path: Path, part: float) -> None:
     path = tmp_path / "x.safetensors"
-    write_tensors(path, TENSORS, {"about": '{"x": 1}'})
+    write_tensors(path, TENSORS, {"fastdiff.x": '{"x": 1}'})
     whole = path.read_bytes()
     kept = int(part * len(whole))
     for content in (whole[:kept], whole[:kept] + bytes(len(whole) - kept)):
@@ -187,7 +187,7 @@ def test_zeros_and_cuts_are_seen(tmp_path: Path, part: float) -> None:
 
 
 def test_files_of_other_programs_have_no_checksums(tmp_path: Path) -> None:
-    save_file(TENSORS, tmp_path / "x.safetensors", metadata={"about": '{"x": 1}'})
+    save_file(TENSORS, tmp_path / "x.safetensors", metadata={"fastdiff.x": '{"x": 1}'})
     assert read_all(tmp_path / "x.safetensors").keys() == TENSORS.keys()
 
 
@@ -199,5 +199,5 @@ def test_checksums_are_of_zlib(tmp_path: Path) -> None:
     write_tensors(path, {"c": TENSORS["c"]}, {})
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
-    stored = json.loads(header["__metadata__"]["fastdiff.crc32"])
-    assert stored["c"] == zlib.crc32(b"c torch.int64 [5]" + struct.pack("<5q", *[1] * 5))
+    stored = json.loads(header["__metadata__"]["fastdiff.tensors"])
+    assert stored["crc32"]["c"] == zlib.crc32(b"c torch.int64 [5]" + struct.pack("<5q", *[1] * 5))

@@ -52,14 +52,14 @@ def detect(file: Path, shapes: Shapes, options: dict[str, Any]) -> Found:
     missing = [] if "image_size" in options else ["image_size=..."]
     if any(".qkv." in name for name in shapes) and not {"num_heads", "num_head_channels"} & options.keys():
         missing.append("num_heads=... or num_head_channels=...")
-    depths = _depths(shapes, options.get("num_res_blocks"))
-    if depths is None:
-        missing.append("num_res_blocks=...")
-    if missing:
-        raise FastdiffError(
-            f"{file} has the weights of no published model; give what they do not tell: {' and '.join(missing)}"
-        )
     try:
+        depths = _depths(shapes, options.get("num_res_blocks"))
+        if depths is None:
+            missing.append("num_res_blocks=...")
+        if missing:
+            raise FastdiffError(
+                f"{file} has the weights of no published model; give what they do not tell: {' and '.join(missing)}"
+            )
         return Found(_read_off(file, kind, shapes, depths or (), options), None)
     except (KeyError, IndexError, ZeroDivisionError) as error:
         lacking = f"it lacks {error}" if isinstance(error, KeyError) else "its weights have unknown shapes"
@@ -171,8 +171,15 @@ def _depths(shapes: Shapes, given: Any) -> tuple[int, ...] | None:
 
 
 def _count(shapes: Shapes, part: str) -> int:
-    numbers = (re.match(rf"{part}\.(\d+)\.", name) for name in shapes)
-    return 1 + max((int(match[1]) for match in numbers if match), default=-1)
+    """Raises IndexError for a number that leaves most numbers below it out."""
+    numbers = (re.match(rf"{part}\.([0-9]+)\.", name) for name in shapes)
+    found = [match[1] for match in numbers if match]
+    if any(len(number) > len(str(len(shapes))) for number in found):
+        raise IndexError
+    count = 1 + max(map(int, found), default=-1)
+    if count > len(shapes):
+        raise IndexError
+    return count
 
 
 def _upsamples(shapes: Shapes, i: int) -> bool:

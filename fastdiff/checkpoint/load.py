@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +15,13 @@ from fastdiff.checkpoint.read import read
 from fastdiff.checkpoint.save import METADATA_KEY
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
+from fastdiff.files import parse_json
 from fastdiff.models import Classifier, ClassifierConfig, UNet, UNetConfig, build_model
+from fastdiff.scalars import plain
 from fastdiff.zoo import PRESETS
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
+_MOST_LEVELS = 64
 _KINDS = {"unet": UNetConfig, "classifier": ClassifierConfig}
 
 
@@ -27,6 +29,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     preset: str | None = None,
+    weights: str | None = None,
     diffusion: DiffusionConfig | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -39,6 +42,8 @@ def load(
         model = fastdiff.load("ema_0.9999_100000.pt", image_size=64, num_heads=4,
                               diffusion=DiffusionConfig(schedule="cosine"))   # from guided-diffusion's scripts
 
+        model = fastdiff.load("runs/a/checkpoints/step-00001000.safetensors")   # of fastdiff train: its average
+
     The configuration is that of ``preset``; else the one stored in the file; else it is detected from the
     weights. Weights do not tell everything: what is missing is asked for in the error message.
 
@@ -46,25 +51,29 @@ def load(
         path: a .safetensors or .pt file, or the name of a bundled model (:func:`bundled`). No pickle is ever
             executed: a .pt file may hold tensors and nothing else.
         preset: name of the configuration in ``fastdiff.PRESETS`` that the weights belong to.
+        weights: which, where a file holds several sets, as training checkpoints do: "ema", "raw", or a set's name (the
+            key under which it is stored, or a decay such as "0.9999"). None: the average if there is one, which is
+            logged. Prefixes such as "module.", "model." and "_orig_mod." are taken off.
         diffusion: what the model was trained with; replaces what preset or file tells.
         device, dtype: where the model goes and in what it computes.
         options: fields of :class:`UNetConfig` or :class:`ClassifierConfig` that replace what was found.
 
     Raises:
-        FastdiffError: a file that is missing, broken, not a model, or unsafe; weights that do not fit the
-            configuration (the first mismatch is named); an unknown preset, option, dtype or device.
+        FastdiffError: a file that is missing, broken (fastdiff's own are held against their checksums), not a model, or
+            unsafe; weights that do not fit the configuration (the first mismatch is named); several sets of weights and
+            none chosen; an unknown preset, option, dtype or device.
     """
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise FastdiffError(f"dtype must be a floating-point torch.dtype, got {dtype!r}")
     if diffusion is not None and not isinstance(diffusion, DiffusionConfig):
         raise FastdiffError(f"diffusion must be a DiffusionConfig, got {diffusion!r}")
     file = _file(path)
-    weights, metadata = read(file)
-    found = _configuration(file, weights, metadata.get(METADATA_KEY), preset, options)
-    with torch.device("meta"):
-        model = build_model(found.model)
-    _fit(file, model, weights)
-    model.load_state_dict({name: value.to(dtype) for name, value in weights.items()}, assign=True)
+    options = {name: plain(value) for name, value in options.items()}
+    tensors, metadata = read(file, weights)
+    found = _configuration(file, tensors, metadata.get(METADATA_KEY), preset, options)
+    model = _build(file, found.model, tensors)
+    _fit(file, model, tensors)
+    model.load_state_dict({name: value.to(dtype) for name, value in tensors.items()}, assign=True)
     model.diffusion = diffusion or found.diffusion
     model.class_names = found.class_names
     try:
@@ -109,19 +118,38 @@ def _configuration(
 
 def _from_metadata(file: Path, stored: str) -> Found:
     try:
-        about = json.loads(stored)
+        about = parse_json(stored)
         kind = _KINDS[about["kind"]]
         options: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in about["model"].items()
         }
+        if any(len(v) > _MOST_LEVELS for v in options.values() if isinstance(v, tuple)):
+            raise ValueError(f"a network has at most {_MOST_LEVELS} levels")
         model = kind(**options)
         diffusion = DiffusionConfig(**about["diffusion"]) if about["diffusion"] else None
         names = tuple(str(name) for name in about.get("class_names", ()))
     except KeyError as error:
         raise FastdiffError(f"{file}: its stored configuration lacks or does not know {error}") from None
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise FastdiffError(f"{file}: its stored configuration cannot be read: {error}") from None
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise FastdiffError(f"{file}: its stored configuration cannot be read: {str(error)[:200]}") from None
     return Found(model, diffusion, names)
+
+
+def _build(
+    file: Path, config: UNetConfig | ClassifierConfig, weights: dict[str, Tensor]
+) -> UNet | Classifier:
+    """The network, without its weights. One that is much deeper than they are is refused before it takes the memory."""
+    blocks = sum(config.blocks_per_level)
+    if blocks > len(weights):
+        raise FastdiffError(
+            f"{file} does not fit its configuration: {blocks} residual blocks, and only {len(weights)} tensors"
+        )
+    try:
+        with torch.device("meta"):
+            return build_model(config)
+    except (RuntimeError, OverflowError, TypeError) as error:  # sizes beyond 64 bits
+        reason = str(error).splitlines()[0][:160]
+        raise FastdiffError(f"{file}: its configuration cannot be built: {reason}") from None
 
 
 def _fit(file: Path, model: UNet | Classifier, weights: dict[str, Tensor]) -> None:

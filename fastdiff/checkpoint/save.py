@@ -13,7 +13,8 @@ from fastdiff.errors import FastdiffError
 from fastdiff.files import write_tensors
 from fastdiff.models import Classifier, ClassifierConfig, UNet
 
-METADATA_KEY = "fastdiff"
+# In the metadata: of a model, and of a run's checkpoint.
+METADATA_KEY, TRAINING_KEY = "fastdiff", "fastdiff.training"
 
 
 def save(model: UNet | Classifier, path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> None:

@@ -31,7 +31,9 @@ class Train(TrainConfig):
             return 0 if model else INTERRUPTED  # the first process speaks for all
         if model is None:
             print(
-                f"stopped after step {step} of {self.steps}; run the command again to go on", file=sys.stderr
+                f"stopped after step {step} of {self.steps}; run the command again to go on;"
+                f" the model so far is {self.out / 'model.safetensors'}",
+                file=sys.stderr,
             )
             return INTERRUPTED
         print(f"trained {step} steps\nwrote   {model}")

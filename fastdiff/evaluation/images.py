@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastdiff.errors import FastdiffError
+from fastdiff.scalars import plain
 from fastdiff.training.config import Fit
 from fastdiff.training.data import FittedImages, load_data
 from fastdiff.training.readers import Arrays, EncodedImages, Header, read
@@ -43,7 +44,8 @@ class Images:
         Raises:
             FastdiffError: there are not as many.
         """
-        if n is not None and n > len(self):
+        n = plain(n)
+        if n is not None and not 1 <= n <= len(self):
             raise FastdiffError(f"{self.name} holds {len(self)} images, not {n}")
         return self if n is None else replace(self, count=n)
 

@@ -17,6 +17,7 @@ from fastdiff.errors import FastdiffError
 from fastdiff.evaluation.images import Images
 from fastdiff.ops.philox import normal
 from fastdiff.sampling.request import sample_seeds
+from fastdiff.scalars import plain
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def image_nll(
     Raises:
         FastdiffError: a respacing that does not fit, no labels, a batch_size below 1, NaN from the model.
     """
+    batch_size, seed = plain(batch_size), plain(seed)
     if batch_size < 1:
         raise FastdiffError(f"batch_size must be at least 1, got {batch_size}")
     diffusion = GaussianDiffusion(model.diffusion)

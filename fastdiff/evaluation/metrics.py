@@ -16,6 +16,7 @@ from fastdiff.evaluation.frechet import SPLIT, FrechetDistance, inception_score
 from fastdiff.evaluation.images import Images, Shape, words
 from fastdiff.evaluation.manifold import NEIGHBOURS, precision_recall
 from fastdiff.evaluation.reference import Reference
+from fastdiff.scalars import plain
 
 
 class Metric(NamedTuple):
@@ -79,6 +80,8 @@ class How:
     progress: bool = True  # show bars
 
     def __post_init__(self) -> None:
+        for name in ("batch_size", "seed"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         if self.batch_size < 1:
             raise FastdiffError(f"batch_size must be at least 1, got {self.batch_size}")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from fastdiff.diffusion.loss import Loss
 from fastdiff.errors import FastdiffError
 from fastdiff.models.config import Recompute
+from fastdiff.scalars import plain
 
 Fit = Literal["crop", "random-crop", "pad"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -21,6 +22,20 @@ _POSITIVE = ("batch_size", "steps", "threads", "log_every", "checkpoint_every", 
 _POSITIVE += ("val_every", "val_batches")
 _NOT_NEGATIVE = ("seed", "warmup", "decay", "sample_every", "weight_decay", "clip_norm")
 _NOT_NEGATIVE += ("microbatch", "workers")
+
+
+_WHOLE = (
+    "batch_size",
+    "steps",
+    "threads",
+    "log_every",
+    "checkpoint_every",
+    "keep",
+    "val_every",
+    "val_batches",
+)
+_WHOLE += ("seed", "warmup", "decay", "sample_every", "microbatch", "workers", "image_size", "channels")
+_WHOLE += ("num_classes", "small_size")
 
 
 @dataclass(frozen=True)
@@ -121,6 +136,12 @@ class TrainConfig:
     """Show a progress bar."""
 
     def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self)):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        for name in _WHOLE:
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+                raise FastdiffError(f"{name} must be a whole number, got {value!r}")
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and value < 1:

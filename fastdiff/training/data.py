@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastdiff.errors import FastdiffError
+from fastdiff.scalars import plain
 from fastdiff.training.config import Fit
 from fastdiff.training.fit import fit_image
 from fastdiff.training.readers import Arrays, EncodedImages, read
@@ -102,6 +103,7 @@ def load_data(
     Raises:
         FastdiffError: whatever cannot be read, or labels that the model cannot take.
     """
+    image_size, channels, num_classes, seed = map(plain, (image_size, channels, num_classes, seed))
     if raw is None:
         raw = read(path, labels, progress=progress, skip_broken=skip_broken)
     names = () if num_classes is None else class_names or raw.class_names

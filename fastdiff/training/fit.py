@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from fastdiff.errors import FastdiffError
+from fastdiff.scalars import plain
 from fastdiff.training.config import Fit
 
 _MODES = {1: "L", 3: "RGB"}
@@ -27,8 +28,12 @@ def fit_image(
     where ``rng`` is None. "pad" centres the image on black.
 
     Raises:
-        FastdiffError: an image larger than ``size`` with "pad"; channels other than 1, 3 or 4.
+        FastdiffError: another size or channels than those; an image larger than ``size`` with "pad"; an array
+            whose last place is not 1, 3 or 4.
     """
+    size, channels = plain(size), plain(channels)
+    if channels not in _MODES or not isinstance(size, int) or size < 1:
+        raise FastdiffError(f"size must be at least 1 and channels 1 or 3, got {size!r} and {channels!r}")
     picture = image if isinstance(image, Image.Image) else _from_array(image)
     picture = picture.convert(_MODES[channels])
     width, height = picture.size

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from fastdiff.errors import FastdiffError
-from fastdiff.files import atomic_path
+from fastdiff.files import atomic_path, parse_json, writing
 
 
 class Log:
@@ -30,21 +30,47 @@ class Log:
         self._board: Any = None
 
     def resume(self, step: int) -> None:
-        """Open the log, without lines of later steps, which will be done again, nor one that was half written."""
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        """Open the log, without lines of later steps, which will be done again, nor one that was half written.
+
+        Raises:
+            FastdiffError: a line that this class did not write, or a place that cannot be written.
+        """
+        lines = self._lines()
+        kept = [line for i, line in enumerate(lines) if line.endswith(b"\n") and self._step(i, line) <= step]
         if kept != lines:
             with atomic_path(self.path) as temporary:
-                temporary.write_text("".join(kept), encoding="utf-8")
+                temporary.write_bytes(b"".join(kept))
         if self._writer_class is not None:
             # The files of a run that was stopped stay; what they say of later steps is passed over.
             self._board = self._writer_class(str(self._out / "tensorboard"), purge_step=step + 1)
 
+    def _lines(self) -> list[bytes]:
+        try:
+            return self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []
+        except OSError as error:
+            raise FastdiffError(f"cannot read {self.path}: {error.strerror}") from None
+
+    def _step(self, index: int, line: bytes) -> float:
+        try:
+            return float(parse_json(line)["step"])
+        except (ValueError, KeyError, TypeError, OverflowError):
+            raise FastdiffError(
+                f'line {index + 1} of {self.path} is no JSON object with a "step"; correct it, or move the file away'
+            ) from None
+
     def write(self, line: dict[str, Any]) -> None:
-        """A line. Its numbers are TensorBoard's train/<name>, or val/<name> if they are named val_<name>."""
-        with open(self.path, "a", encoding="utf-8") as file:
+        """A line. Its numbers are TensorBoard's train/<name>, or val/<name> if they are named val_<name>.
+
+        Raises:
+            FastdiffError: the disk is full, or the folder is gone.
+        """
+        with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self._board is not None:
+            self._write_to_board(line)
+
+    def _write_to_board(self, line: dict[str, Any]) -> None:
+        with writing(self._out / "tensorboard"):
             for name, value in line.items():
                 if name != "step" and value is not None:
                     tag = f"val/{name[4:]}" if name.startswith("val_") else f"train/{name}"
@@ -54,7 +80,8 @@ class Log:
     def picture(self, step: int, picture: Image.Image) -> None:
         """OUT/samples/step-<step>.png."""
         path = self._out / "samples" / f"step-{step:08d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path.parent):
+            path.parent.mkdir(exist_ok=True)
         with atomic_path(path) as temporary:
             picture.save(temporary, format="PNG")
         if self._board is not None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
+from fastdiff.files import locked
 from fastdiff.models import ModelConfig, build_model
 from fastdiff.training.batches import Batches
 from fastdiff.training.config import Fit, TrainConfig
@@ -50,7 +51,8 @@ def train(config: TrainConfig) -> TrainResult:
     Under torchrun, processes share each batch, and the run is that of one process up to rounding.
 
     Returns:
-        The number of steps and ``OUT/model.safetensors``: the averaged weights, with their configuration.
+        The number of steps and ``OUT/model.safetensors``: the averaged weights, with their configuration. A run that
+        was stopped has written that file too, as far as it came, and returns None in its place.
 
     Raises:
         FastdiffError: bad input; NaN or Inf in the loss or its gradient, with the step's number.
@@ -123,7 +125,20 @@ class Trainer:
         return Validation(config, self._task, data, diffusion.steps, self._processes)
 
     def run(self) -> TrainResult:
-        """Train to the end, or until Ctrl-C on any process."""
+        """Train to the end, or until Ctrl-C on any process.
+
+        Raises:
+            FastdiffError: another run has the folder; what :func:`train` raises.
+        """
+        out = self.config.out
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FastdiffError(f"cannot write to {out}: {error.strerror}") from None
+        with locked(out) if self._processes.first else contextlib.nullcontext():
+            return self._run()
+
+    def _run(self) -> TrainResult:
         config, state = self.config, self.state
         self._resume()
         bar = tqdm(
@@ -142,16 +157,12 @@ class Trainer:
                 bar.update(config.batch_size)
                 self._write_what_is_due(bar)
             self._checkpoint()
-        model = self._save() if state.step == config.steps else None
+        model = self._save()  # of a stopped run too
         self._processes.wait()
-        return TrainResult(state.step, model)
+        return TrainResult(state.step, model if state.step == config.steps else None)
 
     def _resume(self) -> None:
         config = self.config
-        try:
-            config.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FastdiffError(f"cannot write to {config.out}: {error.strerror}") from None
         found = checkpoints(config.out)
         if found and config.resume == "never":
             raise FastdiffError(f"{config.out} holds an earlier run; resume it or give another --out")

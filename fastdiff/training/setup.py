@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ import torch
 
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
+from fastdiff.files import parse_json
 from fastdiff.models.config import ClassifierConfig, ModelConfig, UNetConfig
 from fastdiff.training.config import TrainConfig
 
@@ -62,7 +62,7 @@ def _from_zoo(name: str) -> tuple[ModelConfig, DiffusionConfig]:
 
 def _from_file(path: Path) -> tuple[ModelConfig, DiffusionConfig]:
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise FastdiffError(f"cannot read {path}: {error}") from None
     if (

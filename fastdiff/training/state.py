@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fastdiff.checkpoint.save import TRAINING_KEY
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
-from fastdiff.files import write_tensors
+from fastdiff.files import DamagedFile, open_tensors, parse_json, write_tensors, writing
 from fastdiff.models import Classifier, ModelConfig, UNet, build_model
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.optimizer import AdamWEMA
@@ -109,40 +109,49 @@ def save_checkpoint(
     if not write:
         return
     folder = out / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(exist_ok=True)  # but not OUT: where that is gone, somebody removed it
     about = {
         "layout": LAYOUT,
         "step": state.step,
         "seconds": state.seconds,
         "pending": [values.tolist() for values in state.pending],
         "scale": asdict(state.scale) if state.scale else None,
+        "class_names": list(state.model.class_names),
         "identity": identity,
     }
     path = folder / f"step-{state.step:08d}.safetensors"
-    write_tensors(path, tensors, {"fastdiff.training": json.dumps(about)})
-    for old in checkpoints(out)[:-keep]:
-        old.unlink()
+    write_tensors(path, tensors, {TRAINING_KEY: json.dumps(about)})
+    with writing(folder):
+        for old in checkpoints(out)[:-keep]:
+            old.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path, state: TrainState, identity: dict[str, Any]) -> None:
     """Set ``state`` to what :func:`save_checkpoint` wrote.
 
     Raises:
-        FastdiffError: a broken file, or one of a run with other options.
+        FastdiffError: a damaged file, with the one before it, or one of a run with other options.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["fastdiff.training"])
+        with open_tensors(path) as file:
+            about = parse_json(file.metadata[TRAINING_KEY])
             _check(path, about, identity)
-            _fill(state, file.get_tensor)
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise FastdiffError(
-            f"{path} is not a whole training checkpoint ({error}); delete it to go on"
-        ) from None
-    state.step, state.seconds = about["step"], about["seconds"]
-    state.scale = LossScale(**about["scale"]) if about["scale"] else None
-    device = next(state.model.parameters()).device
-    state.pending = [torch.tensor(values, device=device) for values in about["pending"]]
+            _fill(state, file.read)
+        state.step, state.seconds = about["step"], about["seconds"]
+        state.scale = LossScale(**about["scale"]) if about["scale"] else None
+        device = next(state.model.parameters()).device
+        state.pending = [torch.tensor(values, device=device) for values in about["pending"]]
+    except (DamagedFile, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        before = [other for other in checkpoints(path.parent.parent) if other < path]
+        otherwise = (
+            f"go on from the one before, {before[-1].name}" if before else "begin anew: it is the only one"
+        )
+        damaged = isinstance(error, DamagedFile)
+        told = (
+            error if damaged else f"{path} is no whole training checkpoint ({type(error).__name__} {error})"
+        )
+        raise FastdiffError(f"{told}; delete it to {otherwise}") from None
 
 
 def _fill(state: TrainState, read: Callable[[str], Tensor]) -> None:

@@ -107,7 +107,7 @@ def test_state_of_an_optimizer(tmp_path: Path, model) -> None:
     [
         ({"step": 3, "name": "x"}, "holds int under 'step'"),
         ({3: torch.zeros(1)}, "Tensor under 3"),
-        ({"state_dict": {"a": "text"}}, "holds str under 'a'"),
+        ({"state_dict": {"a": "text"}}, "holds str under 'state_dict.a'"),
         ({"state_dict": {}}, "holds no weights"),
         ([torch.zeros(2)], "holds list"),
         (torch.zeros(2), "holds Tensor"),

@@ -79,7 +79,7 @@ def read_header(file: io.BytesIO, name: str) -> Header:
 
 def _opened(file: Path | io.BytesIO, name: str) -> Image.Image:
     try:
-        image = Image.open(file, formats=_known())
+        image = Image.open(file, formats=known_formats())
     except UnidentifiedImageError:
         formats = ", ".join(dict.fromkeys(FORMATS.values()))
         raise FastdiffError(
@@ -96,7 +96,7 @@ def _opened(file: Path | io.BytesIO, name: str) -> Image.Image:
     return image
 
 
-def _known() -> tuple[str, ...]:
+def known_formats() -> tuple[str, ...]:
     """The formats for which this Pillow has a decoder; AVIF is in newer ones only."""
     wanted = tuple(dict.fromkeys(FORMATS.values()))
     if any(name not in Image.OPEN for name in wanted):
