@@ -40,13 +40,15 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
     """Write to a temporary name beside ``path``; renamed to it on success, removed on any failure.
 
         with atomic_path("out/samples.png") as temporary:
             image.save(temporary, format="PNG")
 
-    File and folder are on the disk (fsync) when this ends, so that a power cut leaves the old file or the new one.
+    Args:
+        durable: put file and folder on the disk (fsync, some 10 ms) before this ends, so that a power cut leaves the old
+            file or the new one. Without, it may leave an empty one.
 
     Raises:
         FastdiffError: the folder is missing or cannot be written.
@@ -57,9 +59,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less what umask says
         try:
             yield temporary
-            _sync(temporary)
+            if durable:
+                _sync(temporary)
             os.replace(temporary, target)
-            _sync(target.parent)
+            if durable:
+                _sync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 

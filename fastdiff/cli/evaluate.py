@@ -68,6 +68,8 @@ class Evaluate:
     """Images to sample (5000 if left out), to read of SAMPLES or, for bits per dimension, of DATA (all if left out)."""
     preset: str | None = None
     """The configuration of a checkpoint that does not bring its own; see fastdiff presets."""
+    weights: str | None = None
+    """Which, of a file with several sets: "ema", "raw" or a name; left out, the average if there is one."""
     classes: tuple[str, ...] = ()
     """Class names or numbers to sample, repeated as needed; all classes in turn if left out."""
     sampler: Literal["ancestral", "ddim", "dpmpp", "euler", "heun"] = "dpmpp"
@@ -108,9 +110,7 @@ class Evaluate:
         features = load_features(
             self.features, inception_weights=self.inception_weights, device=usable_device(self.device)
         )
-        model = (
-            load_denoiser(self.samples, self.preset, self.device, self.dtype) if self._is_checkpoint else None
-        )
+        model = self._load() if self._is_checkpoint else None
         source = self._read_samples(features) if model is None else self._batches(model)
         shape = source.shape if isinstance(source, Images) else _shape(model)
         reference = None
@@ -130,6 +130,9 @@ class Evaluate:
     def _is_checkpoint(self) -> bool:
         known = self.samples in bundled() or self.samples in fastdiff.PRESETS
         return self.samples.endswith(SUFFIXES) or (known and not Path(self.samples).exists())
+
+    def _load(self) -> Any:
+        return load_denoiser(self.samples, self.preset, self.device, self.dtype, self.weights)
 
     def _read_samples(self, features: Features) -> Images:
         why = f"the images that {features.name} looks at"
@@ -178,7 +181,11 @@ class Evaluate:
         about: dict[str, Any] = {"name": samples.name, "images": len(samples)}
         if self._is_checkpoint:
             about |= {"sampler": self.sampler, "steps": self.steps, "eta": self.eta, "seed": self.seed}
-            about |= {"guidance_scale": self.guidance_scale, "classes": list(self.classes)}
+            about |= {
+                "weights": self.weights,
+                "guidance_scale": self.guidance_scale,
+                "classes": list(self.classes),
+            }
         against = None if reference is None else {"name": reference.name, "images": _count(reference)}
         content = {
             "features": features.name,
@@ -216,7 +223,7 @@ class Evaluate:
 
         if self.reference is None:
             raise FastdiffError("--bits-per-dim needs images: give --reference DATA")
-        model = load_denoiser(self.samples, self.preset, self.device, self.dtype)
+        model = self._load()
         images = read_images(
             self.reference,
             _shape(model),

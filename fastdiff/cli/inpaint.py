@@ -39,6 +39,8 @@ class Inpaint:
     """A .safetensors or .pt file, or the name of a bundled model."""
     preset: str | None = None
     """The configuration of a file that does not bring its own; see fastdiff presets."""
+    weights: str | None = None
+    """Which, of a file with several sets: "ema", "raw" or a name; left out, the average if there is one."""
     n: int = 7
     """Completions of each image."""
     sampler: Literal["ancestral", "ddim", "dpmpp", "euler", "heun"] = "ancestral"
@@ -64,7 +66,7 @@ class Inpaint:
     def run(self) -> int:
         if self.n < 1:
             raise FastdiffError(f"n must be at least 1, got {self.n}")
-        model = load_denoiser(self.checkpoint, self.preset, self.device)
+        model = load_denoiser(self.checkpoint, self.preset, self.device, weights=self.weights)
         images = read_images(self.image, model.config.image_size, model.config.in_channels)
         mask = read_mask(self.mask, model.config.image_size)
         options: dict[str, Any] = {

@@ -6,13 +6,16 @@ import json
 import os
 import shutil
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from fastdiff.errors import FastdiffError
-from fastdiff.files import atomic_path
+from fastdiff.files import atomic_path, crc32, parse_json, writing
+from fastdiff.training.readers import read_npz
 
 POLL_SECONDS = 0.2
 
@@ -22,52 +25,97 @@ def process() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def fingerprint(model: nn.Module) -> int:
+    """Of a model's weights, so that others under the same file name are noticed."""
+    checksums = [crc32(name, value) for name, value in model.state_dict().items()]
+    return zlib.crc32(repr(checksums).encode())
+
+
 class Parts:
     """OUT/samples.parts: one file for each finished batch, and the settings that all of them have in common.
 
     Raises:
-        FastdiffError: the folder holds batches of a run with other settings.
+        FastdiffError: the folder holds batches of a run with other settings, or settings that cannot be read.
     """
 
     def __init__(self, out: Path, settings: dict[str, Any], count: int) -> None:
         self.folder, self.count = out / "samples.parts", count
         self._settings, self._about = settings, self.folder / "settings.json"
         if self._about.exists():
-            before = json.loads(self._about.read_text(encoding="utf-8"))
+            before = self._read_settings()
             other = [name for name in settings if before.get(name) != settings[name]]
             if other:
                 raise FastdiffError(
                     f"{self.folder} holds the beginning of a run with another {', '.join(other)};"
                     " give its options to go on, another --out, or delete the folder"
                 )
+        self._seen = {index for index in range(count) if index in self}
+
+    def _read_settings(self) -> dict[str, Any]:
+        try:
+            before = parse_json(self._about.read_bytes())
+        except (OSError, ValueError) as error:
+            before = str(error)
+        if not isinstance(before, dict):
+            raise FastdiffError(f"{self._about} cannot be read; delete {self.folder} to begin anew")
+        return before
 
     def _file(self, index: int) -> Path:
-        return self.folder / f"{index:08d}.npy"
+        return self.folder / f"{index:08d}.npz"
 
     def __contains__(self, index: int) -> bool:
         return self._file(index).exists()
 
     def write(self, index: int, images: np.ndarray) -> None:
-        """Batch ``index``, [M,H,W,C] uint8."""
+        """Batch ``index``, [M,H,W,C] uint8.
+
+        Raises:
+            FastdiffError: the disk is full, or the folder of results is gone.
+        """
         if not self._about.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            with writing(self.folder):
+                self.folder.mkdir(exist_ok=True)
             with atomic_path(self._about) as path:
                 path.write_text(json.dumps(self._settings), encoding="utf-8")
-        with atomic_path(self._file(index)) as path, open(path, "wb") as file:
-            np.save(file, images)
+        # Not flushed to the disk: that would take a hundredth of a quick model's time, and what a power cut damages is
+        # told by the checksum that an .npz has, and made anew.
+        with atomic_path(self._file(index), durable=False) as path, open(path, "wb") as file:
+            np.savez(file, images=images)
+        self._seen.add(index)
 
     def wait(self) -> None:
-        """Until every batch is there, other processes' too."""
-        while not all(index in self for index in range(self.count)):
+        """Until every batch is there, other processes' too.
+
+        Raises:
+            FastdiffError: one that was there is gone.
+        """
+        while True:
+            there = {index for index in range(self.count) if index in self}
+            if gone := self._seen - there:
+                raise FastdiffError(
+                    f"{self._file(min(gone))} was written and is gone; run the command again to make it anew"
+                )
+            if len(there) == self.count:
+                return
+            self._seen = there
             time.sleep(POLL_SECONDS)
 
     def finished(self) -> list[np.ndarray]:
-        """The batches from the first to the first that is missing."""
-        found = []
+        """The batches from the first to the first that is missing.
+
+        Raises:
+            FastdiffError: one is damaged.
+        """
+        found: list[np.ndarray] = []
         for index in range(self.count):
             if index not in self:
                 break
-            found.append(np.load(self._file(index)))
+            try:
+                found.append(read_npz(self._file(index)).images)
+            except FastdiffError as error:
+                raise FastdiffError(
+                    f"{error}; delete it, and run the command again to make it anew"
+                ) from None
         return found
 
     def remove(self) -> None:

@@ -21,10 +21,10 @@ import fastdiff
 from fastdiff.cli import INTERRUPTED
 from fastdiff.cli.compare import ratio_to_eager
 from fastdiff.cli.info import backends_in_words, device_name
-from fastdiff.cli.parts import Parts, process
+from fastdiff.cli.parts import Parts, fingerprint, process
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser
 from fastdiff.errors import FastdiffError
-from fastdiff.files import atomic_path
+from fastdiff.files import atomic_path, locked, writing
 from fastdiff.images import grid
 from fastdiff.models import ClassifierConfig
 from fastdiff.sampling.cascade import classifier_log_probability, upsampler_seeds
@@ -45,6 +45,8 @@ class Sample:
     """A .safetensors or .pt file, or the name of a bundled model."""
     preset: str | None = None
     """The configuration of a file that does not bring its own; see fastdiff presets."""
+    weights: str | None = None
+    """Which, of a file with several sets: "ema", "raw" or a name; left out, the average if there is one."""
     n: int = 64
     """How many images."""
     classes: tuple[str, ...] = ()
@@ -87,7 +89,7 @@ class Sample:
     """Show a progress bar."""
 
     def run(self) -> int:
-        model = load_denoiser(self.checkpoint, self.preset, self.device, self.dtype)
+        model = load_denoiser(self.checkpoint, self.preset, self.device, self.dtype, self.weights)
         names = list(model.class_names)
         classifier = self._load_classifier()
         outputs = None if classifier is None else classifier.config.num_outputs
@@ -99,38 +101,44 @@ class Sample:
             "guidance_scale": None if self.guidance_scale == 1 else self.guidance_scale,
         }
         fastdiff.Sampler(model, batch_size=self.batch_size, **options)  # checks every option
-        seeds = sample_seeds(self.n, self.seed)
-        guide, enlarge = self._guide(classifier, labels), self._enlarger()
+        upsampler = self._load_upsampler()
+        guide, enlarge = self._guide(classifier, labels), self._enlarger(upsampler)
         check_folder(self.out, FILES)
+        settings = self._settings({"checkpoint": model, "classifier": classifier, "upsampler": upsampler})
         rank, processes = process()
-        parts = Parts(self.out, self._settings(), -(-self.n // self.batch_size))
-        mine = [i for i in range(parts.count) if i % processes == rank and i not in parts]
-        numbers = torch.arange(self.n).split(self.batch_size)
-        rows = torch.cat([numbers[i] for i in mine] or [seeds[:0]])
-        start = time.perf_counter()
-        batches: Iterator[Tensor] = iter(())
-        if mine:
-            batches = fastdiff.sample_batches(
-                model,
-                len(rows),
-                classes=None if labels is None or model.config.num_classes is None else labels[rows],
-                seeds=seeds[rows],
-                condition=None if guide is None else guide.map(lambda t: t[rows]),
-                batch_size=self.batch_size,
-                progress=self.progress,
-                **options,
+        with locked(self.out) if rank == 0 else contextlib.nullcontext():
+            parts, seeds = (
+                Parts(self.out, settings, -(-self.n // self.batch_size)),
+                sample_seeds(self.n, self.seed),
             )
-        self._finish(parts, mine, batches, labels, enlarge)
-        seconds = time.perf_counter() - start
-        if rank:
-            return 0
-        return self._report(model, parts, labels, names, options, seconds, made=len(rows))
+            mine = [i for i in range(parts.count) if i % processes == rank and i not in parts]
+            numbers = torch.arange(self.n).split(self.batch_size)
+            rows = torch.cat([numbers[i] for i in mine] or [seeds[:0]])
+            start = time.perf_counter()
+            batches: Iterator[Tensor] = iter(())
+            if mine:
+                batches = fastdiff.sample_batches(
+                    model,
+                    len(rows),
+                    classes=None if labels is None or model.config.num_classes is None else labels[rows],
+                    seeds=seeds[rows],
+                    condition=None if guide is None else guide.map(lambda t: t[rows]),
+                    batch_size=self.batch_size,
+                    progress=self.progress,
+                    **options,
+                )
+            self._finish(parts, mine, batches, labels, enlarge)
+            seconds = time.perf_counter() - start
+            if rank:
+                return 0
+            return self._report(model, parts, labels, names, options, seconds, made=len(rows))
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, models: dict[str, Any]) -> dict[str, Any]:
         """What decides about the images, as JSON has it."""
         free = ("out", "png", "compare", "progress", "device")
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
-        return json.loads(json.dumps(settings))
+        contents = {f"content of {name}": model and fingerprint(model) for name, model in models.items()}
+        return json.loads(json.dumps({**settings, **contents}))
 
     def _load_classifier(self) -> Any:
         if self.classifier is None:
@@ -148,13 +156,18 @@ class Sample:
             raise FastdiffError(f"the classifier knows classes 0 to {outputs - 1}, got {int(labels.max())}")
         return fastdiff.Guide(classifier_log_probability(classifier), self.classifier_scale, {"y": labels})
 
-    def _enlarger(self) -> Any:
-        """enlarge(images, first, labels) of a batch that begins with image ``first``; None without an upsampler."""
+    def _load_upsampler(self) -> Any:
         if self.upsampler is None:
             return None
         model: Any = fastdiff.load(self.upsampler, preset=self.upsampler_preset, device=self.device)
         if getattr(model.config, "low_res", None) is None:
             raise FastdiffError(f"{self.upsampler} enlarges nothing; give one such as 64_256_upsampler.pt")
+        return model
+
+    def _enlarger(self, model: Any) -> Any:
+        """enlarge(images, first, labels) of a batch that begins with image ``first``; None without an upsampler."""
+        if model is None:
+            return None
         options = {"sampler": self.sampler, "eta": self.eta, "steps": self.upsampler_steps or self.steps}
         fastdiff.Sampler(model, **options)
 
@@ -237,7 +250,8 @@ class Sample:
         with atomic_path(self.out / "samples.npz") as path, open(path, "wb") as file:
             np.savez(file, *([images] if labels is None else [images, labels]))
         if self.png:
-            (self.out / "images").mkdir(exist_ok=True)
+            with writing(self.out / "images"):
+                (self.out / "images").mkdir(exist_ok=True)
             for i, image in enumerate(images):
                 with atomic_path(self.out / "images" / f"{i:06d}.png") as path:
                     Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(

@@ -15,14 +15,18 @@ from fastdiff.models import ClassifierConfig
 from fastdiff.training.setup import usable_device
 
 
-def load_denoiser(checkpoint: str, preset: str | None, device: str, dtype: str = "float32") -> Any:
-    """A model that makes images from noise, channels_last.
+def load_denoiser(
+    checkpoint: str, preset: str | None, device: str, dtype: str = "float32", weights: str | None = None
+) -> Any:
+    """A model that makes images from noise, channels_last; arguments as of :func:`fastdiff.load`.
 
     Raises:
         FastdiffError: no such checkpoint or device, another kind of model, or one that does not know its diffusion.
     """
     usable = usable_device(device)
-    model: Any = fastdiff.load(checkpoint, preset=preset, device=usable, dtype=getattr(torch, dtype))
+    model: Any = fastdiff.load(
+        checkpoint, preset=preset, weights=weights, device=usable, dtype=getattr(torch, dtype)
+    )
     if isinstance(model.config, ClassifierConfig):
         raise FastdiffError(
             f"{checkpoint} is a classifier, which has no images to give; give a denoiser's checkpoint"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from PIL import Image
 import fastdiff
 from fastdiff.cli.parts import Parts
 from fastdiff.errors import FastdiffError
+from fastdiff.files import locked
 
 QUICK = ("--steps", 3, "--no-compare", "--no-progress", "--batch-size", 2)
 
@@ -134,3 +138,131 @@ def test_mistakes(command, checkpoints, tmp_path, options, said: str) -> None:
 def test_upsample_needs_an_upsampler(checkpoints) -> None:
     with pytest.raises(FastdiffError, match="super-resolution"):
         fastdiff.upsample(fastdiff.load(checkpoints["tiny"]), torch.zeros(1, 1, 4, 4))
+
+
+def test_other_weights_under_the_same_name(command, checkpoints, tmp_path, monkeypatch) -> None:
+    """A model that was trained on between two runs: its images do not go with those of before."""
+    file, out = tmp_path / "model.safetensors", tmp_path / "out"
+    shutil.copy(checkpoints["tiny"], file)
+    _stopped(command, file, out, monkeypatch)
+    model = fastdiff.load(file)
+    model.out[2].weight.data.view(-1)[0] += 1e-6
+    fastdiff.save(model, file)
+    ended = command("sample", "--checkpoint", file, "--n", 6, *QUICK, "--out", out)
+    assert ended.code == 2 and "the beginning of a run with another content of checkpoint; give" in ended.err
+    shutil.copy(checkpoints["tiny"], file)
+    assert command("sample", "--checkpoint", file, "--n", 6, *QUICK, "--out", out).code == 0
+
+
+def _stopped(command, file, out, monkeypatch) -> None:
+    """A run of 6 images that is stopped after 2."""
+    write = Parts.write
+
+    def stop_at_the_second(self: Parts, index: int, images: np.ndarray) -> None:
+        if index == 1:
+            raise KeyboardInterrupt
+        write(self, index, images)
+
+    monkeypatch.setattr(Parts, "write", stop_at_the_second)
+    assert command("sample", "--checkpoint", file, "--n", 6, *QUICK, "--out", out).code == 130
+    monkeypatch.setattr(Parts, "write", write)
+
+
+DAMAGE = {
+    "cut": lambda part, about: part.write_bytes(part.read_bytes()[:-40]),
+    "flipped": lambda part, about: part.write_bytes(part.read_bytes()[:200] + b"!" + part.read_bytes()[201:]),
+    "another": lambda part, about: np.savez(part, images=np.zeros((2, 3), np.uint8)),
+    "settings": lambda part, about: about.write_text("[" * 100_000),
+    "a list": lambda part, about: about.write_text("[]"),
+    "bytes": lambda part, about: about.write_bytes(b"\xff\xfe{"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_parts_are_told_in_a_sentence(command, checkpoints, tmp_path, monkeypatch, kind: str) -> None:
+    out = tmp_path / "out"
+    _stopped(command, checkpoints["tiny"], out, monkeypatch)
+    part, about = out / "samples.parts" / "00000000.npz", out / "samples.parts" / "settings.json"
+    DAMAGE[kind](part, about)
+    ended = command("sample", "--checkpoint", checkpoints["tiny"], "--n", 6, *QUICK, "--out", out)
+    advice = "run the command again to make it anew" if about.read_bytes()[:1] == b"{" else "to begin anew"
+    assert ended.code == 2 and ended.err.count("\n") == 1 and advice in ended.err
+
+
+def test_a_part_that_vanishes(command, checkpoints, tmp_path, monkeypatch) -> None:
+    """It was waited for, for ever."""
+    write = Parts.write
+
+    def lose_the_first(self: Parts, index: int, images: np.ndarray) -> None:
+        write(self, index, images)
+        if index == 2:
+            (self.folder / "00000000.npz").unlink()
+
+    monkeypatch.setattr(Parts, "write", lose_the_first)
+    ended = command("sample", "--checkpoint", checkpoints["tiny"], "--n", 6, *QUICK, "--out", tmp_path)
+    assert ended.code == 2 and "00000000.npz was written and is gone; run the command again" in ended.err
+    monkeypatch.setattr(Parts, "write", write)
+    ended = command("sample", "--checkpoint", checkpoints["tiny"], "--n", 6, *QUICK, "--out", tmp_path)
+    assert ended.code == 0 and "6 images, 2 of them now" in ended.out
+
+
+def test_a_folder_that_vanishes(command, checkpoints, tmp_path, monkeypatch) -> None:
+    write, out = Parts.write, tmp_path / "out"
+
+    def lose_the_folder(self: Parts, index: int, images: np.ndarray) -> None:
+        shutil.rmtree(out)
+        write(self, index, images)
+
+    monkeypatch.setattr(Parts, "write", lose_the_folder)
+    ended = command("sample", "--checkpoint", checkpoints["tiny"], "--n", 6, *QUICK, "--out", out)
+    assert ended.code == 2 and "cannot write" in ended.err and "No such file or directory" in ended.err
+
+
+def test_a_folder_has_one_run(command, checkpoints, tmp_path) -> None:
+    with locked(tmp_path):
+        ended = command("sample", "--checkpoint", checkpoints["tiny"], "--n", 2, *QUICK, "--out", tmp_path)
+    assert ended.code == 2 and f"{tmp_path} is in use by another run" in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_checkpoint_is_sampled(command, tmp_path) -> None:
+    """Its first average; --weights takes the others."""
+    out = tmp_path / "run"
+    np.savez(tmp_path / "x.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4) % 2)
+    config = {"image_size": 8, "in_channels": 1, "out_channels": 1, "model_channels": 32, "channel_mult": [1]}
+    config |= {"num_res_blocks": 1, "attention_resolutions": [], "num_classes": 2}
+    (tmp_path / "x.json").write_text(
+        json.dumps({"model": config, "diffusion": {"steps": 20, "schedule": "cosine"}})
+    )
+    options = [
+        "--steps",
+        "2",
+        "--batch-size",
+        "4",
+        "--ema",
+        "0.5",
+        "0.9",
+        "--lr",
+        "0.1",
+        "--warmup",
+        "0",
+        "--no-progress",
+    ]
+    ended = command(
+        "train", "--data", tmp_path / "x.npz", "--preset", tmp_path / "x.json", "--out", out, *options
+    )
+    assert ended.code == 0
+    last = out / "checkpoints" / "step-00000002.safetensors"
+    found = {}
+    for name, file, weights in (
+        ("model", out / "model.safetensors", ()),
+        ("default", last, ()),
+        ("0.9", last, ("--weights", "0.9")),
+        ("ema-0.9", out / "model-ema-0.9.safetensors", ()),
+        ("raw", last, ("--weights", "raw")),
+    ):
+        folder = tmp_path / name
+        assert command("sample", "--checkpoint", file, *weights, "--n", 2, *QUICK, "--out", folder).code == 0
+        found[name] = _arrays(folder)[0]
+    assert np.array_equal(found["model"], found["default"]) and np.array_equal(found["0.9"], found["ema-0.9"])
+    assert not np.array_equal(found["model"], found["raw"])
