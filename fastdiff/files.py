@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastdiff.errors import FastdiffError
+from fastdiff.errors import FastdiffError, reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # In the JSON object that is the metadata of a .safetensors file: that there are checksums, and they.
 _MARK, _CHECKSUMS = "checksums", "crc32"
 _OURS = "fastdiff"  # what the names of such metadata begin with
-LOCK = ".lock"
+LOCK, HALF = ".lock", ".half"  # names, and ends of names, of what is there for a while
 
 
 class DamagedFile(FastdiffError):
@@ -36,7 +36,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FastdiffError(f"cannot write {Path(path)}: {error.strerror or error}") from None
+        raise FastdiffError(f"cannot write {Path(path)}: {reason(error)}") from None
 
 
 @contextlib.contextmanager
@@ -47,14 +47,14 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
             image.save(temporary, format="PNG")
 
     Args:
-        durable: put file and folder on the disk (fsync, some 10 ms) before this ends, so that a power cut leaves the old
-            file or the new one. Without, it may leave an empty one.
+        durable: put file and folder on the disk (fsync, some 10 ms) before this ends, so that a power cut leaves the
+            old file or the new one. Without, it may leave an empty one.
 
     Raises:
         FastdiffError: the folder is missing or cannot be written.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{HALF}")
     with writing(target):
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less what umask says
         try:
@@ -66,6 +66,13 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
                 _sync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_halves(folder: Path) -> None:
+    """What writers that were killed have left in a folder that is :func:`locked`."""
+    with writing(folder):
+        for half in folder.glob(f".*{HALF}"):
+            half.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:
@@ -209,9 +216,7 @@ def open_tensors(path: Path) -> Iterator[StoredTensors]:
         with safe_open(path, framework="pt") as archive:
             yield StoredTensors(path, archive)
     except (OSError, SafetensorError, MemoryError) as error:
-        raise DamagedFile(
-            f"{path} is broken or no safetensors file: {str(error).splitlines()[0][:160]}"
-        ) from None
+        raise DamagedFile(f"{path} is broken or no safetensors file: {reason(error)}") from None
 
 
 def crc32(name: str, tensor: Tensor) -> int:

@@ -14,7 +14,7 @@ from fastdiff.checkpoint.detect import Found, detect, with_options
 from fastdiff.checkpoint.read import read
 from fastdiff.checkpoint.save import METADATA_KEY
 from fastdiff.diffusion.config import DiffusionConfig
-from fastdiff.errors import FastdiffError
+from fastdiff.errors import FastdiffError, reason
 from fastdiff.files import parse_json
 from fastdiff.models import Classifier, ClassifierConfig, UNet, UNetConfig, build_model
 from fastdiff.scalars import plain
@@ -131,7 +131,7 @@ def _from_metadata(file: Path, stored: str) -> Found:
     except KeyError as error:
         raise FastdiffError(f"{file}: its stored configuration lacks or does not know {error}") from None
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise FastdiffError(f"{file}: its stored configuration cannot be read: {str(error)[:200]}") from None
+        raise FastdiffError(f"{file}: its stored configuration cannot be read: {reason(error)}") from None
     return Found(model, diffusion, names)
 
 
@@ -148,8 +148,7 @@ def _build(
         with torch.device("meta"):
             return build_model(config)
     except (RuntimeError, OverflowError, TypeError) as error:  # sizes beyond 64 bits
-        reason = str(error).splitlines()[0][:160]
-        raise FastdiffError(f"{file}: its configuration cannot be built: {reason}") from None
+        raise FastdiffError(f"{file}: its configuration cannot be built: {reason(error)}") from None
 
 
 def _fit(file: Path, model: UNet | Classifier, weights: dict[str, Tensor]) -> None:

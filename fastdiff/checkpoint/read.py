@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastdiff.checkpoint.choose import choose, pick, training_configuration, training_sets
 from fastdiff.checkpoint.save import TRAINING_KEY
-from fastdiff.errors import FastdiffError
+from fastdiff.errors import FastdiffError, reason
 from fastdiff.files import open_tensors
 
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
@@ -84,9 +84,9 @@ def _check_zip(file: Path) -> None:
 
 def _reason(error: Exception) -> str:
     """One line of what PyTorch says, without its advice on how to load anyway."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "Unsupported" in line or "GLOBAL" in line] or lines
-    return telling[0][:160] if telling else type(error).__name__
+    lines = (line.strip() for line in str(error).splitlines())
+    telling = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), None)
+    return telling[:160] if telling else reason(error)
 
 
 def _state_dict(file: Path, content: Any, weights: str | None) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from fastdiff.cli.info import backends_in_words, device_name
 from fastdiff.cli.parts import Parts, fingerprint, process
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser
 from fastdiff.errors import FastdiffError
-from fastdiff.files import atomic_path, locked, writing
+from fastdiff.files import atomic_path, locked, remove_halves, writing
 from fastdiff.images import grid
 from fastdiff.models import ClassifierConfig
 from fastdiff.sampling.cascade import classifier_log_probability, upsampler_seeds
@@ -107,6 +107,8 @@ class Sample:
         settings = self._settings({"checkpoint": model, "classifier": classifier, "upsampler": upsampler})
         rank, processes = process()
         with locked(self.out) if rank == 0 else contextlib.nullcontext():
+            if rank == 0:
+                remove_halves(self.out)
             parts, seeds = (
                 Parts(self.out, settings, -(-self.n // self.batch_size)),
                 sample_seeds(self.n, self.seed),

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
-from fastdiff.files import locked
+from fastdiff.files import locked, remove_halves
 from fastdiff.models import ModelConfig, build_model
 from fastdiff.training.batches import Batches
 from fastdiff.training.config import Fit, TrainConfig
@@ -27,7 +27,14 @@ from fastdiff.training.parallel import Parallel
 from fastdiff.training.precision import LossScale
 from fastdiff.training.preview import HELD
 from fastdiff.training.setup import architecture, usable_device
-from fastdiff.training.state import TrainState, checkpoints, clean, identity, load_checkpoint, save_checkpoint
+from fastdiff.training.state import (
+    FOLDER,
+    TrainState,
+    checkpoints,
+    identity,
+    load_checkpoint,
+    save_checkpoint,
+)
 from fastdiff.training.tasks import make_task
 from fastdiff.training.timesteps import make_times
 from fastdiff.training.update import Update
@@ -175,7 +182,8 @@ class Trainer:
         if self.state.step > config.steps:
             raise FastdiffError(f"{config.out} is at step {self.state.step} already, beyond {config.steps}")
         if self._processes.first:
-            clean(config.out)
+            for folder in (config.out, config.out / FOLDER, config.out / "samples"):
+                remove_halves(folder)
         self._log.resume(self.state.step)
         self._logged = self.state.step, self.state.seconds
 

@@ -87,12 +87,6 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted((out / FOLDER).glob("step-*.safetensors"))
 
 
-def clean(out: Path) -> None:
-    """Remove what a process that was killed while it wrote a checkpoint has left."""
-    for half in (out / FOLDER).glob(".step-*"):
-        half.unlink(missing_ok=True)
-
-
 def save_checkpoint(
     out: Path, state: TrainState, identity: dict[str, Any], keep: int, *, write: bool = True
 ) -> None:

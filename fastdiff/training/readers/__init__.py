@@ -10,6 +10,7 @@ from fastdiff.training.readers.arrays import read_idx as read_idx
 from fastdiff.training.readers.arrays import read_idx_pair
 from fastdiff.training.readers.arrays import read_npz as read_npz
 from fastdiff.training.readers.encoded import EncodedImages as EncodedImages
+from fastdiff.training.readers.folder import Folder as Folder
 from fastdiff.training.readers.folder import read_folder
 from fastdiff.training.readers.left_out import LeftOut
 from fastdiff.training.readers.pictures import Header as Header

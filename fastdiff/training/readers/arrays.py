@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastdiff.errors import FastdiffError
+from fastdiff.errors import FastdiffError, reason
 
 _UINT8 = 0x08  # type code in the IDX header
 _MOST_SIZES = 4
@@ -60,7 +60,7 @@ def read_idx(path: Path) -> np.ndarray:
             shape = struct.unpack(f">{rank}I", sizes) if len(sizes) == 4 * rank else (1,)
             data = _read_at_most(file, math.prod(shape) + 1)
     except (OSError, EOFError, zlib.error, MemoryError) as error:
-        raise FastdiffError(f"cannot read {path}: {error}") from None
+        raise FastdiffError(f"cannot read {path}: {reason(error)}") from None
     if len(data) != math.prod(shape):
         wrong = "is cut short" if len(data) < math.prod(shape) else "is longer than it should be"
         raise FastdiffError(f"{path} {wrong}: its header promises {list(shape)} bytes")
@@ -125,7 +125,7 @@ def read_arrays(path: Path, leave_out: Collection[str] = ()) -> dict[str, np.nda
             names = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             return {n: np.empty(0) if n in leave_out else _array(archive, i) for n, i in names.items()}
     except Exception as error:  # damaged bytes make zipfile and NumPy fail in any way
-        raise FastdiffError(f"cannot read {path}: {error or type(error).__name__}") from None
+        raise FastdiffError(f"cannot read {path}: {reason(error)}") from None
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:

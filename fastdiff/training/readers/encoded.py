@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from fastdiff.errors import FastdiffError
+from fastdiff.errors import FastdiffError, reason
 from fastdiff.training.readers.left_out import LeftOut
 from fastdiff.training.readers.pictures import Header, decode, read_header
 
@@ -74,8 +74,7 @@ class EncodedImages(ABC):
         try:
             return io.BytesIO(self.data(index))
         except (OSError, ValueError, zlib.error) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise FastdiffError(f"cannot read the image {self.name(index)}: {reason}") from None
+            raise FastdiffError(f"cannot read the image {self.name(index)}: {reason(error)}") from None
 
 
 def pack(names: Sequence[str]) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from fastdiff.errors import FastdiffError
+from fastdiff.errors import FastdiffError, reason
 
 # Pillow's name of the format by extension. Nothing else is ever decoded, whatever a file is called: of the formats that
 # Pillow knows, some start other programs (EPS: Ghostscript).
@@ -61,7 +61,7 @@ def decode(file: Path | io.BytesIO, name: str) -> Image.Image:
         with image:
             image.load()
     except Exception as error:  # damaged bytes make decoders fail in any way
-        raise FastdiffError(f"cannot read the image {name}: {error}") from None
+        raise FastdiffError(f"cannot read the image {name}: {reason(error)}") from None
     turn = _turn(image)  # only now: a PNG's may stand behind its pixels
     return image if turn is None else image.transpose(turn)
 
@@ -86,7 +86,7 @@ def _opened(file: Path | io.BytesIO, name: str) -> Image.Image:
             f"cannot read the image {name}: it is not a picture of a format that is read ({formats})"
         ) from None
     except Exception as error:
-        raise FastdiffError(f"cannot read the image {name}: {error}") from None
+        raise FastdiffError(f"cannot read the image {name}: {reason(error)}") from None
     if image.mode.startswith(("I", "F")):
         image.close()
         raise FastdiffError(f"{name} has more than 8 bits a channel; convert it to 8 bits")

@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from fastdiff.errors import FastdiffError
+from fastdiff.errors import FastdiffError, reason
 from fastdiff.files import parse_json
 from fastdiff.training.readers.encoded import EncodedImages, pack, unpack
 from fastdiff.training.readers.left_out import LeftOut
@@ -132,7 +132,7 @@ def read_shards(paths: Sequence[Path], left_out: LeftOut, *, progress: bool) -> 
             try:
                 samples += _samples(path, number, left_out)
             except OSError as error:
-                raise FastdiffError(f"cannot read {path}: {error.strerror or error}") from None
+                raise FastdiffError(f"cannot read {path}: {reason(error)}") from None
             read.update(path.stat().st_size)
     if not samples:
         raise FastdiffError(f"no images in {paths[0]}{' and the other shards' if len(paths) > 1 else ''}")

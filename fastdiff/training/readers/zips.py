@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from fastdiff.errors import FastdiffError
+from fastdiff.errors import FastdiffError, reason
 from fastdiff.training.readers.encoded import EncodedImages, pack, unpack
 from fastdiff.training.readers.labels import LISTING, labels_by_folder, labels_by_listing, read_listing
 from fastdiff.training.readers.left_out import LeftOut
@@ -19,9 +21,12 @@ from fastdiff.training.readers.pictures import EXTENSIONS, is_hidden, is_image
 
 _SIGNATURE = b"PK\3\4"
 _HEADER = struct.Struct("<4s22xHH")  # before each member: signature, lengths of its name and extra field
-_ENTRY = np.dtype([("header", "i8"), ("size", "i8"), ("whole", "i8"), ("crc", "u4"), ("deflated", "?")])
+_ENTRY = np.dtype(
+    [("header", "i8"), ("size", "i8"), ("whole", "i8"), ("crc", "u4"), ("name", "u4"), ("deflated", "?")]
+)  # "name" is a checksum of it
+_LONGEST_END = (1 << 16) + 200  # bytes of the records after the directory, a comment among them
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_ENCRYPTED = 1  # bit of a member's flags
+_ENCRYPTED, _UTF8 = 1, 1 << 11  # bits of a member's flags
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,7 @@ class Zip(EncodedImages):
     def data(self, index: int) -> bytes:
         entry = self.entries[index]
         with open(self.path, "rb") as file:
-            file.seek(entry["header"])
-            header = file.read(_HEADER.size)
-            if len(header) < _HEADER.size or header[:4] != _SIGNATURE:
-                raise ValueError("the zip has changed or is broken")
-            file.seek(sum(_HEADER.unpack(header)[1:]), 1)
+            _to_data(file, int(entry["header"]), int(entry["name"]))
             data = file.read(entry["size"])
         if entry["deflated"]:
             inflate = zlib.decompressobj(-zlib.MAX_WBITS)  # negative: without zlib's own header
@@ -67,12 +68,16 @@ def read_zip(path: Path, left_out: LeftOut) -> Zip:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            members = _images(archive.infolist(), path, left_out)
+            with open(path, "rb") as file:
+                if (count := _promised(file)) != len(archive.infolist()):
+                    found = len(archive.infolist())
+                    raise ValueError(f"its directory ends after {found} of {count} members")
+                members = _images(archive.infolist(), file, path, left_out)
             listing = archive.read(LISTING) if LISTING in archive.namelist() else None
     except FastdiffError:
         raise
     except Exception as error:  # a damaged directory makes zipfile fail in any way
-        raise FastdiffError(f"cannot read {path}: {error}") from None
+        raise FastdiffError(f"cannot read {path}: {reason(error)}") from None
     if not members:
         raise FastdiffError(f"no images in {path}; looked for {', '.join(sorted(EXTENSIONS))}")
     members.sort(key=lambda m: m.filename.split("/"))  # as in a folder: the same data, the same order
@@ -88,24 +93,66 @@ def read_zip(path: Path, left_out: LeftOut) -> Zip:
         where = f"{LISTING} in {path}"
         labels, class_names = labels_by_listing(read_listing(listing, where), names, where), ()
     entries = [
-        (m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type == zipfile.ZIP_DEFLATED)
+        (
+            m.header_offset,
+            m.compress_size,
+            m.file_size,
+            m.CRC,
+            _name(m),
+            m.compress_type == zipfile.ZIP_DEFLATED,
+        )
         for m in members
     ]
     return Zip(labels, class_names, path, pack(names), np.array(entries, _ENTRY))
 
 
-def _images(members: list[zipfile.ZipInfo], path: Path, left_out: LeftOut) -> list[zipfile.ZipInfo]:
+def _images(
+    members: list[zipfile.ZipInfo], file: IO[bytes], path: Path, left_out: LeftOut
+) -> list[zipfile.ZipInfo]:
+    """Those that are images. Of the others the directory's word is not enough: a flipped bit would lose an image."""
     found: dict[str, zipfile.ZipInfo] = {}
     for member in members:
         name = member.filename
-        if member.is_dir() or is_hidden(name) or name == LISTING:
-            continue
-        if not is_image(name):
-            left_out.count_file(name)
-        elif stat.S_ISLNK(member.external_attr >> 16):
-            left_out.count("links in a zip")
-        else:
+        if is_image(name) and not member.is_dir():
+            if stat.S_ISLNK(member.external_attr >> 16):
+                left_out.count("links in a zip")
+                continue
             if name in found:
                 left_out.refuse(f"{path} has two images of the name {name}")
             found[name] = member
+            continue
+        try:
+            _to_data(file, member.header_offset, _name(member))
+        except ValueError as error:
+            left_out.refuse(f"{path}: cannot read {name}: {error}")
+        if not member.is_dir() and not is_hidden(name) and name != LISTING:
+            left_out.count_file(name)
     return list(found.values())
+
+
+def _promised(file: IO[bytes]) -> int:
+    """How many members a zip says it has, in the record at its end (PKWARE APPNOTE 4.3.14, 4.3.16)."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _LONGEST_END))
+    tail = file.read()
+    (count,) = struct.unpack_from("<H", tail, tail.rfind(b"PK\5\6") + 10)
+    if count < 0xFFFF:
+        return count
+    return struct.unpack_from("<Q", tail, tail.rfind(b"PK\6\6") + 32)[0]
+
+
+def _name(member: zipfile.ZipInfo) -> int:
+    """A checksum of a member's name as it is written."""
+    return zlib.crc32(member.orig_filename.encode("utf-8" if member.flag_bits & _UTF8 else "cp437"))
+
+
+def _to_data(file: IO[bytes], offset: int, name: int) -> None:
+    """Move from a member's own header to its data. The directory at the zip's end has no checksum; the header tells."""
+    file.seek(offset)
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size or header[:4] != _SIGNATURE:
+        raise ValueError("the zip has changed or is broken")
+    _, name_length, extra_length = _HEADER.unpack(header)
+    if zlib.crc32(file.read(name_length)) != name:
+        raise ValueError("it has another name in the zip's directory; the zip has changed or is broken")
+    file.seek(extra_length, 1)
