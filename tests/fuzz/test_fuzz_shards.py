@@ -73,13 +73,16 @@ def test_damage(tmp_path: Path, kind: str) -> None:
     expected = {whole.name(i): np.asarray(whole.image(i)).tolist() for i in range(len(whole))}
     content, refused = path.read_bytes(), 0
     for number in rounds(200):
-        path.write_bytes(damaged(content, numbered(number)))
+        data = damaged(content, numbered(number))
+        path.write_bytes(data)
         with one_sentence() as said:
             found = read(path)
         if said:
             refused += 1
             continue
-        assert len(found) == len(whole), number
+        # A last member of a tar that is zeros, or cut off, up to the mark of the end is like one that never was.
+        shorter = kind in ("ustar", "gnu") and content.startswith(data.rstrip(b"\0"))
+        assert len(found) == len(whole) or shorter, number
         for i in range(len(found)):
             with (
                 one_sentence()

@@ -10,11 +10,11 @@ from typing import IO
 
 from fastdiff.training.readers.left_out import LeftOut
 
-_BLOCK = tarfile.BLOCKSIZE
+_BLOCK, _RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 
 
 def members(file: IO[bytes], path: Path, left_out: LeftOut) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar file that are whole, in order. The rest of it must be zeros, among them its end mark.
+    """The members of a tar file that are whole, in order. Nothing but its end mark, of zeros, belongs to none of them.
 
     Python's own ``TarFile.next`` takes a header that is broken for the end of the archive.
 
@@ -31,26 +31,38 @@ def members(file: IO[bytes], path: Path, left_out: LeftOut) -> Iterator[tarfile.
         left_out.refuse(f"{path} is empty")
         return
     tar = tarfile.TarFile(fileobj=file)  # opened at the end, where it finds nothing
-    position, broken, ended = 0, -1, False
+    position = end = broken = 0  # where it looks; where the last member and the last broken block end
+    why = ""
     while position < size:
-        member, stop, why = _header(tar, file, position, size)
-        if member is None and not why:
-            stop, ended = _zeros(file, position, size), True
-        if why and broken < 0:
-            broken = position
+        member, stop, reason = _header(tar, file, position, size)
+        if reason:
             if not left_out.skip_broken:
-                left_out.refuse(f"{path} is damaged at byte {position}: {why}")
-        elif not why and broken >= 0:
-            left_out.refuse(f"{path}: bytes {broken} to {position} belong to no member")
-            broken = -1
-        if member is not None:
-            ended = False
+                left_out.refuse(f"{path} is damaged at byte {end if position > end else position}: {reason}")
+            why, broken = why or reason, stop
+        elif member is None:
+            stop = _zeros(file, position, size)
+        else:
+            if position > end:
+                left_out.refuse(f"{path}: bytes {end} to {position} belong to no member ({why or 'zeros'})")
+            end, why = stop, ""
             yield member
         position = stop
-    if broken >= 0:
-        left_out.refuse(f"{path}: bytes {broken} to {size} belong to no member")
-    elif not ended:
+    _check_end(
+        end, size, path, left_out, f"bytes {end} to {broken} belong to no member ({why})" if why else ""
+    )
+
+
+def _check_end(end: int, size: int, path: Path, left_out: LeftOut, broken: str) -> None:
+    """The end mark is two blocks of zeros, of which one may be lost, or more, which fill the last record."""
+    whole = end + 2 * _BLOCK
+    if broken:
+        left_out.refuse(f"{path}: {broken}")
+    elif end + _BLOCK > size:
         left_out.refuse(f"{path} is cut short: it ends at byte {size} without the mark of its end")
+    elif size > max(whole, -(-whole // _RECORD) * _RECORD):
+        left_out.refuse(
+            f"{path}: bytes {end} to {size} are zeros, more than an archive has at its end: a part of it is missing"
+        )
 
 
 def _header(

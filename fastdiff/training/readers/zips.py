@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import struct
 import zipfile
 import zlib
@@ -114,9 +113,6 @@ def _images(
     for member in members:
         name = member.filename
         if is_image(name) and not member.is_dir():
-            if stat.S_ISLNK(member.external_attr >> 16):
-                left_out.count("links in a zip")
-                continue
             if name in found:
                 left_out.refuse(f"{path} has two images of the name {name}")
             found[name] = member
