@@ -1,6 +1,6 @@
 """Kills, damaged files and full disks, many of each: what a run of training or sampling makes of them.
 
-    python benchmarks/durability.py [--kills N] [--damages N] [--fills N] [--seed S]
+    python benchmarks/durability.py [--kills N] [--damages N] [--fills N] [--only sample] [--seed S]
 
 A small network is trained, and sampled, once undisturbed. Then the same is done again and again: killed (SIGKILL) at a
 random moment and started anew until it ends; with a file of the half-finished run damaged; with a disk, or a size of
@@ -16,6 +16,8 @@ Exits with 1 if there is one of the last two.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -58,6 +60,8 @@ class Setting:
     """Damaged files, of each kind of file."""
     fills: int = 40
     """Full disks, of training and of sampling each."""
+    only: str = ""
+    """Series whose names begin so, such as "sample"; left out, all."""
     seed: int = 0
     """Of moments, places and kinds of damage."""
 
@@ -84,8 +88,10 @@ class Undisturbed:
         self.results: dict[str, bytes] = {}
         self.seconds: dict[str, float] = {}
         for job in jobs:
+            with contextlib.redirect_stdout(io.StringIO()):
+                job.run(folder / job.name)  # here, so that no child imports what it needs anew
             started = time.perf_counter()
-            ended = in_child(partial(job.run, folder / job.name))
+            ended = in_child(partial(job.run, folder / f"{job.name}-timed"))
             assert ended.code == 0, ended.said
             self.seconds[job.name] = time.perf_counter() - started
             self.results[job.name] = content(folder / job.name / job.result)
@@ -288,6 +294,8 @@ def main(setting: Setting) -> int:
         print("| what | same | refused | WRONG | BROKEN |\n| --- | ---: | ---: | ---: | ---: |", flush=True)
         total: Counter[str] = Counter()
         for what, count in series.items():
+            if not what.startswith(setting.only):
+                continue
             ends = count()
             total += ends
             row = " | ".join(str(ends[end]) for end in ("same", "refused", "WRONG", "BROKEN"))

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
-    """Write to a temporary name beside ``path``; renamed to it on success, removed on any failure.
+    """Write to a temporary place beside ``path``; renamed to it on success, removed on any failure.
 
         with atomic_path("out/samples.png") as temporary:
             image.save(temporary, format="PNG")
@@ -54,25 +55,33 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
         FastdiffError: the folder is missing or cannot be written.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{HALF}")
+    half = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}{HALF}")
+    temporary = half / target.name
     with writing(target):
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # less what umask says
+        half.mkdir()  # a folder, as some writers have temporary files of their own beside what they write
         try:
+            handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)  # less what umask says
+            mode = os.fstat(handle).st_mode
+            os.close(handle)
             yield temporary
+            temporary.chmod(mode)  # which another file may have replaced
             if durable:
                 _sync(temporary)
             os.replace(temporary, target)
             if durable:
                 _sync(target.parent)
         finally:
-            temporary.unlink(missing_ok=True)
+            shutil.rmtree(half, ignore_errors=True)
 
 
 def remove_halves(folder: Path) -> None:
     """What writers that were killed have left in a folder that is :func:`locked`."""
     with writing(folder):
         for half in folder.glob(f".*{HALF}"):
-            half.unlink(missing_ok=True)
+            if half.is_dir():
+                shutil.rmtree(half)
+            else:
+                half.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

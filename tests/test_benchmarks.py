@@ -56,6 +56,31 @@ def test_suite_writes_what_its_pictures_need(tmp_path: Path) -> None:
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
 
 
+@needs_tyro
+def test_durability_counts_how_runs_end() -> None:
+    """Of sampling, which is quick; the whole series takes minutes."""
+    printed = _run(
+        str(BENCHMARKS / "durability.py"),
+        "--only",
+        "sample",
+        "--kills",
+        "1",
+        "--damages",
+        "2",
+        "--fills",
+        "2",
+    )
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines()[2:]]
+    assert [row[0] for row in rows] == [
+        "sample, killed",
+        "sample, samples.parts/0N.npz damaged",
+        "sample, samples.parts/settings.json damaged",
+        "sample, disk full",
+    ]
+    for (*_, same, refused, wrong, broken), count in zip(rows, (1, 2, 2, 2), strict=True):
+        assert int(same) + int(refused) == count and wrong == broken == "0"
+
+
 @pytest.mark.parametrize("file", sorted((BENCHMARKS / "results").glob("suite-*.json")), ids=lambda f: f.stem)
 def test_suite_results_are_of_all_kinds(file: Path) -> None:
     content = json.loads(file.read_text())

@@ -22,7 +22,7 @@ def test_appears_whole(tmp_path: Path) -> None:
     with atomic_path(target) as temporary:
         temporary.write_text("half")
         assert not target.exists()
-        assert temporary.parent == tmp_path  # a rename is atomic within one file system only
+        assert temporary.parent.parent == tmp_path  # a rename is atomic within one file system only
     assert target.read_text() == "half"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -43,9 +43,11 @@ def test_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     try:
         with atomic_path(tmp_path / "result"):
             pass
+        write_tensors(tmp_path / "tensors", TENSORS, {})  # by way of a private file of safetensors'
     finally:
         os.umask(before)
-    assert (tmp_path / "result").stat().st_mode & 0o777 == 0o640
+    for name in ("result", "tensors"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize(

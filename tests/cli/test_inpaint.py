@@ -139,3 +139,20 @@ def test_mistakes(command, checkpoints, files, tmp_path, arguments: list[str], m
     assert line.startswith("fastdiff: ") and "\n" not in line and message in line
     assert ended.code == 2 and not ended.out
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_pictures_stand_upright(files, tmp_path) -> None:
+    """As their EXIF data say: image and mask are turned as a viewer turns them."""
+    from fastdiff.cli.inpaint import read_images, read_mask
+
+    turned = Image.Exif()
+    turned[0x0112] = 6  # its first row is the right side
+    for name, read in (
+        ("image", lambda path: read_images(path, 8, 1)[0, ..., 0]),
+        ("mask", lambda p: read_mask(p, 8)),
+    ):
+        with Image.open(files[name]) as picture:
+            upright = np.asarray(picture)
+            picture.save(tmp_path / "turned.png", exif=turned)
+        expected = np.rot90(upright, -1)
+        assert np.array_equal(read(tmp_path / "turned.png"), expected == 255 if name == "mask" else expected)
