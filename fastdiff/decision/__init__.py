@@ -7,11 +7,14 @@ decision.log_likelihood(rt, choice, v=1.0, a=2.0, t0=0.3)
 """
 
 from fastdiff.decision.density import cdf as cdf
-from fastdiff.decision.density import log_likelihood as log_likelihood
 from fastdiff.decision.density import log_pdf as log_pdf
 from fastdiff.decision.density import pdf as pdf
+from fastdiff.decision.density import survival as survival
+from fastdiff.decision.design import Design as Design
 from fastdiff.decision.fit import Fit as Fit
 from fastdiff.decision.fit import fit as fit
+from fastdiff.decision.likelihood import Outliers as Outliers
+from fastdiff.decision.likelihood import log_likelihood as log_likelihood
 from fastdiff.decision.moments import EZ as EZ
 from fastdiff.decision.moments import Moments as Moments
 from fastdiff.decision.moments import ez as ez

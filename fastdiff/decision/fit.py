@@ -1,44 +1,58 @@
-"""Maximum likelihood: the parameters under which the observed trials are most probable."""
+"""Fits: the parameters under which the observed trials are most probable."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from fastdiff.decision.density import log_pdf
-from fastdiff.decision.moments import ez
-from fastdiff.decision.parameters import check_data
-from fastdiff.decision.quadrature import NODES
+from fastdiff.decision.design import NAMES, Design, label_conditions
+from fastdiff.decision.likelihood import Outliers, check_trials
+from fastdiff.decision.problem import FAILED, Problem, Trials
 from fastdiff.errors import FastdiffError
 
-FREE = ("v", "a", "z", "t0", "sv", "sz", "st0")
-_AT_ONCE = 1 << 18  # trials times nodes of the quadrature whose gradients are held in memory
+Method = Literal["ml", "chisquare", "gsquare"]
+Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]
+_SECONDS_AT_MOST = 20.0  # a median above this is in milliseconds
+_AT_A_BOUND = 8.0  # of a logit; or of a logarithm downwards
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What was found. z and sz are fractions of a, t0 is the lower edge; v is one drift for each condition."""
+    """What was found. z and sz are fractions of a, t0 is the lower edge of its range.
+
+    An estimate is a number, a list with one number for each condition, or, of a formula, a dict of coefficients on the
+    scale of ``links``. ``standard_errors`` has the same form, for the free parameters alone, from the curvature at the
+    maximum; NaN where there is none.
+    """
 
     conditions: tuple[str, ...]
-    estimates: dict[str, Any]  # name -> number, v -> list; fixed parameters included
-    standard_errors: dict[
-        str, Any
-    ]  # of the free ones, from the curvature at the maximum; NaN where it has none
+    estimates: dict[str, Any]
+    standard_errors: dict[str, Any]
     log_likelihood: float
     trials: int
+    missing: int  # responses that did not come by the deadline, among the trials
     converged: bool
     message: str  # the optimiser's
+    method: Method
+    objective: float  # what was minimised: -log_likelihood, chi-square or G-square
+    start_values: tuple[float, ...]  # the objective reached from each start
+    warnings: tuple[str, ...]
+    links: dict[str, str]
+    outliers: dict[str, Any]
+    coordinates: dict[str, float] = field(repr=False)  # where the optimiser ended, by name
+    problem: Problem = field(repr=False, compare=False)
+    covariance: np.ndarray = field(repr=False, compare=False)  # of the coordinates
 
     @property
     def free(self) -> int:
         """Number of parameters fitted."""
-        return sum(len(e) if isinstance(e, list) else 1 for e in self.standard_errors.values())
+        return len(self.coordinates)
 
     @property
     def aic(self) -> float:
@@ -48,13 +62,77 @@ class Fit:
     def bic(self) -> float:
         return self.free * math.log(self.trials) - 2 * self.log_likelihood
 
-    def of(self, condition: str) -> dict[str, Any]:
-        """The parameters of one condition, as arguments of ``pdf``, ``simulate`` and ``moments``."""
-        return {**self.estimates, "v": self.estimates["v"][self.conditions.index(condition)]}
+    @property
+    def x(self) -> np.ndarray:
+        """The coordinates as an array."""
+        return np.array(list(self.coordinates.values()))
+
+    def of(self, condition: str | None = None) -> dict[str, Any]:
+        """The parameters of one condition, as arguments of ``pdf``, ``simulate`` and ``moments``.
+
+        Raises:
+            FastdiffError: no such condition; a formula that gives its trials different parameters.
+        """
+        condition = self.conditions[0] if condition is None else condition
+        if condition not in self.conditions:
+            raise FastdiffError(f"no condition {condition!r}; there are: {', '.join(self.conditions)}")
+        here = self.problem.trials.codes == self.conditions.index(condition)
+        found = {}
+        for name, value in self.trial_parameters().items():
+            values = np.unique(value[here.numpy()]) if np.ndim(value) else [float(value)]
+            if len(values) > 1:
+                raise FastdiffError(f"{name} differs between the trials of {condition!r}; use trial_parameters()")
+            found[name] = float(values[0])
+        return found
+
+    def trial_parameters(self) -> dict[str, Any]:
+        """The parameters of each trial, [N] or a number, as arguments of ``pdf``, ``simulate`` and ``moments``."""
+        natural = self.problem.natural(torch.from_numpy(self.x))
+        index = {term.name: term.index for term in self.problem.terms}
+        found: dict[str, Any] = {"s": self.problem.design.s}
+        for name in NAMES[:-1]:
+            if name not in natural:
+                found[name] = self.problem.design.constant(name)
+            else:
+                rows = index[name]
+                found[name] = float(natural[name][0]) if rows is None else natural[name][rows].numpy()
+        return found
+
+    def rows(self) -> list[tuple[str, str, float, float | None]]:
+        """Parameter, condition or coefficient, estimate and standard error (None: fixed), for tables."""
+        table = []
+        for name, value in self.estimates.items():
+            error = self.standard_errors.get(name)
+            if isinstance(value, dict):
+                table += [(name, label, x, error[label]) for label, x in value.items()]
+            elif isinstance(value, list):
+                table += [(name, c, x, e) for c, x, e in zip(self.conditions, value, error, strict=True)]
+            else:
+                table.append((name, "", value, error))
+        return table
+
+    def summary(self) -> str:
+        """A table of the estimates, and what there is to know about the fit."""
+        lines = ["parameter        estimate  standard error"]
+        for name, label, value, error in self.rows():
+            said = "fixed" if error is None else f"{error:.4f}"
+            lines.append(f"{name:<9} {label:<10} {value:9.4f}  {said:>14}" if len(label) <= 10
+                         else f"{name:<9} {label}\n{value:30.4f}  {said:>14}")  # fmt: skip
+        lines.append(f"log-likelihood  {self.log_likelihood:.2f}   AIC {self.aic:.2f}   BIC {self.bic:.2f}")
+        if self.method != "ml":
+            lines.append(f"{self.method:<15} {self.objective:.2f}")
+        lines += [f"links           {', '.join(f'{n}: {x}' for n, x in self.links.items())}"] if self.links else []
+        if len(self.start_values) > 1:
+            near = sum(v < self.objective + 0.01 for v in self.start_values)
+            lines.append(f"starts          {near} of {len(self.start_values)} ended at the best")
+        lines.append(f"optimiser       {'converged' if self.converged else 'stopped: ' + self.message}")
+        return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
-        return {**asdict(self), "aic": self.aic, "bic": self.bic}
+        left_out = ("problem", "covariance")
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        return {**plain, "aic": self.aic, "bic": self.bic, "covariance": self.covariance.tolist()}
 
 
 def fit(
@@ -62,41 +140,145 @@ def fit(
     choice: Any,
     condition: Sequence[Any] | None = None,
     *,
-    free: Sequence[str] = ("v", "a", "z", "t0"),
-    z: float = 0.5,
-    s: float = 1.0,
-    sv: float = 0.0,
-    sz: float = 0.0,
-    st0: float = 0.0,
+    columns: Mapping[str, Any] | None = None,
+    deadline: Any = None,
+    method: Method = "ml",
+    starts: int = 1,
+    seed: int = 0,
     progress: Callable[[int, float], None] | None = None,
+    **design: Any,
 ) -> Fit:
-    """Fit the decision model to trials by maximum likelihood.
+    """Fit the decision model to trials.
 
-    Maximises :func:`fastdiff.decision.log_likelihood` over unconstrained coordinates (log a, logit z, logit of
-    t0 / min rt, ...) by SciPy's L-BFGS-B with exact gradients, from where the EZ method puts v, a and t0.
+    Maximises :func:`fastdiff.decision.log_likelihood`, or minimises a distance between quantiles, over coordinates
+    without bounds (log a, logit z, ...) by SciPy's L-BFGS-B with exact gradients, from where the EZ method puts v and a.
 
     Args:
         rt: [N] seconds.
-        choice: [N], 1 upper and 0 lower.
-        condition: [N] labels; each has its own drift, all other parameters are shared.
-        free: what to fit, of v, a, z, t0, sv, sz, st0; v, a and t0 always are.
-        z, sv, sz, st0: the values of those that are not free (z, sz as fractions of a). s is never free: it sets the
-            unit of length.
-        progress: called after each iteration with its number and the log-likelihood.
+        choice: [N], 1 upper and 0 lower; -1 for a response missing at the deadline (its rt is ignored).
+        condition: [N] labels.
+        columns: name -> [N], what formulas may use beside ``condition``.
+        deadline: seconds, one or [N]; a missing response counts by the probability that none comes by then.
+        method: "ml", or "chisquare" or "gsquare" over the quantiles 0.1, 0.3, 0.5, 0.7, 0.9 of each condition's two
+            response time distributions.
+        starts: how often to start; the first is EZ's, the others are scattered around it. The best is kept.
+        seed: of the scatter.
+        progress: called after each iteration with its number and the log-likelihood (the distance, negated).
+        design: the fields of :class:`Design`: free, by, formulas, bounds, links, start, s; outliers, an
+            :class:`Outliers` or its kind; any parameter's name with a number fixes it, e.g. ``a=1.5``,
+            ``p_outlier=0`` (0.05 unless told otherwise).
 
     Raises:
-        FastdiffError: SciPy missing; no trials, NaN, times not positive; unknown names in free.
+        FastdiffError: SciPy missing; no trials, NaN, times not positive; unknown names; bounds that cannot be.
 
-    Source: Ratcliff & Tuerlinckx 2002, "Estimating parameters of the diffusion model"; Myung 2003 on the method.
+    Warns:
+        UserWarning: for each of :attr:`Fit.warnings`: times that look like milliseconds, parameters that the data do
+            not tell apart or that ended at a bound.
+
+    Source: Ratcliff & Tuerlinckx 2002, "Estimating parameters of the diffusion model"; Myung 2003 on maximum likelihood.
     """
-    minimize = _scipy_minimize()
-    _check_free(free)
-    times, upper = check_data(rt, choice)
-    times, upper = times.flatten(), upper.flatten()
-    labels, codes = _conditions(condition, len(times))
-    problem = _Problem(times, upper, codes, len(labels), tuple(n for n in FREE if n in free), s)
-    problem.fixed = {"z": z, "sv": sv, "sz": sz, "st0": st0}
+    problem = make_problem(rt, choice, condition, columns=columns, deadline=deadline, **design)
+    found = solve(problem, method=method, starts=starts, seed=seed, progress=progress)
+    for text in found.warnings:
+        warnings.warn(text, UserWarning, stacklevel=2)
+    return found
 
+
+def make_problem(
+    rt: Any, choice: Any, condition: Sequence[Any] | None = None, *, columns: Mapping[str, Any] | None = None,
+    deadline: Any = None, **design: Any,
+) -> Problem:  # fmt: skip
+    """What :func:`fit` solves; its arguments."""
+    times, upper, missing = (x.flatten() for x in check_trials(rt, choice, deadline))
+    labels, codes = label_conditions(condition, len(times))
+    columns = {**({} if condition is None else {"condition": list(condition)}), **(columns or {})}
+    latest = 0.0 if deadline is None else float(np.max(deadline))
+    return Problem(Trials(times, upper, missing, codes), make_design(**design), labels, columns, latest)
+
+
+def make_design(**given: Any) -> Design:
+    """A design from keywords: numbers under parameters' names are fixed, everything else is a field of Design."""
+    fixed = {**given.pop("fixed", {})}
+    for name in NAMES:
+        if name in given:
+            value = given.pop(name)
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+                raise FastdiffError(f"{name} must be a number, which fixes it, got {value!r}")
+            fixed[name] = float(value)
+    for name in ("free", "by", "formulas"):
+        if isinstance(given.get(name), str):
+            given[name] = (given[name],)
+    free = given.pop("free", None)
+    both = [name for name in free or () if name in fixed]
+    if both:
+        raise FastdiffError(f"{both[0]} is both free and fixed at {fixed[both[0]]:g}; give one of the two")
+    free = tuple(n for n in ("v", "a", "z", "t0") if n not in fixed) if free is None else tuple(free)
+    if isinstance(given.get("outliers"), str):
+        given["outliers"] = Outliers(given["outliers"])
+    known = {f.name for f in fields(Design)}
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise FastdiffError(f"fit does not know {unknown[0]!r}; it knows {', '.join((*NAMES, *sorted(known)))}")
+    if "by" in given:
+        given["by"] = tuple(given["by"])
+    if "formulas" in given:
+        given["formulas"] = tuple(given["formulas"])
+    return Design(free=free, fixed=fixed, **given)
+
+
+def solve(
+    problem: Problem, *, method: Method = "ml", starts: int = 1, seed: int = 0,
+    progress: Callable[[int, float], None] | None = None, errors: bool = True, begin: np.ndarray | None = None,
+) -> Fit:  # fmt: skip
+    """Minimise; see :func:`fit`. begin: coordinates to start at; errors: whether to compute standard errors."""
+    if isinstance(starts, bool) or not isinstance(starts, int) or starts < 1:
+        raise FastdiffError(f"starts must be a whole number of at least 1, got {starts!r}")
+    objective = _objective(problem, method)
+    first = problem.start() if begin is None else begin
+    scatter = np.random.default_rng(seed).normal(0, 0.5, (starts, len(first)))
+    scatter[0] = 0
+    ends = [minimise(objective, first + shift, len(problem.trials), progress) for shift in scatter]
+    best = min(ends, key=lambda end: end.fun)
+    if best.fun >= FAILED:
+        raise FastdiffError("no start has a likelihood; give start values, or p_outlier above 0")
+    information = problem.information(best.x) if errors else np.full((len(best.x),) * 2, math.nan)
+    covariance = _inverse(information)
+    natural_errors = _natural_errors(problem, best.x, covariance)
+    estimates = _estimates(problem, problem.natural(torch.from_numpy(best.x)), best.x)
+    value = -problem.value_and_gradient(best.x)[0] if method != "ml" else -float(best.fun)
+    return Fit(
+        conditions=problem.conditions,
+        estimates=estimates,
+        standard_errors=natural_errors,
+        log_likelihood=value,
+        trials=len(problem.trials),
+        missing=int(problem.trials.missing.sum()),
+        converged=bool(best.success),
+        message=str(best.message),
+        method=method,
+        objective=float(best.fun),
+        start_values=tuple(float(end.fun) for end in ends),
+        warnings=tuple(_complaints(problem, best.x, covariance if errors else None)),
+        links={t.name: t.link for t in problem.terms if t.formula},
+        outliers=vars(problem.outliers),
+        coordinates=dict(zip(problem.labels, best.x.tolist(), strict=True)),
+        problem=problem,
+        covariance=covariance,
+    )
+
+
+def minimise(
+    objective: Objective, start: np.ndarray, trials: int, progress: Callable[[int, float], None] | None = None
+) -> Any:
+    """SciPy's answer.
+
+    Raises:
+        FastdiffError: SciPy missing.
+    """
+    try:
+        from scipy.optimize import minimize
+    except ImportError:
+        raise FastdiffError("fitting needs SciPy: pip install 'fastdiff[decision]'") from None
     rounds = 0
 
     def report(intermediate_result: Any) -> None:
@@ -105,139 +287,79 @@ def fit(
         if progress is not None:
             progress(rounds, -float(intermediate_result.fun))
 
-    found = minimize(
-        problem.value_and_gradient, problem.start(), jac=True, method="L-BFGS-B", callback=report,
-        options={"maxiter": 500, "ftol": 1e-13, "gtol": 1e-5 * len(times)},
+    return minimize(
+        objective, start, jac=True, method="L-BFGS-B", callback=report,
+        options={"maxiter": 500, "ftol": 1e-13, "gtol": 1e-5 * trials},
     )  # fmt: skip
-    natural = problem.natural(torch.from_numpy(found.x))
-    estimates = {**problem.fixed, "s": s, **{n: _plain(x) for n, x in natural.items()}}
-    return Fit(
-        conditions=labels,
-        estimates=estimates,
-        standard_errors=problem.standard_errors(natural),
-        log_likelihood=-float(found.fun),
-        trials=len(times),
-        converged=bool(found.success),
-        message=str(found.message),
-    )
 
 
-class _Problem:
-    """The negative log-likelihood over unconstrained coordinates."""
+def _objective(problem: Problem, method: Method) -> Objective:
+    if method == "ml":
+        return problem.value_and_gradient
+    if method not in ("chisquare", "gsquare"):
+        raise FastdiffError(f"method must be ml, chisquare or gsquare, got {method!r}")
+    from fastdiff.decision.quantiles import QuantileDistance
 
-    def __init__(
-        self, times: Tensor, upper: Tensor, codes: Tensor, conditions: int, free: tuple[str, ...], s: float
-    ) -> None:
-        self.times, self.upper, self.codes, self.conditions, self.free, self.s = (
-            *(times, upper, codes, conditions, free, s),
-        )
-        self.fixed: dict[str, float] = {}
-
-    def start(self) -> np.ndarray:
-        """EZ's answer for each condition, kept away from where it has none."""
-        first = float(self.times.min())
-        found = []
-        for c in range(self.conditions):
-            t, up = self.times[self.codes == c], self.upper[self.codes == c].double()
-            n = len(t)
-            share = (float(up.sum()) + 0.5) / (n + 1)
-            share += 0.01 if abs(share - 0.5) < 0.005 else 0.0
-            spread = float(t.var()) if n > 1 else 0.1 * float(t.mean()) ** 2
-            found.append([float(x) for x in ez(share, float(t.mean()), max(spread, 1e-6), self.s)])
-        drifts, widths, _ = zip(*found, strict=True)
-        a = float(np.median(widths))
-        begin = {"a": math.log(a), "z": 0.0, "t0": 1.0, "sv": math.log(0.5 * self.s), "sz": -1.0}
-        begin["st0"] = math.log(0.3 * first)
-        return np.array([*drifts, *(begin[name] for name in self.free if name != "v")])
-
-    def natural(self, x: Tensor) -> dict[str, Tensor]:
-        """Coordinates -> parameters: z in (0, 1), t0 in (0, min rt), sz within the boundaries, the others positive."""
-        p = {"v": x[: self.conditions]}
-        p |= dict(zip([n for n in self.free if n != "v"], x[self.conditions :].unbind(), strict=True))
-        p["a"] = p["a"].exp()
-        p["t0"] = torch.sigmoid(p["t0"]) * self.times.min()
-        if "z" in p:
-            p["z"] = torch.sigmoid(p["z"])
-        for name in ("sv", "st0"):
-            if name in p:
-                p[name] = p[name].exp()
-        if "sz" in p:
-            z = p.get("z", torch.as_tensor(self.fixed["z"], dtype=torch.float64))
-            p["sz"] = 1.999 * torch.sigmoid(p["sz"]) * torch.minimum(z, 1 - z)
-        return p
-
-    def negative(self, p: dict[str, Tensor], part: slice = slice(None)) -> Tensor:
-        values: dict[str, Any] = {**self.fixed, "s": self.s, **p}
-        values["v"] = p["v"][self.codes[part]]
-        return -log_pdf(self.times[part], self.upper[part], **values).sum()
-
-    def value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """In parts, so that many trials with quadratures fit into memory."""
-        leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
-        total = 0.0
-        for part in self._parts():
-            value = self.negative(self.natural(leaf), part)
-            value.backward()
-            total += float(value.detach())
-        assert leaf.grad is not None
-        gradient = leaf.grad.numpy()
-        if not (math.isfinite(total) and np.isfinite(gradient).all()):
-            return 1e300, np.zeros_like(x)  # the line search turns back
-        return total, gradient
-
-    def _parts(self) -> list[slice]:
-        nodes = math.prod(
-            NODES[n] for n in ("sz", "st0") if n in self.free or self.fixed[n]
-        )  # sv has a closed form
-        size = max(1, _AT_ONCE // nodes)
-        return [slice(i, i + size) for i in range(0, len(self.times), size)]
-
-    def standard_errors(self, p: dict[str, Tensor]) -> dict[str, Any]:
-        """Square roots of the inverse information's diagonal, in the parameters' own units."""
-        sizes = [x.numel() for x in p.values()]
-        flat = torch.cat([x.detach().reshape(-1) for x in p.values()])
-
-        def negative(x: Tensor, part: slice) -> Tensor:
-            parts = zip(p.items(), x.split(sizes), strict=True)
-            return self.negative({n: piece.reshape(old.shape) for (n, old), piece in parts}, part)
-
-        information = torch.zeros(len(flat), len(flat), dtype=torch.float64)
-        for part in self._parts():
-            hessian: Any = torch.autograd.functional.hessian(lambda x, part=part: negative(x, part), flat)
-            information += hessian
-        errors = torch.linalg.pinv(information, hermitian=True).diagonal()
-        errors = torch.where(errors > 0, errors, math.nan).sqrt()
-        return {
-            n: _plain(e.reshape(x.shape)) for (n, x), e in zip(p.items(), errors.split(sizes), strict=True)
-        }
+    return QuantileDistance(problem, method).value_and_gradient
 
 
-def _check_free(free: Sequence[str]) -> None:
-    unknown = [name for name in free if name not in FREE]
-    missing = [name for name in ("v", "a", "t0") if name not in free]
-    if unknown or missing:
-        what = f"does not know {unknown[0]!r}" if unknown else f"always fits {missing[0]!r}"
-        raise FastdiffError(f"fit {what}; free is made of {', '.join(FREE)}, and has v, a and t0")
+def _inverse(information: np.ndarray) -> np.ndarray:
+    if not np.isfinite(information).all():
+        return np.full_like(information, math.nan)
+    return np.linalg.pinv(information, rcond=1e-12, hermitian=True)
 
 
-def _conditions(condition: Sequence[Any] | None, n: int) -> tuple[tuple[str, ...], Tensor]:
-    if condition is None:
-        return ("all",), torch.zeros(n, dtype=torch.int64)
-    if len(condition) != n:
-        raise FastdiffError(f"condition must have one label for each trial: {n}, got {len(condition)}")
-    given = [str(c) for c in condition]
-    labels = tuple(dict.fromkeys(given))  # in order of appearance
-    number = {label: i for i, label in enumerate(labels)}
-    return labels, torch.tensor([number[c] for c in given])
+def _natural_errors(problem: Problem, x: np.ndarray, covariance: np.ndarray) -> dict[str, Any]:
+    """By the delta method; of a formula's coefficients, as they are."""
+    place = torch.from_numpy(x)
+    found, offset = {}, 0
+    jacobians: Any = torch.autograd.functional.jacobian(lambda y: tuple(problem.natural(y).values()), place)
+    for term, jacobian in zip(problem.terms, jacobians, strict=True):
+        part = slice(offset, offset + len(term.labels))
+        offset += len(term.labels)
+        j = np.eye(len(x))[part] if term.formula else jacobian.numpy()
+        variances = np.einsum("ik,kl,il->i", j, covariance, j)
+        errors = np.sqrt(np.where(variances > 0, variances, math.nan))
+        found[term.name] = _shaped(problem, term, errors.tolist())
+    return found
 
 
-def _plain(x: Tensor) -> Any:
-    return x.detach().tolist()
+def _estimates(problem: Problem, natural: dict[str, Any], x: np.ndarray) -> dict[str, Any]:
+    pieces = problem.split(torch.from_numpy(x))
+    found: dict[str, Any] = {n: problem.design.constant(n) for n in NAMES} | {"s": problem.design.s}
+    for term in problem.terms:
+        values = pieces[term.name] if term.formula else natural[term.name]
+        found[term.name] = _shaped(problem, term, values.tolist())
+    return found
 
 
-def _scipy_minimize() -> Callable[..., Any]:
-    try:
-        from scipy.optimize import minimize
-    except ImportError:
-        raise FastdiffError("fitting needs SciPy: pip install 'fastdiff[decision]'") from None
-    return minimize
+def _shaped(problem: Problem, term: Any, values: list[float]) -> Any:
+    if term.formula:
+        return dict(zip(term.labels, values, strict=True))
+    # v has always been a list, one drift for each condition
+    alone = term.index is None and not (term.name == "v" and "v" in problem.design.by)
+    return values[0] if alone else values
+
+
+def _complaints(problem: Problem, x: np.ndarray, covariance: np.ndarray | None) -> list[str]:
+    said, times, upper = [], problem.trials.times, problem.trials.upper
+    if len(times) and float(times.median()) > _SECONDS_AT_MOST:
+        said.append(f"the median response time is {float(times.median()):g} s; rt must be in seconds, not milliseconds")
+    if len(times) and bool((upper == upper[0]).all()):
+        side = "upper" if bool(upper[0]) else "lower"
+        said.append(f"all responses are at the {side} boundary: v, a and z are hardly told apart; fix one of them")
+    offset = 0
+    for term in problem.terms:
+        for label, value in zip(term.labels, x[offset : offset + len(term.labels)], strict=True):
+            name = f"{term.name}[{label}]" if label else term.name
+            at_low = term.link != "identity" and term.formula is None and value < -_AT_A_BOUND
+            at_high = term.link == "logit" and term.formula is None and value > _AT_A_BOUND
+            if at_low or at_high:
+                said.append(f"{name} ended at its {'lower' if at_low else 'upper'} bound")
+        offset += len(term.labels)
+    if covariance is not None:
+        variances = np.diag(covariance)
+        for name, variance in zip(problem.labels, variances, strict=True):
+            if not variance > 0 or variance > 25 * max(1.0, problem.design.s**2 if name[0] == "v" else 1.0):
+                said.append(f"the data do not identify {name}; fix it, or share it between conditions")
+    return said

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastdiff.decision.density import probability_upper
-from fastdiff.decision.parameters import as_tensor, parameters
-from fastdiff.decision.quadrature import spread
+from fastdiff.decision.parameters import Parameters, as_tensor, parameters
+from fastdiff.decision.quadrature import drift_nodes, start_nodes
+from fastdiff.decision.series import probability_upper
 from fastdiff.errors import FastdiffError
 
 
@@ -35,8 +35,9 @@ def moments(*model: Any, **named: Any) -> Moments:
         \operatorname{Var} T = -2 \Big( a^4 \frac{C'(v a)}{2 v a} - z^4 \frac{C'(v z)}{2 v z} \Big)
 
     which are the first two cumulants of the Laplace transform sinh(kz) / sinh(ka), k^2 = v^2 + 2 lambda. Both sides
-    are put together by the law of total variance, which cancels nothing. Quadrature over sv and sz; st0 adds
-    st0^2 / 12 to the variance and st0 / 2 to the mean.
+    are put together by the law of total variance, which cancels nothing. Quadrature over sv (trapezoidal) and sz
+    (Gauss-Legendre), with as many nodes as a relative error below 1e-8 takes; st0 adds st0^2 / 12 to the variance and
+    st0 / 2 to the mean.
 
     Args and errors: those of :func:`fastdiff.decision.parameters`. Differentiable. Shapes: as these broadcast.
 
@@ -46,7 +47,7 @@ def moments(*model: Any, **named: Any) -> Moments:
     p = parameters(*model, **named).in_noise_units()
     mean_t0, variance_t0 = p.t0 + p.st0 / 2, p.st0**2 / 12
     nothing = torch.zeros(p.shape, dtype=torch.float64)
-    _, _, p, weights = spread(nothing, nothing, p, ("sv", "sz"))
+    p, weights = _spread(p)
     share = probability_upper(p.v * p.a, p.z / p.a)
     other = probability_upper(-p.v * p.a, 1 - p.z / p.a)
     sides = []
@@ -109,6 +110,23 @@ def ez(p_upper: Any, mean: Any, variance: Any, s: Any = 1.0) -> EZ:
     a = logit / v
     y = -v * a
     return EZ(v * s, a * s, mean - a / (2 * v) * -torch.expm1(y) / (1 + torch.exp(y)))
+
+
+def _spread(p: Parameters) -> tuple[Parameters, Tensor]:
+    """A last axis of nodes for all parameters, and the nodes' weights, which sum to 1."""
+    values = {name: x[..., None] for name, x in vars(p).items()}
+    weights = torch.ones(1, dtype=torch.float64)
+    if bool(p.sv.any()):
+        values["v"], weights = drift_nodes(p.v, p.a, p.sv)
+    if bool(p.sz.any()):
+        with torch.no_grad():
+            steepest = 2 * float(((values["v"].abs().amax(-1)) * p.sz).max())
+        nodes, node_weights = start_nodes(steepest)
+        count = values["v"].shape[-1]
+        values["z"] = (values["z"] + values["sz"] * nodes).repeat_interleave(count, -1)
+        values["v"] = values["v"].repeat(*[1] * p.v.dim(), len(nodes)) if count > 1 else values["v"]
+        weights = (node_weights[:, None] * weights[..., None, :]).flatten(-2)
+    return Parameters(**values), weights
 
 
 def _conditional(v: Tensor, a: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:

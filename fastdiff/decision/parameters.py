@@ -90,7 +90,7 @@ def parameters(
         raise FastdiffError(f"t0_mode must be 'lower' or 'mid', got {t0_mode!r}")
     given = {"v": v, "a": a, "z": z, "t0": t0, "s": s, "sv": sv, "sz": sz, "st0": st0}
     # Plain numbers stay so until the end: the same checks, without a tensor's overhead for each.
-    p = {name: x if _is_plain(x) else as_tensor(name, x) for name, x in given.items()}
+    p = {name: float(x) if _is_plain(x) else as_tensor(name, x) for name, x in given.items()}
     tensors = {name: x for name, x in p.items() if isinstance(x, Tensor)}
     try:
         np.broadcast_shapes(*(x.shape for x in tensors.values()))

@@ -18,7 +18,7 @@ def test_recovers_parameters_within_their_standard_errors() -> None:
     v = np.repeat([0.3, 1.0, 2.0], 3000)
     rt, choice = simulate(v, 1.5, 0.45, 0.25, seed=8)
     seen = []
-    found = fit(rt, choice, v, progress=lambda i, value: seen.append((i, value)))
+    found = fit(rt, choice, v, p_outlier=0, progress=lambda i, value: seen.append((i, value)))
     assert found.converged and found.conditions == ("0.3", "1.0", "2.0") and found.trials == 9000
     for name, truth in {"v": [0.3, 1.0, 2.0], "a": 1.5, "z": 0.45, "t0": 0.25}.items():
         error = np.array(found.standard_errors[name])
@@ -35,14 +35,14 @@ def test_recovers_parameters_within_their_standard_errors() -> None:
 def test_recovers_the_variability_of_drift() -> None:
     v = np.repeat([0.5, 2.5], 4000)
     rt, choice = simulate(v, 1.4, 0.5, 0.2, sv=1.0, seed=3)
-    found = fit(rt, choice, v, free=("v", "a", "t0", "sv"))
+    found = fit(rt, choice, v, free=("v", "a", "t0", "sv"), p_outlier=0)
     assert found.estimates["sv"] == pytest.approx(1.0, abs=3.5 * found.standard_errors["sv"])
     assert found.estimates["z"] == 0.5 and "z" not in found.standard_errors
 
 
 def test_recovers_both_ranges() -> None:
-    rt, choice = simulate(1.2, 1.4, 0.5, 0.3, sz=0.4, st0=0.2, n=800, seed=3)
-    found = fit(rt, choice, free=("v", "a", "t0", "st0"), sz=0.4)
+    rt, choice = simulate(1.2, 1.4, 0.5, 0.3, sz=0.4, st0=0.2, n=300, seed=3)
+    found = fit(rt, choice, free=("v", "a", "t0", "st0"), sz=0.4, p_outlier=0)
     assert found.estimates["st0"] == pytest.approx(0.2, abs=3.5 * found.standard_errors["st0"])
     assert found.estimates["t0"] == pytest.approx(0.3, abs=3.5 * found.standard_errors["t0"])
 
@@ -55,6 +55,7 @@ def test_noise_sets_the_unit() -> None:
 
 
 @pytest.mark.parametrize("choice", [0, 1])
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
 def test_one_sided_data_still_has_an_answer(choice: int) -> None:
     rt = np.linspace(0.4, 1.2, 30)
     found = fit(rt, np.full(30, choice), free=("v", "a", "t0"))
@@ -74,7 +75,15 @@ BAD = {
     "lengths": (([0.5, 0.6], [1]), {}, "rt and choice must have one shape"),
     "conditions": (([0.5, 0.6], [1, 0], ["a"]), {}, "condition must have one label for each trial: 2, got 1"),
     "unknown-free": (([0.5], [1]), {"free": ("v", "a", "t0", "w")}, "fit does not know 'w'"),
-    "too-little-free": (([0.5], [1]), {"free": ("v", "a")}, "fit always fits 't0'"),
+    "nothing-free": (([0.5], [1]), {"free": ()}, "nothing is free"),
+    "free-and-fixed": (([0.5], [1]), {"free": ("a",), "a": 1}, "a is both free and fixed at 1; give one of the two"),
+    "late": (([0.5, 2.0], [1, 0]), {"deadline": 1.5}, "a response came 2 s after the stimulus, beyond the deadline"),
+    "bounds": (([0.5], [1]), {"bounds": {"z": (0.2, 1.4)}}, "bounds of z must lie between 0 and 1, got 0.2 to 1.4"),
+    "link": (([0.5], [1]), {"links": {"a": "probit"}}, "the link of a must be identity, log or logit, got 'probit'"),
+    "outliers": (([0.5], [1]), {"outliers": "normal"}, "outliers must be 'uniform' or 'exponential', got 'normal'"),
+    "keyword": (([0.5], [1]), {"drift": 1}, "fit does not know 'drift'"),
+    "formula": (([0.5], [1]), {"formulas": ["drift ~ 1"]}, "a formula is 'PARAMETER ~ TERMS'"),
+    "starts": (([0.5], [1]), {"starts": 0}, "starts must be a whole number of at least 1, got 0"),
 }
 
 

@@ -1,0 +1,194 @@
+"""A fit as a function to minimise: coordinates without bounds -> negative log-likelihood and its gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastdiff.decision.design import Design, Term, make_terms
+from fastdiff.decision.likelihood import Outliers, log_missing, log_responses
+from fastdiff.decision.moments import ez
+from fastdiff.decision.parameters import Parameters
+from fastdiff.decision.quadrature import START_NODES, TIME_NODES
+
+FAILED = 1e300  # what the objective is where there is no likelihood: the line search turns back
+_SZ_MOST = 0.999  # of the range that fits between the boundaries
+_AT_ONCE = 1 << 17  # trials times nodes of quadratures whose gradients are held in memory
+
+
+class Trials:
+    """Responses and, apart from them, how often none came: by group of equal parameters and deadline."""
+
+    def __init__(self, times: Tensor, upper: Tensor, missing: Tensor, codes: Tensor) -> None:
+        self.all_times, self.all_upper, self.missing, self.codes = times, upper, missing, codes
+        self.where = torch.nonzero(~missing)[:, 0]
+        self.times, self.upper = times[self.where], upper[self.where]
+
+    def __len__(self) -> int:
+        return len(self.all_times)
+
+
+class Problem:
+    """The negative log-likelihood of some trials under a design."""
+
+    def __init__(
+        self, trials: Trials, design: Design, conditions: tuple[str, ...], columns: Mapping[str, Any],
+        deadline: float | None = None,
+    ) -> None:  # fmt: skip
+        self.trials, self.design, self.conditions = trials, design, conditions
+        first = trials.times.min() if len(trials.times) else torch.tensor(0.1)
+        self.terms: list[Term] = make_terms(design, conditions, trials.codes, columns, first)
+        self.outliers: Outliers = design.outliers.of(
+            trials.times if len(trials.times) else trials.all_times, deadline or 0.0
+        )
+        self._missing_rows()
+
+    @property
+    def labels(self) -> list[str]:
+        """A name for each coordinate: a, v[easy], v:frequency."""
+        names = []
+        for term in self.terms:
+            mark = f"{term.name}:{{}}" if term.formula else f"{term.name}[{{}}]"
+            names += [mark.format(label) if label else term.name for label in term.labels]
+        return names
+
+    def split(self, x: Tensor) -> dict[str, Tensor]:
+        """Coordinates -> coefficients of each parameter."""
+        sizes = [len(term.labels) for term in self.terms]
+        return dict(zip((t.name for t in self.terms), x.split(sizes), strict=True))
+
+    def natural(self, x: Tensor) -> dict[str, Tensor]:
+        """Coordinates -> each free parameter at its rows, [M]."""
+        pieces = self.split(x)
+        values = {term.name: term.natural(pieces[term.name]) for term in self.terms}
+        if "sz" in values:
+            z = values.get("z", torch.as_tensor(self.design.constant("z"), dtype=torch.float64))
+            room = 2 * _SZ_MOST * torch.minimum(z, 1 - z).min()
+            values["sz"] = values["sz"] * room.clamp_max(1.0)
+        return values
+
+    def at(self, natural: dict[str, Tensor], trials: Tensor | slice) -> tuple[Parameters, Tensor]:
+        """The model at some trials, in units of the noise, and the share of outliers."""
+        index = {term.name: term.index for term in self.terms}
+        p: dict[str, Tensor] = {}
+        for name in ("v", "a", "z", "t0", "sv", "sz", "st0", "p_outlier"):
+            value = natural.get(name)
+            if value is None:
+                p[name] = torch.tensor(self.design.constant(name), dtype=torch.float64)
+            else:
+                rows = index[name]
+                p[name] = value[0] if rows is None else value[rows[trials]]
+        share = p.pop("p_outlier")
+        s = self.design.s
+        p["z"], p["sz"] = p["z"] * p["a"], p["sz"] * p["a"]
+        lengths = {name: p[name] / s for name in ("v", "a", "z", "sv", "sz")} if s != 1 else {}
+        return Parameters(**(p | lengths), s=torch.ones((), dtype=torch.float64)), share
+
+    def log_likelihoods(self, natural: dict[str, Tensor], trials: Tensor | None = None) -> Tensor:
+        """[N] of responses, or of the responses that are named."""
+        where = self.trials.where if trials is None else self.trials.where[trials]
+        p, share = self.at(natural, where)
+        data = self.trials
+        return log_responses(data.all_times[where], data.all_upper[where], p, share, self.outliers)
+
+    def missing(self, natural: dict[str, Tensor]) -> Tensor:
+        """Log-likelihood of all missing responses together."""
+        if not len(self._late):
+            return torch.zeros((), dtype=torch.float64)
+        p, share = self.at(natural, self._late)
+        return (self._late_counts * log_missing(self.trials.all_times[self._late], p, share, self.outliers)).sum()
+
+    def value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """In parts, so that many trials fit into memory."""
+        leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+        total, n, size = 0.0, len(self.trials.where), self._trials_at_once()
+        parts: list[Tensor | None] = [None] if n <= size else list(torch.arange(n).split(size))
+        for number, part in enumerate(parts):
+            natural = self.natural(leaf)
+            if not self.possible(natural):
+                return FAILED, np.zeros_like(x)
+            value = -self.log_likelihoods(natural, part).sum()
+            if number == 0:
+                value = value - self.missing(natural)
+            value.backward()
+            total += float(value.detach())
+        assert leaf.grad is not None
+        gradient = leaf.grad.numpy()
+        if not (math.isfinite(total) and np.isfinite(gradient).all()):
+            return FAILED, np.zeros_like(x)
+        return total, gradient
+
+    def _trials_at_once(self) -> int:
+        free = {term.name for term in self.terms}
+        varies = {n: n in free or self.design.constant(n) > 0 for n in ("sz", "st0")}
+        return _AT_ONCE // (START_NODES if varies["sz"] else 1) // (TIME_NODES[6.0] if varies["st0"] else 1)
+
+    def possible(self, natural: dict[str, Tensor]) -> bool:
+        """Whether every parameter is where it may be; links other than the identity see to that by themselves."""
+        with torch.no_grad():
+            within = all(
+                bool(((natural[t.name] > t.low) & (natural[t.name] < t.high)).all())
+                for t in self.terms
+                if t.link == "identity" or (t.formula and t.link == "log" and math.isfinite(t.high))
+            )
+        return within and all(bool(x.isfinite().all()) for x in natural.values())
+
+    def information(self, x: np.ndarray) -> np.ndarray:
+        """Second derivatives of the negative log-likelihood [K, K], by differences of the exact gradient."""
+        size = len(x)
+        found = np.empty((size, size))
+        for i in range(size):
+            step = np.zeros(size)
+            step[i] = 1e-4 * max(1.0, abs(x[i]))
+            ahead, behind = self.value_and_gradient(x + step)[1], self.value_and_gradient(x - step)[1]
+            found[i] = (ahead - behind) / (2 * step[i])
+        return (found + found.T) / 2
+
+    def start(self) -> np.ndarray:
+        """EZ's answer for each condition, kept away from where it has none and from fast outliers."""
+        times, upper, codes = self.trials.times, self.trials.upper, self.trials.codes[self.trials.where]
+        found = [_ez_of(times[codes == c], upper[codes == c], self.design.s) for c in range(len(self.conditions))]
+        drifts, widths = zip(*found, strict=True)
+        early = float(torch.quantile(times, 0.02)) if len(times) else 0.1
+        begin = {"a": float(np.median(widths)), "z": 0.5, "t0": 0.75 * early, "sv": 0.5 * self.design.s,
+                 "sz": 0.25, "st0": 0.25 * early, "p_outlier": 0.05, "v": float(np.mean(drifts))}  # fmt: skip
+        x: list[float] = []
+        for term in self.terms:
+            if term.name == "v" and term.labels == self.conditions and "v" not in self.design.start:
+                x += [term.coordinate(d) for d in drifts]
+                continue
+            value = term.coordinate(self.design.start.get(term.name, begin[term.name]))
+            if term.formula is None:
+                x += [value] * len(term.labels)
+            else:  # the coefficients that give every trial about this value
+                target = torch.full((len(term.rows), 1), value, dtype=torch.float64)
+                x += torch.linalg.lstsq(term.rows, target, driver="gelsd").solution[:, 0].tolist()
+        return np.array(x)
+
+    def _missing_rows(self) -> None:
+        """One trial of each kind of missing response, and how many there are of it."""
+        late = torch.nonzero(self.trials.missing)[:, 0]
+        index = [t.index[late].double() for t in self.terms if t.index is not None]
+        kinds = torch.stack([self.trials.all_times[late], *index], 1)
+        _, code, count = torch.unique(kinds, dim=0, return_inverse=True, return_counts=True)
+        first = torch.zeros(len(count), dtype=torch.int64)
+        first[code] = torch.arange(len(late))
+        self._late, self._late_counts = late[first], count
+
+
+def _ez_of(times: Tensor, upper: Tensor, s: float) -> tuple[float, float]:
+    n = len(times)
+    if n == 0:
+        return 0.0, s
+    share = (float(upper.double().sum()) + 0.5) / (n + 1)
+    share += 0.01 if abs(share - 0.5) < 0.005 else 0.0
+    low, high = (float(torch.quantile(times, q)) for q in (0.25, 0.75))
+    kept = times[(times >= low - 3 * (high - low)) & (times <= high + 3 * (high - low))]
+    spread = float(kept.var()) if len(kept) > 1 else 0.1 * float(times.mean()) ** 2
+    v, a, _ = ez(share, float(kept.mean()), max(spread, 1e-6), s)
+    return float(v), float(a)
