@@ -13,6 +13,8 @@ from fastdiff.decision.density import survival as survival
 from fastdiff.decision.design import Design as Design
 from fastdiff.decision.fit import Fit as Fit
 from fastdiff.decision.fit import fit as fit
+from fastdiff.decision.hierarchical import HierarchicalFit as HierarchicalFit
+from fastdiff.decision.hierarchical import fit_hierarchical as fit_hierarchical
 from fastdiff.decision.likelihood import Outliers as Outliers
 from fastdiff.decision.likelihood import log_likelihood as log_likelihood
 from fastdiff.decision.moments import EZ as EZ
@@ -25,3 +27,5 @@ from fastdiff.decision.parameters import parameters as parameters
 from fastdiff.decision.simulate import Trials as Trials
 from fastdiff.decision.simulate import TrialsWithPaths as TrialsWithPaths
 from fastdiff.decision.simulate import simulate as simulate
+from fastdiff.decision.subjects import SubjectFits as SubjectFits
+from fastdiff.decision.subjects import fit_subjects as fit_subjects

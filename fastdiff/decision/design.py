@@ -61,6 +61,9 @@ class Design:
             raise FastdiffError(f"s (the noise) must be positive, got {self.s:g}")
         if not self.estimated:
             raise FastdiffError(f"nothing is free; free is made of {', '.join(NAMES)}")
+        for name in ("v", "a"):
+            if name not in self.estimated and name not in self.fixed:
+                raise FastdiffError(f"{name} is neither free nor fixed; list it in free, or give it a value")
 
     @property
     def estimated(self) -> tuple[str, ...]:
@@ -70,7 +73,7 @@ class Design:
 
     def constant(self, name: str) -> float:
         """The value of a parameter that is not fitted."""
-        return float(self.fixed.get(name, {"z": 0.5, "p_outlier": 0.05, "v": 0.0, "a": 1.0}.get(name, 0.0)))
+        return float(self.fixed.get(name, {"z": 0.5, "p_outlier": 0.05}.get(name, 0.0)))
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ def make_problem(
     labels, codes = label_conditions(condition, len(times))
     columns = {**({} if condition is None else {"condition": list(condition)}), **(columns or {})}
     latest = 0.0 if deadline is None else float(np.max(deadline))
-    return Problem(Trials(times, upper, missing, codes), make_design(**design), labels, columns, latest)
+    return Problem.of_design(Trials(times, upper, missing, codes), make_design(**design), labels, columns, latest)
 
 
 def make_design(**given: Any) -> Design:
@@ -219,8 +219,7 @@ def make_design(**given: Any) -> Design:
     unknown = [name for name in given if name not in known]
     if unknown:
         raise FastdiffError(f"fit does not know {unknown[0]!r}; it knows {', '.join((*NAMES, *sorted(known)))}")
-    if "by" in given:
-        given["by"] = tuple(given["by"])
+    given["by"] = tuple(given["by"]) if "by" in given else tuple(n for n in ("v",) if n in free)
     if "formulas" in given:
         given["formulas"] = tuple(given["formulas"])
     return Design(free=free, fixed=fixed, **given)
@@ -311,13 +310,19 @@ def _inverse(information: np.ndarray) -> np.ndarray:
 
 def _natural_errors(problem: Problem, x: np.ndarray, covariance: np.ndarray) -> dict[str, Any]:
     """By the delta method; of a formula's coefficients, as they are."""
-    place = torch.from_numpy(x)
+    plain = [term.name for term in problem.terms if not term.formula]
+
+    def values(y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        natural = problem.natural(y)
+        return tuple(natural[name] for name in plain)
+
+    jacobians: Any = torch.autograd.functional.jacobian(values, torch.from_numpy(x)) if plain else ()
+    slopes = dict(zip(plain, jacobians, strict=True))
     found, offset = {}, 0
-    jacobians: Any = torch.autograd.functional.jacobian(lambda y: tuple(problem.natural(y).values()), place)
-    for term, jacobian in zip(problem.terms, jacobians, strict=True):
+    for term in problem.terms:
         part = slice(offset, offset + len(term.labels))
         offset += len(term.labels)
-        j = np.eye(len(x))[part] if term.formula else jacobian.numpy()
+        j = np.eye(len(x))[part] if term.formula else slopes[term.name].numpy()
         variances = np.einsum("ik,kl,il->i", j, covariance, j)
         errors = np.sqrt(np.where(variances > 0, variances, math.nan))
         found[term.name] = _shaped(problem, term, errors.tolist())

@@ -49,8 +49,7 @@ class Outliers:
         assert self.scale is not None
         if self.kind == "exponential":
             return -times / self.scale - math.log(2 * self.scale)
-        inside = times <= self.scale
-        return torch.where(inside, -math.log(2 * self.scale), -math.inf)
+        return torch.full_like(times, -math.log(2 * self.scale)).masked_fill(times > self.scale, -math.inf)
 
     def survival(self, times: Tensor) -> Tensor:
         """P(time > times)."""

@@ -37,16 +37,24 @@ class Problem:
     """The negative log-likelihood of some trials under a design."""
 
     def __init__(
-        self, trials: Trials, design: Design, conditions: tuple[str, ...], columns: Mapping[str, Any],
-        deadline: float | None = None,
-    ) -> None:  # fmt: skip
+        self, trials: Trials, design: Design, conditions: tuple[str, ...], terms: list[Term], outliers: Outliers
+    ) -> None:
         self.trials, self.design, self.conditions = trials, design, conditions
-        first = trials.times.min() if len(trials.times) else torch.tensor(0.1)
-        self.terms: list[Term] = make_terms(design, conditions, trials.codes, columns, first)
-        self.outliers: Outliers = design.outliers.of(
-            trials.times if len(trials.times) else trials.all_times, deadline or 0.0
-        )
+        self.terms, self.outliers = terms, outliers
         self._missing_rows()
+
+    @staticmethod
+    def of_design(
+        trials: Trials, design: Design, conditions: tuple[str, ...], columns: Mapping[str, Any], deadline: float
+    ) -> Problem:
+        """deadline: the latest; 0 if there is none."""
+        responses = trials.times if len(trials.times) else trials.all_times
+        terms = make_terms(design, conditions, trials.codes, columns, responses.min())
+        return Problem(trials, design, conditions, terms, design.outliers.of(responses, deadline))
+
+    def of_trials(self, trials: Trials, terms: list[Term]) -> Problem:
+        """The same coordinates for other trials; terms: these, of those trials."""
+        return Problem(trials, self.design, self.conditions, terms, self.outliers)
 
     @property
     def labels(self) -> list[str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import secrets
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from fastdiff.decision.parameters import Parameters, T0Mode, ZMode, parameters
+from fastdiff.decision.parameters import Parameters, T0Mode, ZMode, as_tensor, parameters
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.decision import METHODS, first_passage, reference, step_count
-from fastdiff.sampling.request import sample_seeds
+from fastdiff.sampling.request import MAX_SEED, sample_seeds
 
 Method = Literal["exact", "bridge", "euler"]
 _CHUNK = {
@@ -22,19 +23,27 @@ _CHUNK = {
 _MAX_PATH_NUMBERS = 1 << 28  # 1 GB of float32
 
 
-class Trials(NamedTuple):
-    """What an experiment records."""
-
-    rt: Tensor  # [n] float32, seconds; infinite where no decision was made by t_max
-    choice: Tensor  # [n] int8: 1 upper boundary, 0 lower, -1 no decision by t_max
+class _Trials(NamedTuple):
+    rt: Tensor  # [n] float64, seconds; infinite where there was no response in time
+    choice: Tensor  # [n] int8: 1 upper boundary, 0 lower, -1 no response in time
 
 
-class TrialsWithPaths(NamedTuple):
-    """And what goes on in between."""
-
+class _TrialsWithPaths(NamedTuple):
     rt: Tensor
     choice: Tensor
     paths: Tensor  # [n, steps + 1] float32: x at 0, dt, 2 dt, ...; NaN after the end
+
+
+class Trials(_Trials):
+    """What an experiment records: rt, choice; ``seed`` is the seed that makes the same trials again."""
+
+    seed: int
+
+
+class TrialsWithPaths(_TrialsWithPaths):
+    """And what goes on in between: rt, choice, paths."""
+
+    seed: int
 
 
 @overload
@@ -46,8 +55,8 @@ def simulate(v: Any, a: Any, *args: Any, **options: Any) -> Trials: ...
 
 
 def simulate(v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any = 0.0, sz: Any = 0.0,
-             st0: Any = 0.0, *, n: int | None = None, seed: int = 0, method: Method = "exact", dt: float = 0.001,
-             t_max: float = math.inf, return_paths: bool = False, every_step: bool = False,
+             st0: Any = 0.0, *, n: int | None = None, seed: int | None = None, method: Method = "exact", dt: float = 0.001,
+             t_max: float = math.inf, deadline: Any = None, return_paths: bool = False, every_step: bool = False,
              z_mode: ZMode = "relative", t0_mode: T0Mode = "lower", progress: bool = False):  # fmt: skip
     """Simulate n trials of the diffusion decision model.
 
@@ -58,19 +67,22 @@ def simulate(v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any 
             value for each trial.
         n: number of trials; left out, as many as the parameters have values.
         seed: of the run, 0 to 2^32 - 1. Trial i depends on (seed, i) and its own parameters only: not on n, threads
-            or the instruction set.
+            or the instruction set. So two subjects of one seed share their noise, and with it most of their responses:
+            left out, every call draws a fresh seed, which the result has as ``seed``.
         method: "exact" draws from the model's own distribution without any time step. "bridge" walks in steps of dt
             and corrects for crossings between them; "euler" does not, and so sees them late, by 0.58 s sqrt(dt) of
             a length: use it to reproduce simulators that work this way.
         dt: seconds, for "bridge" and "euler". 0.01 is enough for "bridge".
-        t_max: seconds; decisions that take longer have choice -1 and rt infinite.
+        t_max: seconds; decisions that take longer (without t0) have choice -1 and rt infinite.
+        deadline: seconds, one or [n]; responses that come later (rt, t0 included) have choice -1 and rt infinite.
         return_paths: also return where x was at each step ("bridge" and "euler"; for pictures, not for speed).
         every_step: draw every step, as return_paths does. Otherwise walkers far from both boundaries take m^2 steps
             at once; the distribution is the same to 1e-6, the trials of one seed are not the same.
         progress: show a progress bar.
 
     Returns:
-        Trials(rt [n], choice [n]), or TrialsWithPaths(rt, choice, paths [n, steps + 1]).
+        Trials(rt [n], choice [n]), or TrialsWithPaths(rt, choice, paths [n, steps + 1]); times are float64, with
+        single precision in the decision's part of them.
 
     Raises:
         FastdiffError: bad parameters, n, seed, method, dt or t_max; paths of "exact", or too many of them.
@@ -79,14 +91,22 @@ def simulate(v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any 
     """
     p = parameters(v, a, z, t0, s, sv, sz, st0, z_mode=z_mode, t0_mode=t0_mode)
     n = _count(p, n)
+    seed = secrets.randbelow(MAX_SEED) if seed is None else seed
     seeds = sample_seeds(n, seed)
+    limit = None if deadline is None else as_tensor("deadline", deadline).expand(n)
     if method not in METHODS:
         raise FastdiffError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     steps = step_count(dt, t_max)
     columns = {name: x.detach().float().expand(n) for name, x in vars(p).items()}
+    # The kernel works in float32; t0 is added after it, so that it keeps its digits.
+    columns["t0"], t0 = torch.zeros(()).expand(n), p.t0.detach()
     if return_paths:
-        return _with_paths(seeds, columns, method, dt, steps, t_max)
-    rt, choice = torch.empty(n), torch.empty(n, dtype=torch.int8)
+        rt, choice, paths = _with_paths(seeds, columns, method, dt, steps, t_max)
+        rt, choice = _observed(rt + t0, choice, limit)
+        walked = TrialsWithPaths(rt, choice, paths)
+        walked.seed = seed
+        return walked
+    rt, choice = torch.empty(n, dtype=torch.float64), torch.empty(n, dtype=torch.int8)
     starts = range(0, n, _CHUNK[method] if progress else max(n, 1))
     for start in _shown(starts, progress):
         part = slice(start, start + starts.step)
@@ -99,7 +119,16 @@ def simulate(v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any 
             every_step=every_step,
         )
         rt[part], choice[part] = ended.rt, ended.choice
-    return Trials(rt, choice)
+    trials = Trials(*_observed(rt + t0, choice, limit))
+    trials.seed = seed
+    return trials
+
+
+def _observed(rt: Tensor, choice: Tensor, deadline: Tensor | None) -> tuple[Tensor, Tensor]:
+    if deadline is None:
+        return rt, choice
+    late = rt > deadline
+    return torch.where(late, math.inf, rt), torch.where(late, -1, choice).to(torch.int8)
 
 
 def _shown(starts: range, progress: bool) -> Any:
@@ -125,7 +154,7 @@ def _count(p: Parameters, n: int | None) -> int:
 
 def _with_paths(
     seeds: Tensor, columns: dict[str, Tensor], method: str, dt: float, steps: int, t_max: float
-) -> TrialsWithPaths:
+) -> tuple[Tensor, Tensor, Tensor]:
     """On the reference, which can be asked for what happens on the way."""
     if method == "exact":
         raise FastdiffError("the exact method has no path between start and end; give 'bridge' or 'euler'")
@@ -150,4 +179,4 @@ def _with_paths(
     paths = torch.full((len(seeds), length), math.nan)
     paths[trial, step.long()] = x.float() * columns["s"][trial]  # walkers are in units of their noise
     paths[:, 0] = reference.starts(seeds, columns["z"], columns["sz"]).float()
-    return TrialsWithPaths(rt, choice, paths)
+    return rt, choice, paths
