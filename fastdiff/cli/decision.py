@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import numpy as np
 import torch
-from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
+from tyro.conf import OmitSubcommandPrefixes, subcommand
 
+from fastdiff.cli.decision_data import Data, cores
 from fastdiff.cli.info import device_name
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
 
+_WORTH_PROCESSES = 4000  # trials; fewer are fitted before other processes have started
 PICTURES = ("decision_paths.png", "quantile_probability.png")
 
 
@@ -49,14 +53,16 @@ class Simulate:
     """Whether T0 is the lower edge or the middle of its range."""
     n: int = 1000
     """Trials of each condition."""
-    seed: int = 0
-    """Of the run."""
+    seed: int | None = None
+    """Of the run; left out, a fresh one, which is printed."""
     method: Literal["exact", "bridge", "euler"] = "exact"
     """Without time steps, or with them: corrected for crossings between steps, or not."""
     dt: float = 0.001
     """Seconds a step, for bridge and euler."""
     t_max: float = math.inf
-    """Seconds after which a trial ends without a decision."""
+    """Seconds after which the walk of a trial ends without a decision."""
+    deadline: float | None = None
+    """Seconds after which a response, non-decision time included, comes too late: choice -1."""
     out: Path = Path("out/trials.csv")
     """CSV file to write; its folder is made if it does not exist."""
     progress: bool = True
@@ -73,10 +79,11 @@ class Simulate:
         model = {k: getattr(self, k) for k in ("a", "z", "t0", "s", "sv", "sz", "st0", "z_mode", "t0_mode")}
         drifts = torch.tensor(self.v, dtype=torch.float64)
         start = time.perf_counter()
-        rt, choice = decision.simulate(
+        trials = decision.simulate(
             drifts.repeat_interleave(self.n), **model, seed=self.seed, method=self.method, dt=self.dt,
-            t_max=self.t_max, progress=self.progress,
+            t_max=self.t_max, deadline=self.deadline, progress=self.progress,
         )  # fmt: skip
+        rt, choice = trials
         seconds = time.perf_counter() - start
         _make_folder(self.out.parent)
         write_trials(
@@ -85,7 +92,7 @@ class Simulate:
         closed = decision.moments(drifts, **model)
         print(
             "condition   upper  closed form   mean rt  closed form"
-            + " (no deadline)" * (self.t_max < math.inf)
+            + " (no deadline)" * (self.t_max < math.inf or self.deadline is not None)
         )
         for i, v in enumerate(self.v):
             part = slice(i * self.n, (i + 1) * self.n)
@@ -99,94 +106,80 @@ class Simulate:
         print(
             f"simulated  {len(rt)} trials in {seconds:.3f} s: {len(rt) / seconds:.3g} trials/s ({self.method})"
         )
+        print(f"seed       {trials.seed}")
         print(f"wrote      {self.out}")
         return 0
 
 
 @dataclass(frozen=True)
-class FitTrials:
-    """Fit the decision model to a CSV file by maximum likelihood: prints the estimates and writes OUT (JSON).
+class FitTrials(Data):
+    """Fit the decision model to a CSV file: prints the estimates and writes OUT (JSON).
 
-    Each condition has a drift of its own; everything else is shared.
+    With --subject each subject is fitted by itself; beside OUT a table (.csv) and a picture (.png) are written. With
+    --hierarchical as well, all of them are fitted together as draws from a group.
     """
 
-    data: Positional[Path]
-    """CSV file with the columns rt (seconds), choice (1 or upper, 0 or lower) and, if any, CONDITION."""
-    condition: str = "condition"
-    """Column that tells the conditions apart."""
-    free: tuple[Literal["v", "a", "z", "t0", "sv", "sz", "st0"], ...] = ("v", "a", "z", "t0")
-    """Parameters to fit: v a t0, and any of z sv sz st0."""
-    s: float = 1.0
-    """Noise, which sets the unit of length: 1, or 0.1 in Ratcliff's papers."""
+    hierarchical: bool = False
+    """Fit the group that the subjects come from, and each subject given the group."""
+    workers: int = 0
+    """Processes that share the subjects; 0: one for each processor, where there is enough to do."""
     out: Path = Path("out/fit.json")
     """JSON file to write; its folder is made if it does not exist."""
-    progress: bool = True
-    """Show a progress bar."""
 
     def run(self) -> int:
-        from fastdiff.decision.table import read_trials
-
-        table = read_trials(self.data, self.condition)
-        found = _fitted(table, self.free, self.s, self.progress)
+        if self.hierarchical and self.subject is None:
+            raise FastdiffError("--hierarchical needs --subject, the column that tells the subjects apart")
+        table = self.table()
+        used, start = self.used(table), time.perf_counter()
+        found = _solve(self, used, self.hierarchical, self.workers)
+        seconds = time.perf_counter() - start
         _make_folder(self.out.parent)
         with atomic_path(self.out) as path:
             path.write_text(json.dumps(found.as_dict(), indent=1) + "\n")
-        left_out = f" ({table.undecided} without a decision left out)" if table.undecided else ""
-        print(f"trials          {found.trials}{left_out}")
-        print("parameter       estimate  standard error")
-        for name, label, estimate, error in _rows(found):
-            print(f"{name:<4} {label:<10} {estimate:8.4f}  {error:14.4f}" if error is not None
-                  else f"{name:<4} {label:<10} {estimate:8.4f}           fixed")  # fmt: skip
-        print(f"log-likelihood  {found.log_likelihood:.2f}   AIC {found.aic:.2f}   BIC {found.bic:.2f}")
-        print(f"optimiser       {'converged' if found.converged else 'stopped: ' + found.message}")
-        print(f"wrote           {self.out}")
+        missing = f", {used.undecided} of them missing at the deadline" if used.undecided else ""
+        print(f"trials          {len(used.rt)}{missing}")
+        for text in self.left_out(table):
+            print(f"                {text}")
+        print(found.summary())
+        print(f"fitted in       {seconds:.1f} s")
+        wrote = [self.out, *_write_subjects(found, self.out)]
+        print(f"wrote           {', '.join(map(str, wrote))}")
         return 0
 
 
 @dataclass(frozen=True)
-class Plot:
+class Plot(Data):
     """Draw a CSV file's trials with the model fitted to them: writes two pictures into OUT.
 
     decision_paths.png: simulated walks, and the response times above and below the boundaries.
     quantile_probability.png: quantiles of the response time over the probability of the response.
     """
 
-    data: Positional[Path]
-    """CSV file with the columns rt (seconds), choice (1 or upper, 0 or lower) and, if any, CONDITION."""
-    condition: str = "condition"
-    """Column that tells the conditions apart."""
     show: str | None = None
     """Condition whose walks are drawn; left out, the one whose choices are the most even."""
-    free: tuple[Literal["v", "a", "z", "t0", "sv", "sz", "st0"], ...] = ("v", "a", "z", "t0")
-    """Parameters to fit: v a t0, and any of z sv sz st0."""
-    s: float = 1.0
-    """Noise, which sets the unit of length: 1, or 0.1 in Ratcliff's papers."""
     walks: int = 14
     """Simulated walks to draw."""
     seed: int = 0
     """Of the walks."""
     out: Path = Path("out")
     """Folder for the pictures; made if it does not exist."""
-    progress: bool = True
-    """Show a progress bar."""
 
     def run(self) -> int:
         from fastdiff.decision import plots
-        from fastdiff.decision.table import read_trials
 
         if self.walks < 1:
             raise FastdiffError(f"walks must be at least 1, got {self.walks}")
         plots.pyplot()  # tells before the work, not after, if matplotlib is missing
-        table = read_trials(self.data, self.condition)
-        labels = np.array(table.condition or ["all"] * len(table.rt))
+        table = self.used(self.table())
+        labels, decided = np.array(table.condition or ["all"] * len(table.rt)), table.choice >= 0
+        known = list(dict.fromkeys(labels.tolist()))
         shown = self.show or min(
-            dict.fromkeys(labels.tolist()), key=lambda c: abs(table.choice[labels == c].mean() - 0.5)
+            known, key=lambda c: abs((table.choice[(labels == c) & decided] == 1).mean() - 0.5)
         )
-        if shown not in labels:
-            known = ", ".join(dict.fromkeys(labels.tolist()))
-            raise FastdiffError(f"{self.data} has no condition {shown!r}; it has: {known}")
-        found = _fitted(table, self.free, self.s, self.progress)
-        here = labels == shown
+        if shown not in known:
+            raise FastdiffError(f"{self.data} has no condition {shown!r}; it has: {', '.join(known)}")
+        found = _solve(self, table, False, 1, together=True)
+        here = (labels == shown) & decided
         pictures = (
             plots.paths_picture(
                 table.rt[here], table.choice[here], found.of(shown), walks=self.walks, seed=self.seed
@@ -217,30 +210,63 @@ class Decision:
         return self.action.run()
 
 
-def _fitted(table: Any, free: tuple[str, ...], s: float, progress: bool) -> Any:
+def _solve(data: Data, table: Any, hierarchical: bool, workers: int, together: bool = False) -> Any:
+    """A Fit; of a file with subjects SubjectFits or a HierarchicalFit, unless they are taken together."""
     from tqdm import tqdm
 
-    from fastdiff.decision import fit
+    from fastdiff import decision
 
-    with tqdm(desc="fitting", unit="iteration", disable=not progress, leave=False) as bar:
+    options, subject = data.options(table), None if together else table.subject
+    if subject is not None and hierarchical:
+        extra = {n: options.pop(n) for n in ("method", "starts")}
+        if extra != {"method": "ml", "starts": 1}:
+            raise FastdiffError(
+                "a hierarchical fit is by maximum likelihood from one start; leave out --method and --starts"
+            )
+    unit = "iteration" if subject is None or hierarchical else "subject"
+    with tqdm(desc="fitting", unit=unit, disable=not data.progress, leave=False) as bar:
 
-        def show(iteration: int, log_likelihood: float) -> None:
-            bar.update(iteration - bar.n)
-            bar.set_postfix_str(f"log-likelihood {log_likelihood:.2f}")
+        def show(number: int, value: float) -> None:
+            if unit == "subject":
+                bar.total = int(value)
+            else:
+                bar.set_postfix_str(f"log-likelihood {value:.2f}")
+            bar.update(number - bar.n)
 
-        return fit(table.rt, table.choice, table.condition, free=free, s=s, progress=show)
+        given = (table.rt, table.choice)
+        if subject is None:
+            with warnings.catch_warnings():  # the summary prints them
+                warnings.simplefilter("ignore", UserWarning)
+                return decision.fit(*given, table.condition, progress=show, **options)
+        if hierarchical:
+            return decision.fit_hierarchical(*given, subject, table.condition, progress=show, **options)
+        count = workers or (cores() if len(table.rt) > _WORTH_PROCESSES else 1)
+        return decision.fit_subjects(
+            *given, subject, table.condition, workers=count, progress=show, **options
+        )
 
 
-def _rows(found: Any) -> list[tuple[str, str, float, float | None]]:
-    """Name, condition, estimate, standard error (None: fixed)."""
-    rows = []
-    for name in ("v", "a", "z", "t0", "s", "sv", "sz", "st0"):
-        estimates, errors = found.estimates[name], found.standard_errors.get(name)
-        if isinstance(estimates, list):
-            rows += [(name, c, e, x) for c, e, x in zip(found.conditions, estimates, errors, strict=True)]
-        else:
-            rows.append((name, "", estimates, errors))
-    return rows
+def _write_subjects(found: Any, out: Path) -> list[Path]:
+    """The table and the picture of fits of many subjects."""
+    from fastdiff.decision import SubjectFits, plots
+
+    if not isinstance(found, SubjectFits):
+        return []
+    wrote = [out.with_suffix(".csv")]
+    rows = found.table()
+    with atomic_path(wrote[0]) as path, open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    try:
+        picture = plots.subjects_picture(found)
+    except FastdiffError as error:
+        print(f"no picture      {error}")
+        return wrote
+    wrote.append(out.with_suffix(".png"))
+    with atomic_path(wrote[1]) as path:
+        picture.savefig(path, format="png")
+    return wrote
 
 
 def _make_folder(folder: Path) -> None:

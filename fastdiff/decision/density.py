@@ -15,7 +15,10 @@ from fastdiff.decision.parameters import Parameters, as_tensor, is_upper, parame
 from fastdiff.decision.quadrature import START_NODES, TIME_NODES, Walk, log_start_mean, log_time_integral
 
 _TIME = TIME_NODES[6.0]
-_AT_ONCE = 1 << 17  # nodes of quadratures that are held at once: about 1 MB for each of some 50 intermediate results
+_DIGITS_LEFT = 1e-5  # a difference from 1 that keeps a relative 1e-10
+_AT_ONCE = (
+    1 << 17
+)  # nodes of quadratures that are held at once: about 1 MB for each of some 50 intermediate results
 
 
 def log_pdf(rt: Any, choice: Any, *model: Any, **named: Any) -> Tensor:
@@ -101,11 +104,14 @@ def log_density(t: Tensor, upper: Tensor, p: Parameters) -> Tensor:
 
 def log_survival(t: Tensor, p: Parameters) -> Tensor:
     """Logarithm of :func:`survival` of checked arguments, s = 1; 0 where nothing can have happened."""
-    sides = [
-        _in_parts(_log_after, t, torch.tensor(up), p, 2 * _TIME) for up in (False, True)
-    ]
-    total = torch.logaddexp(*sides)
-    return torch.where(t > p.t0, total, 0.0)
+    if not any(_varies(x) for x in (p.sv, p.sz, p.st0)):
+        walks = [_walk(torch.tensor(up), p) for up in (False, True)]
+        low, up = (series.distribution(t - p.t0, walk.v, walk.a, walk.w) for walk in walks)
+        left = 1 - low - up
+        if bool((left > _DIGITS_LEFT).all()):
+            return torch.log(left)
+    sides = [_in_parts(_log_after, t, torch.tensor(up), p, 2 * _TIME) for up in (False, True)]
+    return torch.where(t > p.t0, torch.logaddexp(*sides), 0.0)
 
 
 def _varies(width: Tensor) -> bool:

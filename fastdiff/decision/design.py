@@ -46,11 +46,15 @@ class Design:
         for what in ("free", "by", "fixed", "bounds", "links", "start"):
             for name in getattr(self, what):
                 if name not in known[:-1]:
-                    raise FastdiffError(f"fit does not know {name!r} (in {what}); parameters are {', '.join(NAMES)}")
+                    raise FastdiffError(
+                        f"fit does not know {name!r} (in {what}); parameters are {', '.join(NAMES)}"
+                    )
         for name, (low, high) in self.bounds.items():
             least, most = LIMITS[name]
             if not least <= low < high <= most:
-                raise FastdiffError(f"bounds of {name} must lie between {least:g} and {most:g}, got {low:g} to {high:g}")
+                raise FastdiffError(
+                    f"bounds of {name} must lie between {least:g} and {most:g}, got {low:g} to {high:g}"
+                )
         for name, value in self.fixed.items():
             if not math.isfinite(value):
                 raise FastdiffError(f"{name} must be finite, got {value}")
@@ -119,14 +123,18 @@ def make_terms(
     formulas = {formula.split("~")[0].strip(): formula for formula in design.formulas}
     for name, formula in formulas.items():
         if "~" not in formula or name not in NAMES:
-            raise FastdiffError(f"a formula is 'PARAMETER ~ TERMS' with one of {', '.join(NAMES)}, got {formula!r}")
+            raise FastdiffError(
+                f"a formula is 'PARAMETER ~ TERMS' with one of {', '.join(NAMES)}, got {formula!r}"
+            )
     outliers = "p_outlier" in design.estimated or design.constant("p_outlier") > 0
     terms = []
     for name in design.estimated:
         low, high = design.bounds.get(name, LIMITS[name])
         if name == "t0" and not outliers and name not in formulas:
             high = min(high, float(first.min()))
-        link = design.links.get(name) or ("identity" if low == -math.inf else "log" if high == math.inf else "logit")
+        link = design.links.get(name) or (
+            "identity" if low == -math.inf else "log" if high == math.inf else "logit"
+        )
         if name in formulas:
             labels, rows, index = _formula(formulas[name], columns, len(codes))
         elif name in design.by and len(conditions) > 1:
@@ -139,14 +147,16 @@ def make_terms(
 
 def _formula(formula: str, columns: Mapping[str, Any], trials: int) -> tuple[tuple[str, ...], Tensor, Tensor]:
     try:
-        import pandas as pd
-        from formulaic import model_matrix
-        from formulaic.errors import FormulaicError
+        import pandas as pd  # pyright: ignore[reportMissingImports]
+        from formulaic import model_matrix  # pyright: ignore[reportMissingImports]
+        from formulaic.errors import FormulaicError  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise FastdiffError("formulas need formulaic: pip install formulaic") from None
     for name, column in columns.items():
         if len(column) != trials:
-            raise FastdiffError(f"column {name!r} must have one value for each trial: {trials}, got {len(column)}")
+            raise FastdiffError(
+                f"column {name!r} must have one value for each trial: {trials}, got {len(column)}"
+            )
     try:
         matrix = model_matrix(formula.split("~", 1)[1], pd.DataFrame(dict(columns)))
     except (FormulaicError, NameError, KeyError, SyntaxError, ValueError) as error:
@@ -155,7 +165,9 @@ def _formula(formula: str, columns: Mapping[str, Any], trials: int) -> tuple[tup
         raise FastdiffError(f"cannot use the formula {formula!r}: {reason}; columns are: {known}") from None
     values = np.asarray(matrix, dtype=np.float64)
     if values.shape[0] != trials or not np.isfinite(values).all():
-        raise FastdiffError(f"the formula {formula!r} gives no number for some trials; leave these trials out")
+        raise FastdiffError(
+            f"the formula {formula!r} gives no number for some trials; leave these trials out"
+        )
     rows, index = np.unique(values, axis=0, return_inverse=True)
     return tuple(map(str, matrix.columns)), torch.from_numpy(rows), torch.from_numpy(index.reshape(-1))
 
@@ -170,7 +182,7 @@ def label_conditions(condition: Sequence[Any] | None, n: int) -> tuple[tuple[str
         return ("all",), torch.zeros(n, dtype=torch.int64)
     if len(condition) != n:
         raise FastdiffError(f"condition must have one label for each trial: {n}, got {len(condition)}")
-    given = [str(c) for c in (condition.tolist() if hasattr(condition, "tolist") else condition)]
+    given = [str(c) for c in np.asarray(condition).tolist()]
     labels = tuple(dict.fromkeys(given))
     number = {label: i for i, label in enumerate(labels)}
     return labels, torch.tensor([number[c] for c in given])

@@ -81,7 +81,9 @@ class Fit:
         for name, value in self.trial_parameters().items():
             values = np.unique(value[here.numpy()]) if np.ndim(value) else [float(value)]
             if len(values) > 1:
-                raise FastdiffError(f"{name} differs between the trials of {condition!r}; use trial_parameters()")
+                raise FastdiffError(
+                    f"{name} differs between the trials of {condition!r}; use trial_parameters()"
+                )
             found[name] = float(values[0])
         return found
 
@@ -102,7 +104,7 @@ class Fit:
         """Parameter, condition or coefficient, estimate and standard error (None: fixed), for tables."""
         table = []
         for name, value in self.estimates.items():
-            error = self.standard_errors.get(name)
+            error: Any = self.standard_errors.get(name)
             if isinstance(value, dict):
                 table += [(name, label, x, error[label]) for label, x in value.items()]
             elif isinstance(value, list):
@@ -121,7 +123,9 @@ class Fit:
         lines.append(f"log-likelihood  {self.log_likelihood:.2f}   AIC {self.aic:.2f}   BIC {self.bic:.2f}")
         if self.method != "ml":
             lines.append(f"{self.method:<15} {self.objective:.2f}")
-        lines += [f"links           {', '.join(f'{n}: {x}' for n, x in self.links.items())}"] if self.links else []
+        lines += (
+            [f"links           {', '.join(f'{n}: {x}' for n, x in self.links.items())}"] if self.links else []
+        )
         if len(self.start_values) > 1:
             near = sum(v < self.objective + 0.01 for v in self.start_values)
             lines.append(f"starts          {near} of {len(self.start_values)} ended at the best")
@@ -151,7 +155,7 @@ def fit(
     """Fit the decision model to trials.
 
     Maximises :func:`fastdiff.decision.log_likelihood`, or minimises a distance between quantiles, over coordinates
-    without bounds (log a, logit z, ...) by SciPy's L-BFGS-B with exact gradients, from where the EZ method puts v and a.
+    without bounds (log a, logit z, ...) by SciPy's L-BFGS-B with exact gradients, from EZ's v and a.
 
     Args:
         rt: [N] seconds.
@@ -175,7 +179,7 @@ def fit(
         UserWarning: for each of :attr:`Fit.warnings`: times that look like milliseconds, parameters that the data do
             not tell apart or that ended at a bound.
 
-    Source: Ratcliff & Tuerlinckx 2002, "Estimating parameters of the diffusion model"; Myung 2003 on maximum likelihood.
+    Source: Ratcliff & Tuerlinckx 2002, "Estimating parameters of the diffusion model"; Myung 2003.
     """
     problem = make_problem(rt, choice, condition, columns=columns, deadline=deadline, **design)
     found = solve(problem, method=method, starts=starts, seed=seed, progress=progress)
@@ -193,7 +197,9 @@ def make_problem(
     labels, codes = label_conditions(condition, len(times))
     columns = {**({} if condition is None else {"condition": list(condition)}), **(columns or {})}
     latest = 0.0 if deadline is None else float(np.max(deadline))
-    return Problem.of_design(Trials(times, upper, missing, codes), make_design(**design), labels, columns, latest)
+    return Problem.of_design(
+        Trials(times, upper, missing, codes), make_design(**design), labels, columns, latest
+    )
 
 
 def make_design(**given: Any) -> Design:
@@ -218,7 +224,9 @@ def make_design(**given: Any) -> Design:
     known = {f.name for f in fields(Design)}
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise FastdiffError(f"fit does not know {unknown[0]!r}; it knows {', '.join((*NAMES, *sorted(known)))}")
+        raise FastdiffError(
+            f"fit does not know {unknown[0]!r}; it knows {', '.join((*NAMES, *sorted(known)))}"
+        )
     given["by"] = tuple(given["by"]) if "by" in given else tuple(n for n in ("v",) if n in free)
     if "formulas" in given:
         given["formulas"] = tuple(given["formulas"])
@@ -349,10 +357,14 @@ def _shaped(problem: Problem, term: Any, values: list[float]) -> Any:
 def _complaints(problem: Problem, x: np.ndarray, covariance: np.ndarray | None) -> list[str]:
     said, times, upper = [], problem.trials.times, problem.trials.upper
     if len(times) and float(times.median()) > _SECONDS_AT_MOST:
-        said.append(f"the median response time is {float(times.median()):g} s; rt must be in seconds, not milliseconds")
+        said.append(
+            f"the median response time is {float(times.median()):g} s; rt must be in seconds, not milliseconds"
+        )
     if len(times) and bool((upper == upper[0]).all()):
         side = "upper" if bool(upper[0]) else "lower"
-        said.append(f"all responses are at the {side} boundary: v, a and z are hardly told apart; fix one of them")
+        said.append(
+            f"all responses are at the {side} boundary: v, a and z are hardly told apart; fix one of them"
+        )
     offset = 0
     for term in problem.terms:
         for label, value in zip(term.labels, x[offset : offset + len(term.labels)], strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastdiff.decision.design import Term, make_terms
+from fastdiff.decision.design import Term
 from fastdiff.decision.fit import make_problem, minimise
 from fastdiff.decision.problem import FAILED, Problem, Trials
 from fastdiff.errors import FastdiffError
@@ -59,15 +59,17 @@ class HierarchicalFit:
         ):
             lines.append(f"{label:<20} {value:11.4f} {mean:11.4f} {error:15.4f} {spread:18.4f}")
         lines.append(f"log-evidence    {self.log_evidence:.2f} (Laplace)")
-        lines.append(f"iterations      {self.iterations}, {'converged' if self.converged else 'not converged'}")
+        lines.append(
+            f"iterations      {self.iterations}, {'converged' if self.converged else 'not converged'}"
+        )
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
         subjects = {s: self.natural(x) for s, x in zip(self.subjects, self.coordinates, strict=True)}
         plain = {n: getattr(self, n).tolist() for n in ("mean", "mean_errors", "deviation")}
-        return {"names": self.names, **plain, "group": self.group, "subjects": subjects,
-                "log_evidence": self.log_evidence, "iterations": self.iterations, "converged": self.converged}  # fmt: skip
+        ended = {n: getattr(self, n) for n in ("log_evidence", "iterations", "converged")}
+        return {"names": self.names, **plain, "group": self.group, "subjects": subjects, **ended}
 
 
 def fit_hierarchical(
@@ -85,7 +87,7 @@ def fit_hierarchical(
 ) -> HierarchicalFit:
     r"""Fit all subjects and the group they come from.
 
-    Each subject's coordinates x_i (the links of its parameters) are normal around the group's, x_i ~ N(mu, diag sigma^2).
+    Each subject's coordinates (the links of its parameters) are normal around the group's, x_i ~ N(mu, diag sigma^2).
     Expectation-maximisation with Laplace's approximation V_i of each subject's posterior:
 
     .. math::
@@ -156,7 +158,9 @@ def subject_problems(
     labels = dict.fromkeys(str(s) for s in subject)
     given = np.array([str(s) for s in subject])
     if len(given) != len(whole.trials):
-        raise FastdiffError(f"subject must have one label for each trial: {len(whole.trials)}, got {len(given)}")
+        raise FastdiffError(
+            f"subject must have one label for each trial: {len(whole.trials)}, got {len(given)}"
+        )
     if len(labels) < 2:
         raise FastdiffError(f"a hierarchical fit needs at least two subjects, got {len(labels)}")
     data, found = whole.trials, {}

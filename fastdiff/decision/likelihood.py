@@ -54,7 +54,11 @@ class Outliers:
     def survival(self, times: Tensor) -> Tensor:
         """P(time > times)."""
         assert self.scale is not None
-        return torch.exp(-times / self.scale) if self.kind == "exponential" else (1 - times / self.scale).clamp_min(0)
+        return (
+            torch.exp(-times / self.scale)
+            if self.kind == "exponential"
+            else (1 - times / self.scale).clamp_min(0)
+        )
 
 
 def log_likelihood(
@@ -86,7 +90,9 @@ def log_likelihood(
     if not bool(((share >= 0) & (share < 1)).all()):
         raise FastdiffError(f"p_outlier must be at least 0 and below 1, got {float(share.flatten()[0]):g}")
     limit = torch.zeros(()) if deadline is None else as_tensor("deadline", deadline)
-    mixed = (outliers or Outliers()).of(times[~missing] if bool((~missing).any()) else limit, float(limit.max()))
+    mixed = (outliers or Outliers()).of(
+        times[~missing] if bool((~missing).any()) else limit, float(limit.max())
+    )
     p = parameters(*model, **named).in_noise_units()
     total = torch.zeros((), dtype=torch.float64)
     for here, late in ((~missing, False), (missing, True)):
@@ -132,7 +138,9 @@ def check_trials(rt: Any, choice: Any, deadline: Any = None) -> tuple[Tensor, Te
     missing = chosen == -1
     given = torch.as_tensor(rt, dtype=torch.float64)
     if given.shape != chosen.shape:
-        raise FastdiffError(f"rt and choice must have one shape, got {list(given.shape)} and {list(chosen.shape)}")
+        raise FastdiffError(
+            f"rt and choice must have one shape, got {list(given.shape)} and {list(chosen.shape)}"
+        )
     limit = limit.expand(chosen.shape)
     times, _ = check_data(torch.where(missing, limit, given), torch.where(missing, 0.0, chosen))
     late = times > limit

@@ -10,6 +10,7 @@ import torch
 from fastdiff.decision.density import pdf
 from fastdiff.decision.fit import Fit
 from fastdiff.decision.simulate import simulate
+from fastdiff.decision.subjects import SubjectFits
 from fastdiff.errors import FastdiffError
 
 UPPER, LOWER, INK, GRID = "#1b6ca8", "#d1603d", "#2f3640", "#e3e6ea"
@@ -117,7 +118,8 @@ def quantile_probability_picture(fit: Fit, rt: Any, choice: Any, condition: list
     """A matplotlib figure: quantiles of the response time over the probability of the response.
 
     Each condition stands twice, at the share of its upper responses and at that of its lower ones, as a column of
-    five quantiles. Marks: the data. Lines: the fitted model, as the drift sweeps through the conditions.
+    five quantiles. Marks: the data. Lines: the fitted model, as the drift sweeps through the conditions; crosses where
+    more than the drift differs between them.
 
     Raises:
         FastdiffError: matplotlib is missing.
@@ -125,16 +127,19 @@ def quantile_probability_picture(fit: Fit, rt: Any, choice: Any, condition: list
     plt = pyplot()
     rt, choice = np.asarray(rt, dtype=float), np.asarray(choice)
     labels = np.array(condition if condition is not None else ["all"] * len(rt))
+    sweep = _only_drift_varies(fit)
     with plt.rc_context(_STYLE):
         figure, axis = plt.subplots(figsize=(8.2, 5.2), dpi=120, layout="constrained")
         axis.grid(color=GRID, linewidth=0.8)
         axis.set_axisbelow(True)
-        for side, line in ((1, "-"), (0, (0, (4, 2)))):
+        for side, line in ((1, "-"), (0, (0, (4, 2)))) if sweep else ():
             shares, quantiles = _model_curve(fit, side)
             for k, color in enumerate(_SHADES):
                 axis.plot(shares, quantiles[:, k], color=color, linewidth=1.8, linestyle=line)
         for label in fit.conditions:
             here = labels == label
+            if not sweep:
+                _draw_predicted(axis, fit, label)
             for side, mark in ((1, "o"), (0, "s")):
                 times = rt[here & (choice == side)]
                 if len(times) < 10:
@@ -143,19 +148,50 @@ def quantile_probability_picture(fit: Fit, rt: Any, choice: Any, condition: list
                 face = [color if side else "white" for color in _SHADES]
                 axis.scatter(x, y, c=face, edgecolors=_SHADES, marker=mark, s=34, linewidths=1.4, zorder=3)
         for mark, face, line, words in (
-            ("o", INK, "-", "upper boundary: data, model"),
-            ("s", "white", "--", "lower boundary: data, model"),
+            ("o", INK, "-", "upper boundary: data" + ", model" * sweep),
+            ("s", "white", "--", "lower boundary: data" + ", model" * sweep),
         ):
-            axis.plot([], [], color=INK, marker=mark, markerfacecolor=face, linestyle=line, label=words)
+            axis.plot(
+                [],
+                [],
+                color=INK,
+                marker=mark,
+                markerfacecolor=face,
+                linestyle=line if sweep else "",
+                label=words,
+            )
+        if not sweep:
+            axis.plot([], [], color=INK, marker="x", linestyle="", label="model")
         axis.legend(frameon=False, loc="lower right")
         axis.set_title(f"{fit.trials} trials, {len(fit.conditions)} conditions", loc="left", fontsize=10)
         axis.set(xlabel="response probability", ylabel="quantiles of the response time (s)", xlim=(0, 1))
         axis.set_ylim(bottom=0)
-        first = _model_curve(fit, 1)[1][-1]
+        first = _model_curve(fit, 1)[1][-1] if sweep else np.quantile(rt[choice == 1], QUANTILES)
         for k, q in enumerate(QUANTILES):
             axis.annotate(f"{q:g}", (1, first[k]), xytext=(5, 0), textcoords="offset points", va="center",
                           color=_SHADES[k], fontsize=9, annotation_clip=False)  # fmt: skip
     return figure
+
+
+def _only_drift_varies(fit: Fit) -> bool:
+    return (
+        not fit.links
+        and all(t.name == "v" or t.index is None for t in fit.problem.terms)
+        and isinstance(fit.estimates["v"], list)
+    )
+
+
+def _draw_predicted(axis: Any, fit: Fit, label: str, trials: int = 100_000) -> None:
+    """Crosses where the simulated model has a condition's quantiles; a trial has an observed trial's parameters."""
+    here = np.flatnonzero(fit.problem.trials.codes.numpy() == fit.conditions.index(label))
+    drawn = np.resize(here, max(trials, len(here)))
+    model = {n: np.asarray(x)[drawn] if np.ndim(x) else x for n, x in fit.trial_parameters().items()}
+    rt, choice = (x.numpy() for x in simulate(**model, n=len(drawn), seed=0))
+    for side in (1, 0):
+        times = rt[choice == side]
+        if len(times) > 1000:
+            x, y = np.full(5, len(times) / len(rt)), np.quantile(times, QUANTILES)
+            axis.scatter(x, y, c=_SHADES, marker="x", s=40, linewidths=1.6, zorder=4)
 
 
 def _model_curve(
@@ -163,10 +199,10 @@ def _model_curve(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Shares [M] and quantiles [M, 5] of one boundary over a sweep of drifts, from exact simulation."""
     low, high = min(fit.estimates["v"]), max(fit.estimates["v"])
-    margin = 0.15 * (high - low) + 0.1 * fit.estimates["s"]
+    margin = 0.15 * (high - low) + 0.1 * fit.problem.design.s
     drift = np.linspace(low - margin, high + margin, drifts)
-    model = {**fit.estimates, "v": torch.from_numpy(drift).repeat_interleave(trials)}
-    rt, choice = (x.numpy().reshape(drifts, trials) for x in simulate(**model))
+    model = {**fit.of(), "v": torch.from_numpy(drift).repeat_interleave(trials)}
+    rt, choice = (x.numpy().reshape(drifts, trials) for x in simulate(**model, seed=0))
     shares, quantiles = [], []
     for times, chosen in zip(rt, choice, strict=True):
         times = times[chosen == side]
@@ -174,6 +210,61 @@ def _model_curve(
             shares.append(len(times) / trials)
             quantiles.append(np.quantile(times, QUANTILES))
     return np.array(shares), np.array(quantiles).reshape(-1, len(QUANTILES))
+
+
+def subjects_picture(found: SubjectFits) -> Any:
+    """A matplotlib figure: each parameter of each subject with its standard error, sorted, over the subjects' mean.
+
+    Raises:
+        FastdiffError: matplotlib is missing.
+    """
+    plt = pyplot()
+    parts = list(found.columns().items())
+    across = min(len(parts), 3)
+    down = -(-len(parts) // across)
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(down, across, figsize=(3.1 * across, 0.6 + 2.6 * down), dpi=120,
+                                    layout="constrained", squeeze=False)  # fmt: skip
+        for axis, ((name, label), (values, errors)) in zip(axes.flat, parts, strict=False):
+            order = np.argsort(values)
+            order = order[np.isfinite(values[order])]
+            place = np.arange(len(order))
+            axis.axhline(values[order].mean(), color=LOWER, linewidth=1.5)
+            axis.errorbar(place, values[order], np.nan_to_num(errors[order]), fmt="o", color=UPPER, ecolor="#9db8cc",
+                          markersize=3, linewidth=1)  # fmt: skip
+            axis.set_title(f"{name} ({label})" if label else name, loc="left", fontsize=10)
+            axis.set_xticks([])
+            axis.set_xlabel(f"{len(order)} subjects, sorted")
+        for axis in axes.flat[len(parts) :]:
+            axis.set_visible(False)
+    return figure
+
+
+def recovery_picture(
+    true: dict[str, Any], found: dict[str, Any], errors: dict[str, Any] | None = None
+) -> Any:
+    """A matplotlib figure: recovered over true parameters, one panel each, with the correlation.
+
+    Args:
+        true, found: name -> [M] values, one for each simulated and fitted data set.
+        errors: name -> [M] standard errors, drawn as bars.
+
+    Raises:
+        FastdiffError: matplotlib is missing.
+    """
+    plt = pyplot()
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, len(true), figsize=(3 * len(true), 3.2), dpi=120, layout="constrained",
+                                    squeeze=False)  # fmt: skip
+        for axis, (name, values) in zip(axes[0], true.items(), strict=True):
+            x, y = np.asarray(values, dtype=float), np.asarray(found[name], dtype=float)
+            bars = None if errors is None else np.nan_to_num(np.asarray(errors[name], dtype=float))
+            ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+            axis.plot(ends, ends, color=GRID, linewidth=2)
+            axis.errorbar(x, y, bars, fmt="o", color=UPPER, ecolor="#9db8cc", markersize=3, linewidth=1)
+            axis.set_title(f"{name}: r = {np.corrcoef(x, y)[0, 1]:.3f}", loc="left", fontsize=10)
+            axis.set(xlabel="true", ylabel="recovered")
+    return figure
 
 
 def pyplot() -> Any:

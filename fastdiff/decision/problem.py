@@ -37,7 +37,12 @@ class Problem:
     """The negative log-likelihood of some trials under a design."""
 
     def __init__(
-        self, trials: Trials, design: Design, conditions: tuple[str, ...], terms: list[Term], outliers: Outliers
+        self,
+        trials: Trials,
+        design: Design,
+        conditions: tuple[str, ...],
+        terms: list[Term],
+        outliers: Outliers,
     ) -> None:
         self.trials, self.design, self.conditions = trials, design, conditions
         self.terms, self.outliers = terms, outliers
@@ -45,7 +50,11 @@ class Problem:
 
     @staticmethod
     def of_design(
-        trials: Trials, design: Design, conditions: tuple[str, ...], columns: Mapping[str, Any], deadline: float
+        trials: Trials,
+        design: Design,
+        conditions: tuple[str, ...],
+        columns: Mapping[str, Any],
+        deadline: float,
     ) -> Problem:
         """deadline: the latest; 0 if there is none."""
         responses = trials.times if len(trials.times) else trials.all_times
@@ -109,7 +118,9 @@ class Problem:
         if not len(self._late):
             return torch.zeros((), dtype=torch.float64)
         p, share = self.at(natural, self._late)
-        return (self._late_counts * log_missing(self.trials.all_times[self._late], p, share, self.outliers)).sum()
+        return (
+            self._late_counts * log_missing(self.trials.all_times[self._late], p, share, self.outliers)
+        ).sum()
 
     def value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """In parts, so that many trials fit into memory."""
@@ -160,7 +171,9 @@ class Problem:
     def start(self) -> np.ndarray:
         """EZ's answer for each condition, kept away from where it has none and from fast outliers."""
         times, upper, codes = self.trials.times, self.trials.upper, self.trials.codes[self.trials.where]
-        found = [_ez_of(times[codes == c], upper[codes == c], self.design.s) for c in range(len(self.conditions))]
+        found = [
+            _ez_of(times[codes == c], upper[codes == c], self.design.s) for c in range(len(self.conditions))
+        ]
         drifts, widths = zip(*found, strict=True)
         early = float(torch.quantile(times, 0.02)) if len(times) else 0.1
         begin = {"a": float(np.median(widths)), "z": 0.5, "t0": 0.75 * early, "sv": 0.5 * self.design.s,

@@ -56,7 +56,9 @@ def log_start_mean(t: Tensor, p: Walk) -> Tensor:
     return torch.where(t > 0, total, -math.inf)
 
 
-def log_time_integral(begin: Tensor, end: Tensor, p: Walk, ramp: tuple[Tensor, Tensor] | None = None) -> Tensor:
+def log_time_integral(
+    begin: Tensor, end: Tensor, p: Walk, ramp: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """log of the integral of the density over begin < t < end (end may be infinite); -inf where there is nothing.
 
     ramp = (t_zero, slope) multiplies the density by slope (t - t_zero), which must be positive in between.
@@ -76,9 +78,7 @@ def log_time_integral(begin: Tensor, end: Tensor, p: Walk, ramp: tuple[Tensor, T
     return total
 
 
-def _log_panel(
-    low: Tensor, high: Tensor, p: Walk, ramp: tuple[Tensor, Tensor] | None, nodes: int
-) -> Tensor:
+def _log_panel(low: Tensor, high: Tensor, p: Walk, ramp: tuple[Tensor, Tensor] | None, nodes: int) -> Tensor:
     x, weights = _legendre(nodes)
     y = low[..., None] + (high - low)[..., None] * x
     t = y.exp()

@@ -22,14 +22,14 @@ class QuantileDistance:
     .. math::
         \chi^2 = \sum (O - E)^2 / E, \qquad G^2 = 2 \sum O \log (O / E)
 
-    The cells of a condition are the times between the five quantiles of either response, and no response by the deadline.
-    Expected numbers mix in the outliers.
+    The cells of a condition are the times between the five quantiles of either response, and no response by the
+    deadline. Expected numbers mix in the outliers.
 
     Raises:
         FastdiffError: a formula that gives the trials of one condition different parameters.
 
-    Source: Ratcliff & Smith 2004, "A comparison of sequential sampling models for two-choice reaction time", on G-square;
-    Ratcliff & Tuerlinckx 2002 on chi-square and the cells.
+    Source: Ratcliff & Smith 2004, "A comparison of sequential sampling models for two-choice reaction time", on
+    G-square; Ratcliff & Tuerlinckx 2002 on chi-square and the cells.
     """
 
     def __init__(self, problem: Problem, kind: Literal["chisquare", "gsquare"]) -> None:
@@ -50,11 +50,17 @@ class QuantileDistance:
             for up in (False, True):
                 times = trials.all_times[here & ~trials.missing & (trials.all_upper == up)]
                 few = len(times) < _FEWEST
-                cuts = times.new_empty(0) if few else torch.quantile(times, torch.tensor(QUANTILES, dtype=times.dtype))
+                cuts = (
+                    times.new_empty(0)
+                    if few
+                    else torch.quantile(times, torch.tensor(QUANTILES, dtype=times.dtype))
+                )
                 edges.append(cuts)
                 counts.append(torch.bincount(torch.bucketize(times, cuts), minlength=len(cuts) + 1))
             late = here & trials.missing
-            self._deadline = float(trials.all_times[trials.missing].max()) if bool(trials.missing.any()) else None
+            self._deadline = (
+                float(trials.all_times[trials.missing].max()) if bool(trials.missing.any()) else None
+            )
             self._edges.append(edges)
             self._observed.append(torch.cat([*counts, late.sum()[None]]).double())
 
@@ -67,7 +73,9 @@ class QuantileDistance:
         for first, edges, observed in zip(self._first, self._edges, self._observed, strict=True):
             expected = self._shares(natural, first, edges).clamp_min(1e-10) * observed.sum()
             if self.kind == "chisquare":
-                value = value + ((observed - expected) ** 2 / expected)[(observed > 0) | (expected > 1e-6)].sum()
+                value = (
+                    value + ((observed - expected) ** 2 / expected)[(observed > 0) | (expected > 1e-6)].sum()
+                )
             else:
                 some = observed > 0
                 value = value + 2 * (observed[some] * (observed[some] / expected[some]).log()).sum()

@@ -28,7 +28,9 @@ def log_density(t: Tensor, v: Tensor, a: Tensor, w: Tensor, sv: Tensor) -> Tenso
         exponent = (sv**2 * a**2 * w**2 - 2 * v * a * w - v**2 * t) / (2 * growth) - 0.5 * growth.log()
     else:
         exponent = v * (a * w + 0.5 * v * t).neg()
-    return torch.where(begun, exponent - 2 * a.log() + _LogSeries.apply(*torch.broadcast_tensors(tau, w)), -math.inf)
+    return torch.where(
+        begun, exponent - 2 * a.log() + _LogSeries.apply(*torch.broadcast_tensors(tau, w)), -math.inf
+    )
 
 
 def distribution(t: Tensor, v: Tensor, a: Tensor, w: Tensor) -> Tensor:

@@ -55,9 +55,9 @@ def simulate(v: Any, a: Any, *args: Any, **options: Any) -> Trials: ...
 
 
 def simulate(v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any = 0.0, sz: Any = 0.0,
-             st0: Any = 0.0, *, n: int | None = None, seed: int | None = None, method: Method = "exact", dt: float = 0.001,
-             t_max: float = math.inf, deadline: Any = None, return_paths: bool = False, every_step: bool = False,
-             z_mode: ZMode = "relative", t0_mode: T0Mode = "lower", progress: bool = False):  # fmt: skip
+             st0: Any = 0.0, *, n: int | None = None, seed: int | None = None, method: Method = "exact",
+             dt: float = 0.001, t_max: float = math.inf, deadline: Any = None, return_paths: bool = False,
+             every_step: bool = False, z_mode: ZMode = "relative", t0_mode: T0Mode = "lower", progress: bool = False):  # fmt: skip
     """Simulate n trials of the diffusion decision model.
 
         dx = v_i dt + s dW  from z_i until x <= 0 (choice 0) or x >= a (choice 1);  rt = time + t0_i
@@ -102,7 +102,7 @@ def simulate(v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any 
     columns["t0"], t0 = torch.zeros(()).expand(n), p.t0.detach()
     if return_paths:
         rt, choice, paths = _with_paths(seeds, columns, method, dt, steps, t_max)
-        rt, choice = _observed(rt + t0, choice, limit)
+        rt, choice = _observed(rt.double() + t0, choice, limit)
         walked = TrialsWithPaths(rt, choice, paths)
         walked.seed = seed
         return walked
@@ -119,7 +119,7 @@ def simulate(v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any 
             every_step=every_step,
         )
         rt[part], choice[part] = ended.rt, ended.choice
-    trials = Trials(*_observed(rt + t0, choice, limit))
+    trials = Trials(*_observed(rt.double() + t0, choice, limit))
     trials.seed = seed
     return trials
 

@@ -66,8 +66,50 @@ def test_other_columns_and_words(command, tmp_path) -> None:
     ended = command(
         "decision", "fit", path, "--condition", "difficulty", "--free", "v", "a", "t0", "--out", out
     )
-    assert ended.code == 0 and "trials          60 (1 without a decision left out)" in ended.out
+    assert ended.code == 0 and "1 without a decision left out" in ended.out
     assert json.loads(out.read_text())["conditions"] == ["easy", "hard"]
+
+
+def test_any_columns_and_coding(command, tmp_path) -> None:
+    """Milliseconds, correct and error, a missing word, bad rows and a range: counted, and the fit is the same."""
+    path, out = tmp_path / "raw.csv", tmp_path / "fit.json"
+    rows = [(400 + 10 * i, "correct" if i % 3 else "error") for i in range(60)]
+    lines = [f"{t},{word}" for t, word in rows] + ["oops,correct", "50,error", "NA,NA"]
+    path.write_text("RT,acc\n" + "\n".join(lines) + "\n")
+    given = ["--rt", "RT", "--response", "acc", "--unit", "ms", "--coding", "upper=correct", "lower=error"]
+    given += ["--skip-bad", "--rt-range", 0.2, 5, "--fix", "z=0.5", "--deadline", 3, "--out", out]
+    ended = command("decision", "fit", path, *given)
+    assert ended.code == 0 and "1 rows left out: cannot be used" in ended.out
+    assert "1 rows left out: outside the range of rt" in ended.out
+    found = json.loads(out.read_text())
+    assert found["trials"] == 61 and found["missing"] == 1 and found["estimates"]["z"] == 0.5
+    path.write_text(
+        "rt,choice\n" + "\n".join(f"{t / 1000},{1 if word == 'correct' else -1}" for t, word in rows)
+    )
+    minus = command(
+        "decision", "fit", path, "--coding", "upper=1", "lower=-1", "--fix", "z=0.5", "--out", out
+    )
+    assert minus.code == 0 and json.loads(out.read_text())["trials"] == 60
+
+
+def test_subjects(command, tmp_path) -> None:
+    """A table and a picture beside the JSON file; and the group."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    path, out = tmp_path / "subjects.csv", tmp_path / "fit.json"
+    lines = [f"s{i % 3},{0.4 + 0.007 * (i * 37 % 97)},{int(i % 4 > 0)}" for i in range(150)]
+    path.write_text("subject,rt,choice\n" + "\n".join(lines) + "\n")
+    given = [path, "--subject", "subject", "--fix", "z=0.5", "--out", out]
+    ended = command("decision", "fit", *given)
+    assert ended.code == 0 and "3 of 3 subjects converged" in ended.out
+    assert set(json.loads(out.read_text())["subjects"]) == {"s0", "s1", "s2"}
+    with open(out.with_suffix(".csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9 and {row["parameter"] for row in rows} == {"v", "a", "t0"}
+    with Image.open(out.with_suffix(".png")) as picture:
+        assert picture.width > 300
+    group = command("decision", "fit", *given, "--hierarchical")
+    assert group.code == 0 and "log-evidence" in group.out
+    assert set(json.loads(out.read_text())["group"]) == {"v", "a", "t0"}
 
 
 FILES = {
@@ -107,7 +149,16 @@ BAD = {
         "has no column 'level'; it has: condition, rt",
     ),
     "unknown-free": (["fit", "TRIALS", "--free", "v", "w"], "invalid choice"),
-    "too-little-free": (["fit", "TRIALS", "--free", "v", "a"], "fit always fits 't0'"),
+    "too-little-free": (["fit", "TRIALS", "--free", "a", "t0"], "v is neither free nor fixed"),
+    "fix": (["fit", "TRIALS", "--fix", "z"], "--fix is made of NAME=VALUE, got 'z'"),
+    "fix-number": (["fit", "TRIALS", "--fix", "z=half"], "--fix: 'half' is not a number"),
+    "bounds": (["fit", "TRIALS", "--bounds", "z=0.4"], "--bounds is made of NAME=LOW:HIGH, got '0.4'"),
+    "coding": (
+        ["fit", "TRIALS", "--coding", "left=1"],
+        "coding is made of upper=, lower= and missing=, got 'left'",
+    ),
+    "subject": (["fit", "TRIALS", "--subject", "who"], "has no column 'who'"),
+    "hierarchical": (["fit", "TRIALS", "--hierarchical"], "--hierarchical needs --subject"),
     "unknown-condition": (["plot", "TRIALS", "--show", "9"], "has no condition '9'; it has: 0.3, 1.5"),
     "no-walks": (["plot", "TRIALS", "--walks", "0"], "walks must be at least 1, got 0"),
     "no-boundary": (["simulate", "--a", "0"], "a must be positive: the boundaries lie at 0 and a, got 0"),

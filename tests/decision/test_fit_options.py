@@ -17,7 +17,9 @@ pytest.importorskip("scipy.optimize", reason="scipy is not installed")
 
 def _near(found, name: str, truth, deviations: float = 3.5) -> None:
     error = np.array(found.standard_errors[name])
-    assert (error > 0).all() and (np.abs(np.array(found.estimates[name]) - truth) < deviations * error).all(), name
+    assert (error > 0).all() and (
+        np.abs(np.array(found.estimates[name]) - truth) < deviations * error
+    ).all(), name
 
 
 def test_the_mixture_and_the_deadline_are_what_they_say() -> None:
@@ -32,7 +34,9 @@ def test_the_mixture_and_the_deadline_are_what_they_say() -> None:
     assert float(found) == pytest.approx(expected, rel=1e-12)
     slow = Outliers("exponential", 2.0)
     expected = np.log((1 - p) * densities + p * np.exp(-rt[:2] / 2) / 4).sum()
-    assert float(log_likelihood(rt[:2], choice[:2], **model, p_outlier=p, outliers=slow)) == pytest.approx(expected)
+    assert float(log_likelihood(rt[:2], choice[:2], **model, p_outlier=p, outliers=slow)) == pytest.approx(
+        expected
+    )
 
 
 def test_gradient_is_that_of_finite_differences() -> None:
@@ -88,7 +92,10 @@ def test_fixed_bounded_and_by_condition() -> None:
     _near(found, "a", [1.0, 1.8])
     _near(found, "v", 1.1)
     assert found.estimates["t0"] == 0.25 and set(found.standard_errors) == {"v", "a"}
-    assert found.of("accuracy")["a"] == found.estimates["a"][1] and found.of("speed")["v"] == found.estimates["v"]
+    assert (
+        found.of("accuracy")["a"] == found.estimates["a"][1]
+        and found.of("speed")["v"] == found.estimates["v"]
+    )
     drift = fit(rt, choice, condition, v=1.1, free=("a", "t0"), by=("a",), p_outlier=0)
     _near(drift, "a", [1.0, 1.8])
     with pytest.warns(UserWarning, match=r"a\[accuracy\] ended at its upper bound"):
@@ -107,7 +114,9 @@ def test_formulas() -> None:
     found = fit(rt, choice, condition, columns={"freq": freq}, formulas=formulas, p_outlier=0)
     truth = {"condition[new]": -0.8, "condition[old]": 0.4, "log(freq)": 0.5}
     for label, value in truth.items():
-        assert found.estimates["v"][label] == pytest.approx(value, abs=3.5 * found.standard_errors["v"][label])
+        assert found.estimates["v"][label] == pytest.approx(
+            value, abs=3.5 * found.standard_errors["v"][label]
+        )
     assert found.estimates["a"]["freq"] == pytest.approx(0.02, abs=3.5 * found.standard_errors["a"]["freq"])
     assert found.links == {"v": "identity", "a": "log"}
     with pytest.raises(FastdiffError, match="columns are: condition, freq"):

@@ -37,7 +37,9 @@ def _close(found: torch.Tensor, expected: np.ndarray, rel: float = 1e-7, smalles
     np.testing.assert_allclose(found.numpy()[some], expected[some], rtol=rel)
 
 
-def _legendre(low: np.ndarray, high: np.ndarray, panels: int, nodes: int = 20) -> tuple[np.ndarray, np.ndarray]:
+def _legendre(
+    low: np.ndarray, high: np.ndarray, panels: int, nodes: int = 20
+) -> tuple[np.ndarray, np.ndarray]:
     """Composite Gauss-Legendre over [low, high]: nodes and weights [N, panels * nodes]."""
     x, w = np.polynomial.legendre.leggauss(nodes)
     edges = low[:, None] + (high - low)[:, None] * np.arange(panels) / panels
