@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from fastdiff.errors import FastdiffError
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -25,29 +26,99 @@ def barrier_option():
         sys.path.remove(str(EXAMPLES))
 
 
-def test_barrier_option_by_the_bridge_is_the_closed_form(barrier_option) -> None:
-    option = barrier_option.Option()
-    price, error = barrier_option.simulated(option, "bridge", steps=25, trials=400_000)
-    assert price == pytest.approx(barrier_option.closed_form(option), abs=4 * error)
+# Haug 2007, "The Complete Guide to Option Pricing Formulas", table 4-13: spot 100, half a year, rate 8 %, dividend 4 %,
+# volatility 25 %, rebate 3; strikes 90, 100, 110.
+HAUG = {
+    ("call", "out", "lower", 95.0): (9.0246, 6.7924, 4.8759),
+    ("call", "out", "upper", 105.0): (2.6789, 2.3580, 2.3453),
+    ("call", "in", "lower", 95.0): (7.7627, 4.0109, 2.0576),
+    ("call", "in", "upper", 105.0): (14.1112, 8.4482, 4.5910),
+    ("put", "out", "lower", 95.0): (2.2798, 2.2947, 2.6252),
+    ("put", "out", "upper", 105.0): (3.7760, 5.4932, 7.5187),
+    ("put", "in", "lower", 95.0): (2.9586, 6.5677, 11.9752),
+    ("put", "in", "upper", 105.0): (1.4653, 3.3721, 7.0846),
+}
+
+
+@pytest.mark.parametrize(("what", "prices"), HAUG.items(), ids=["-".join(map(str, key)) for key in HAUG])
+def test_barrier_option_has_the_textbook_prices(barrier_option, what, prices) -> None:
+    kind, knock, side, barrier = what
+    for strike, price in zip((90.0, 100.0, 110.0), prices, strict=True):
+        option = barrier_option.Option(kind=kind, knock=knock, **{"lower": None, "upper": None, side: barrier},
+                                       strike=strike, rate=0.08, dividend=0.04, rebate=3)  # fmt: skip
+        assert barrier_option.closed_form(option) == pytest.approx(price, abs=6e-5)
+
+
+def test_barrier_option_with_two_barriers_has_the_textbook_prices(barrier_option) -> None:
+    """Haug 2007, table 4-14: barriers 50 and 150 or 90 and 110, rate 10 %, a quarter of a year."""
+    for lower, upper, volatility, price in ((50.0, 150.0, 0.15, 4.3515), (50.0, 150.0, 0.35, 7.0373),
+                                            (90.0, 110.0, 0.15, 1.2055), (90.0, 110.0, 0.25, 0.3098)):  # fmt: skip
+        option = barrier_option.Option(
+            lower=lower, upper=upper, rate=0.1, maturity=0.25, volatility=volatility
+        )
+        assert barrier_option.closed_form(option) == pytest.approx(price, abs=6e-5)
+
+
+def test_barrier_option_in_and_out_make_the_vanilla_option(barrier_option) -> None:
+    for kind in ("call", "put"):
+        for strike in (85.0, 100.0, 130.0):
+            both = [
+                barrier_option.Option(kind=kind, knock=k, upper=120.0, strike=strike) for k in ("in", "out")
+            ]
+            far = barrier_option.Option(kind=kind, lower=1e-6, strike=strike)
+            total = sum(map(barrier_option.closed_form, both))
+            assert total == pytest.approx(barrier_option.closed_form(far), rel=1e-12)
+
+
+MODELS = {
+    "down-and-out-call": {},
+    "up-and-in-put": {"kind": "put", "knock": "in", "lower": None, "upper": 107.0, "rebate": 2.0},
+    "double-out-put": {"kind": "put", "upper": 115.0, "strike": 105.0, "rebate": 3.0, "dividend": 0.02},
+    "strike-below-barrier": {"strike": 80.0, "lower": 95.0},
+}
+
+
+@pytest.mark.parametrize("method", ["exact", "bridge"])
+@pytest.mark.parametrize("given", MODELS.values(), ids=MODELS)
+def test_barrier_option_simulated(barrier_option, given, method) -> None:
+    """The price, and Greeks against differences of the closed form."""
+    option = barrier_option.Option(**given)
+    found = barrier_option.simulated(option, method, steps=60, trials=30_000, seed=3)
+    assert abs(found["price"].value - barrier_option.closed_form(option)) < 4 * found["price"].error + 2e-3
+    for name, field in {"delta": "spot", "vega": "volatility", "rho": "rate"}.items():
+        at = getattr(option, field)
+        sides = [replace(option, **{field: at * (1 + h)}) for h in (1e-4, -1e-4)]
+        slope = (barrier_option.closed_form(sides[0]) - barrier_option.closed_form(sides[1])) / (2e-4 * at)
+        assert found[name].error > 0 and abs(found[name].value - slope) < 4 * found[name].error + 2e-2, name
 
 
 def test_barrier_option_by_euler_is_that_of_a_barrier_further_out(barrier_option) -> None:
     option, steps = barrier_option.Option(), 50
-    price, error = barrier_option.simulated(option, "euler", steps=steps, trials=400_000)
-    assert price > barrier_option.closed_form(option) + 10 * error
-    shift = 0.5826 * option.volatility * math.sqrt(option.maturity / steps)
-    further = replace(option, barrier=option.barrier * math.exp(-shift))
-    assert price == pytest.approx(barrier_option.closed_form(further), abs=4 * error)
+    found = barrier_option.simulated(option, "euler", steps=steps, trials=200_000, seed=1)
+    price = found["price"]
+    assert set(found) == {"price"} and price.value > barrier_option.closed_form(option) + 10 * price.error
+    assert price.value == pytest.approx(barrier_option.discretely_watched(option, steps), abs=4 * price.error)
+    moved = barrier_option.simulated(option, "euler", steps=steps, trials=200_000, seed=1, correct=True)[
+        "price"
+    ]
+    assert moved.value == pytest.approx(barrier_option.closed_form(option), abs=4 * moved.error)
 
 
-def test_barrier_option_without_a_barrier_is_black_and_scholes(barrier_option) -> None:
-    assert barrier_option.closed_form(barrier_option.Option(barrier=1e-3)) == pytest.approx(8.26, abs=0.005)
+@pytest.mark.parametrize(
+    "given",
+    [{"lower": None}, {"lower": 100.0}, {"upper": 90.0}, {"volatility": 0.0}, {"rebate": -1.0}],
+    ids=["no-barrier", "at-the-spot", "upper-below", "no-volatility", "rebate"],
+)
+def test_barrier_option_mistakes(barrier_option, given) -> None:
+    with pytest.raises(FastdiffError):
+        barrier_option.Option(**given)
 
 
 def test_barrier_option_runs(barrier_option, capsys: pytest.CaptureFixture[str]) -> None:
-    barrier_option.main(trials=20_000)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["closed", "bridge", "euler"]
+    barrier_option.main(barrier_option.Option(knock="in", rebate=1.0), trials=5_000)
+    printed = capsys.readouterr().out
+    first = [line.split()[0].strip(",") for line in printed.splitlines()[1:]]
+    assert first == ["closed", "watched", "exact", "bridge", "euler", "euler"] and "nan" not in printed
 
 
 @pytest.mark.parametrize(
