@@ -15,7 +15,6 @@
 
 namespace fastdiff::conv2d {
 
-// Mirrored by fastdiff/ops/conv2d/cpu.py.
 namespace {
 
 constexpr int kTile = 4;
