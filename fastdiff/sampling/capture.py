@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdiff.backend import forced, is_eager
+from fastdiff.sampling.foreign import ScaledInput
 from fastdiff.sampling.plan import History, Plan
 from fastdiff.sampling.step import StaticStep, Step
 
@@ -177,5 +178,6 @@ def _key(step: Step, plan: Plan, model: nn.Module, x: Tensor) -> Hashable:
     inputs = tuple((name, tuple(t.shape), t.dtype) for name, t in step.tensors.items())
     weights = tuple((t.data_ptr(), t.dtype) for t in (*model.parameters(), *model.buffers()))
     state = (tuple(x.shape), x.stride(), x.dtype, x.device)
-    kinds = tuple(map(type, model.modules()))  # the module itself may be a view, another at each call
-    return (id(plan), state, inputs, step.clip, forced(), kinds, hash(weights))
+    # The module itself may be a view, another at each call; what it sees is the same.
+    seen = tuple((type(m), id(m._parameters)) for m in model.modules() if not isinstance(m, ScaledInput))
+    return (id(plan), state, inputs, step.clip, forced(), seen, hash(weights))

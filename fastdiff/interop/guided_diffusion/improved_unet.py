@@ -19,43 +19,17 @@ _NOMINAL_SIZE = 256
 QKVAttention = QKVAttentionLegacy
 
 
-class UNetModel(unet.UNetModel):
-    """The U-Net, ``forward(x, timesteps, y=None)``."""
+# The arguments behind those that both have in the same places.
+_IN_COMMON = 11
+_LAST = ("num_heads", "num_heads_upsample", "use_scale_shift_norm")
 
-    def __init__(
-        self,
-        in_channels: int,
-        model_channels: int,
-        out_channels: int,
-        num_res_blocks: int,
-        attention_resolutions: Any,
-        dropout: float = 0,
-        channel_mult: Any = (1, 2, 4, 8),
-        conv_resample: bool = True,
-        dims: int = 2,
-        num_classes: int | None = None,
-        use_checkpoint: bool = False,
-        num_heads: int = 1,
-        num_heads_upsample: int = -1,
-        use_scale_shift_norm: bool = False,
-    ) -> None:
-        super().__init__(
-            image_size=_NOMINAL_SIZE,
-            in_channels=in_channels,
-            model_channels=model_channels,
-            out_channels=out_channels,
-            num_res_blocks=num_res_blocks,
-            attention_resolutions=attention_resolutions,
-            dropout=dropout,
-            channel_mult=channel_mult,
-            conv_resample=conv_resample,
-            dims=dims,
-            num_classes=num_classes,
-            use_checkpoint=use_checkpoint,
-            num_heads=num_heads,
-            num_heads_upsample=num_heads_upsample,
-            use_scale_shift_norm=use_scale_shift_norm,
-        )
+
+class UNetModel(unet.UNetModel):
+    """The U-Net, ``forward(x, timesteps, y=None)``, by guided-diffusion's arguments without ``image_size``."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        options |= zip(_LAST, args[_IN_COMMON:], strict=False)
+        super().__init__(_NOMINAL_SIZE, *args[:_IN_COMMON], **options)
 
 
 class SuperResModel(UNetModel, unet.SuperResModel):

@@ -53,33 +53,38 @@ class TimestepEmbedSequential(nn.Sequential, metaclass=_AlsoPlain):
         return x
 
 
-class Upsample(layers.Upsample, metaclass=_AlsoPlain):
+class _Resampling:
+    """The constructor of both; a convolution may lead to other channels."""
+
+    def __init__(self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None) -> None:
+        check_dims(dims)
+        super().__init__(channels, conv=use_conv)  # pyright: ignore[reportCallIssue] (the layer, which is next)
+        self.channels, self.use_conv, self.dims = channels, use_conv, dims
+        self.out_channels = out_channels or channels
+        if self.out_channels != channels:
+            assert use_conv
+            self._lead_to(self.out_channels)
+
+    def _lead_to(self, out_channels: int) -> None:
+        raise NotImplementedError
+
+
+class Upsample(_Resampling, layers.Upsample, metaclass=_AlsoPlain):
     """Nearest-neighbour doubling, then a 3x3 convolution if ``use_conv``."""
 
     stands_for = layers.Upsample
 
-    def __init__(self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None) -> None:
-        check_dims(dims)
-        super().__init__(channels, conv=use_conv)
-        self.channels, self.use_conv, self.dims = channels, use_conv, dims
-        self.out_channels = out_channels or channels
-        if use_conv and self.out_channels != channels:
-            self.conv = Conv2d(channels, self.out_channels)
+    def _lead_to(self, out_channels: int) -> None:
+        self.conv = Conv2d(self.channels, out_channels)
 
 
-class Downsample(layers.Downsample, metaclass=_AlsoPlain):
+class Downsample(_Resampling, layers.Downsample, metaclass=_AlsoPlain):
     """A 3x3 convolution of stride 2 if ``use_conv``, else the mean of 2x2 blocks."""
 
     stands_for = layers.Downsample
 
-    def __init__(self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None) -> None:
-        check_dims(dims)
-        super().__init__(channels, conv=use_conv)
-        self.channels, self.use_conv, self.dims = channels, use_conv, dims
-        self.out_channels = out_channels or channels
-        if use_conv and self.out_channels != channels:
-            self.op = nn.Conv2d(channels, self.out_channels, 3, stride=2, padding=1)
-        assert use_conv or self.out_channels == channels
+    def _lead_to(self, out_channels: int) -> None:
+        self.op = nn.Conv2d(self.channels, out_channels, 3, stride=2, padding=1)
 
 
 class ResBlock(layers.ResBlock, metaclass=_AlsoPlain):
