@@ -72,9 +72,8 @@ class FusedTrunk:
     def __init__(self, model: Any, method: str, dtype: torch.dtype) -> None:
         self.model, self.method, self.dtype = model, method, dtype
         self._replaced = getattr(type(model), method)
-        self._known: dict[
-            nn.Module, Any
-        ] = {}  # fused layers, with their packed weights, for as long as they fit
+        # Layers in the form that they have, with their packed weights, for as long as it fits them.
+        self._known: dict[nn.Module, Any] = {}
         self._forget()
         self._build()
 
@@ -155,8 +154,11 @@ class FusedTrunk:
         layers, weights = self._layers, self._weights
         if layers is not None and (weights is None or weights.have_changed()):
             with _BUILDING:
+                changed = set() if weights is None else weights.changed()
                 for packed in layers.packed():
-                    packed.refresh(anew=weights is not None and not packed.is_freed())
+                    packed.refresh(
+                        anew=not (packed.is_freed() or changed.isdisjoint(map(id, packed.copied())))
+                    )
                 self._weights = Weights(_copied(layers.packed()))
         return layers
 

@@ -113,9 +113,11 @@ class Weights:
         self._tensors = [t for t in tensors if t.numel()]
         self._addresses = self._state()
         bits = [_bits(t.detach()) for t in self._tensors]
+        some = [b[:: _stride(t)] for t, b in zip(self._tensors, bits, strict=True)]
+        self._each = [(s, s.clone()) for s in some]
         self._few: dict[torch.dtype, list[Tensor]] = {}
-        for t, b in zip(self._tensors, bits, strict=True):
-            self._few.setdefault(b.dtype, []).append(b[:: _stride(t)])
+        for s in some:
+            self._few.setdefault(s.dtype, []).append(s)
         self._seen = {kind: torch.cat(parts) for kind, parts in self._few.items()}
         self._wide = [b.view(torch.int64) if not b.nbytes % 8 and b.is_contiguous() else b for b in bits]
         self._sums = self._all()
@@ -130,6 +132,18 @@ class Weights:
             if time.perf_counter() - self._looked < _PATIENCE * self._cost:
                 return False
             return self._all() != self._sums
+
+    def changed(self) -> set[int]:
+        """By their ``id``, the tensors that are not what they were: each looked at as a whole."""
+        before, now = zip(*self._addresses, strict=True), zip(*self._state(), strict=True)
+        sums = zip(self._sums, self._all(), strict=True)
+        return {
+            id(t)
+            for t, (some, seen), state, (a, b) in zip(
+                self._tensors, self._each, zip(before, now, strict=True), sums, strict=True
+            )
+            if state[0] != state[1] or a != b or not torch.equal(some, seen)
+        }
 
     def _state(self) -> Any:
         """Changes with nearly everything that PyTorch does to a tensor."""

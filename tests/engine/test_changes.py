@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize, prune
 
 import fastdiff
 from fastdiff.engine import trunk, watch
+from fastdiff.engine.packed import PackedConv
 from fastdiff.errors import FastdiffError
 from fastdiff.models import UNet
 
@@ -185,6 +186,7 @@ WRITES: dict[str, Callable[[nn.Module], Any]] = {
     "one weight": lambda m: _first(m).mul_(1.5),
     "an output channel": lambda m: _first(m)[17].mul_(5),
     "an input channel": lambda m: _first(m)[:, 40].mul_(5),
+    "channels in another order": lambda m: _first(m).copy_(_first(m).flip(0)),
     "through numpy": lambda m: _first(m).numpy().__imul__(1.5),
     "a linear layer": lambda m: m.get_parameter("middle_block.0.emb_layers.1.weight").data.mul_(2),
     "strided": lambda m: m.get_parameter("input_blocks.2.0.op.weight").data.mul_(2),
@@ -201,6 +203,21 @@ def test_writes_that_pytorch_does_not_count(write: Callable[[nn.Module], Any]) -
     got = run(model)
     assert (got - before).abs().max() > 1e-3
     torch.testing.assert_close(got, run(_plain(model)), rtol=1e-3, atol=1e-3)
+
+
+def test_only_what_has_changed_is_packed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, packed = small_model(), []
+    fastdiff.optimize(model)
+    run(model)
+    make = PackedConv._make
+    monkeypatch.setattr(PackedConv, "_make", lambda self: (packed.append(self.layers[0]), make(self))[1])
+    before = run(model)
+    model.get_parameter("out.2.bias").data += 1  # read as it is
+    with torch.no_grad():
+        model.get_parameter("out.2.weight").mul_(1.1)
+    _first(model).mul_(1.1)
+    assert (run(model) - before).abs().max() > 0.5
+    assert set(packed) == {model.out[2], model.get_submodule("middle_block.0.in_layers.2")}
 
 
 def test_a_single_element_is_seen_in_time_or_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
