@@ -13,7 +13,12 @@ def number(value: Any) -> Any:
 
 
 def whole(value: Any) -> Any:
-    """:func:`number`, and 4.0 as 4."""
+    """:func:`number`; a whole one of a floating-point type, as array arithmetic leaves counts, as an int.
+
+    Python's own 4.0 stays what it is: who writes that may mean something else.
+    """
+    if type(value) is float:
+        return value
     value = number(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
