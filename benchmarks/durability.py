@@ -41,7 +41,6 @@ import torch
 import tyro
 
 from fastdiff.cli import main as command
-from fastdiff.errors import FastdiffError
 from fastdiff.files import LOCK
 
 STEPS, IMAGES, BATCH = 8, 8, 2
@@ -109,7 +108,10 @@ class Ended:
 
 
 def in_child(
-    action: Callable[[], int], *, kill_after: float | None = None, most_bytes: int | None = None
+    action: Callable[[], int],
+    *,
+    kill_when: Callable[[], bool] | None = None,
+    most_bytes: int | None = None,
 ) -> Ended:
     """Run ``action`` in a process of its own, which may be killed, or whose files may be limited in size."""
     with tempfile.TemporaryFile() as told:
@@ -118,10 +120,13 @@ def in_child(
             os.dup2(told.fileno(), 1)
             os.dup2(told.fileno(), 2)
             os._exit(_act(action, most_bytes))
-        if kill_after is not None:
-            time.sleep(kill_after)
-            os.kill(child, signal.SIGKILL)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        ended, status = os.waitpid(child, 0 if kill_when is None else os.WNOHANG)
+        while not ended and kill_when is not None:
+            time.sleep(0.001)
+            if kill_when():
+                os.kill(child, signal.SIGKILL)
+            ended, status = os.waitpid(child, os.WNOHANG)
+        code = os.waitstatus_to_exitcode(status)
         told.seek(0)
         return Ended(code, told.read().decode(errors="replace"))
 
@@ -147,12 +152,17 @@ def kills(whole: Undisturbed, job: Job, count: int, rng: np.random.Generator) ->
     for number in range(count):
         out = whole.folder / f"killed-{job.name}-{number}"
         for _ in range(int(rng.integers(1, 4))):
-            in_child(partial(job.run, out), kill_after=float(rng.uniform(0, whole.seconds[job.name])))
+            moment = time.perf_counter() + float(rng.uniform(0, whole.seconds[job.name]))
+            in_child(partial(job.run, out), kill_when=partial(_is_past, moment))
         ended = in_child(partial(job.run, out))
         rest = [path for path in out.rglob(".*") if path.name != LOCK]
         ends[whole.judge(job, out) if ended.code == 0 and not rest else _broken(ended, out)] += 1
         shutil.rmtree(out)
     return ends
+
+
+def _is_past(moment: float) -> bool:
+    return time.perf_counter() > moment
 
 
 def damages(whole: Undisturbed, job: Job, file: str, count: int, rng: np.random.Generator) -> Counter[str]:
@@ -173,15 +183,14 @@ def damages(whole: Undisturbed, job: Job, file: str, count: int, rng: np.random.
 
 
 def halfway(whole: Undisturbed, job: Job) -> Path:
-    """A folder as a kill leaves it."""
-    for share in np.linspace(0.9, 0.1, 30):
-        out = Path(tempfile.mkdtemp(dir=whole.folder))
-        in_child(partial(job.run, out), kill_after=float(share) * whole.seconds[job.name])
-        several = list(out.glob("checkpoints/step-*")) or list(out.glob("samples.parts/0*"))
-        if len(several) > 1 and not (out / job.result).exists():
-            return out
-        shutil.rmtree(out)
-    raise FastdiffError("no run could be killed between its second checkpoint and its end; try again")
+    """A folder as a kill leaves it, with two checkpoints or parts at least."""
+    out = Path(tempfile.mkdtemp(dir=whole.folder))
+
+    def several() -> bool:
+        return len(list(out.glob("checkpoints/step-*"))) > 1 or len(list(out.glob("samples.parts/0*"))) > 1
+
+    in_child(partial(job.run, out), kill_when=several)
+    return out
 
 
 def fills(whole: Undisturbed, job: Job, count: int, rng: np.random.Generator) -> Counter[str]:
