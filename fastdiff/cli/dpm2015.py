@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, ClassVar, Literal, Union
 
 import torch
 from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
@@ -78,6 +78,10 @@ class Heartbeat:
     """r, the prior's share of ones."""
     per_step_readout: bool = False
     """A readout for each step, as in the paper; it learns more slowly."""
+    particles: int = 16
+    """Of each sample that is drawn given its third bit is a one."""
+    trajectories: int = 64
+    """Forward trajectories of equation 9's estimate of log p."""
     seed: int = 0
     """Of the run."""
     out: Path = Path("out")
@@ -101,6 +105,8 @@ class Heartbeat:
         print(
             f"best       K = {best.k:.4f} +- {best.error:.4f} for any factorised reverse kernel; log2(1/5) = -2.3219"
         )
+        _estimate(trained, trained.test, self.trajectories, self.seed, self.progress)
+        _given_a_bit(trained, self.particles, self.seed)
         with _bar(self.progress, "sampling", self.steps) as bar:
             picture = plots.heartbeat_picture(trained, best.step_kl, seed=self.seed, progress=bar.update)
         _save(picture, self.out, "heartbeat.png")
@@ -125,6 +131,14 @@ class _Images:
     """Multi-scale convolutions after the first."""
     dense: int = 0
     """Features a pixel of the dense pathway, 0 for none; with it, the squares are whole images."""
+    hide: Literal["centre", "left", "right", "top", "bottom"] = "centre"
+    """Part of the pictures that is hidden and filled in again."""
+    repeats: int = 5
+    """How often each step of the filling in is made."""
+    noise: float = 1.0
+    """Deviation of the noise that is added to pictures and taken out again, in units of the data's."""
+    trajectories: int = 0
+    """Forward trajectories of equation 9's estimate of log p for 50 test images; 0 leaves it out."""
     weights: Path | None = None
     """Network written before (a .safetensors of OUT), to skip training."""
     seed: int = 0
@@ -160,8 +174,17 @@ class _Images:
             write_tensors(self.out / f"{file}.safetensors", state, {})
         _report(name, trained, start)
         _compare_with_gaussian(trained, train_set)
+        if self.trajectories:
+            _estimate(trained, trained.test[:50], self.trajectories, self.seed, self.progress)
         with _bar(self.progress, "sampling", self.steps) as bar:
-            picture = plots.images_picture(trained, seed=self.seed, progress=bar.update)
+            picture = plots.images_picture(
+                trained,
+                hide=self.hide,
+                repeats=self.repeats,
+                noise=self.noise,
+                seed=self.seed,
+                progress=bar.update,
+            )
         _save(picture, self.out, f"{file}.png")
         return 0
 
@@ -188,6 +211,7 @@ class Fashion(_Images):
 
     data: Path = FASHION
     """Folder with the published files; on Debian and Ubuntu: apt-get install dataset-fashion-mnist."""
+    name: ClassVar[str] = "fashion"
     iterations: int = 3000
     """Of gradient ascent."""
     crop: int = 32
@@ -200,7 +224,16 @@ class Fashion(_Images):
 
         pair = [self.data / f"{part}-images-idx3-ubyte.gz" for part in ("train", "t10k")]
         train_set, test_set = (read_images(path, 32, 1) for path in pair)
-        return self._run("fashion", train_set, test_set[:1000])
+        return self._run(self.name, train_set, test_set[:1000])
+
+
+@dataclass(frozen=True)
+class Mnist(Fashion):
+    """Gaussian diffusion of MNIST, padded to 32x32: prints K a pixel, draws OUT/mnist.png."""
+
+    data: Path = Path("mnist")
+    """Folder with train-images-idx3-ubyte.gz and t10k-images-idx3-ubyte.gz, as MNIST is published."""
+    name: ClassVar[str] = "mnist"
 
 
 @dataclass(frozen=True)
@@ -234,6 +267,7 @@ class Dpm2015:
             Annotated[Heartbeat, subcommand("heartbeat")],
             Annotated[DeadLeaves, subcommand("dead-leaves")],
             Annotated[Fashion, subcommand("fashion")],
+            Annotated[Mnist, subcommand("mnist")],
             Annotated[Cifar10, subcommand("cifar10")],
         ]
     ]
@@ -269,11 +303,45 @@ def _compare_with_gaussian(trained: Any, train_set: torch.Tensor) -> None:
     print(f"yardstick  {bits:.4f} bits a pixel: a Gaussian with the covariance of 8x8 patches")
 
 
+def _estimate(trained: Any, x_0: torch.Tensor, trajectories: int, seed: int, progress: bool) -> None:
+    """Equation 9's estimate of log p, which K bounds."""
+    from fastdiff.dpm2015 import log_likelihood
+
+    with _bar(progress, "log p", trained.diffusion.steps) as bar:
+        bits = log_likelihood(
+            trained.diffusion, trained.network, x_0, trajectories=trajectories, seed=seed, progress=bar.update
+        )
+    per, unit = (x_0[0, 0].numel(), "pixel") if trained.scale else (1, "sample")
+    print(
+        f"log p      {float(bits.mean()) / per:.4f} bits a {unit} (equation 9, {trajectories} trajectories of {len(x_0)})"
+    )
+
+
+def _given_a_bit(trained: Any, particles: int, seed: int, count: int = 100) -> None:
+    """How often heartbeats drawn given that bin 2 is a one are the only one that has it."""
+    from fastdiff.dpm2015 import heartbeat_sequences, sample
+
+    wanted = heartbeat_sequences()[2].to(trained.test.dtype)
+    like = wanted.expand(count, -1).contiguous()
+    mask = torch.zeros_like(like, dtype=torch.bool)
+    mask[:, 2] = True
+    shares = []
+    for number in (1, particles):
+        made = sample(
+            trained.diffusion, trained.network, like, seed=seed, known=like, mask=mask, particles=number
+        )[0]
+        shares.append(float((made == wanted).all(1).double().mean()))
+    print(
+        f"given x_2 = 1  {shares[0]:.2f} are the one such heartbeat, {shares[1]:.2f} with {particles} particles"
+    )
+
+
 @contextmanager
 def _bar(shown: bool, words: str, total: int) -> Iterator[Any]:
     from tqdm import tqdm
 
-    with tqdm(desc=words, total=total, unit="step", disable=not shown, leave=False, delay=0.5) as bar:
+    unit = "iteration" if words == "training" else "step"
+    with tqdm(desc=words, total=total, unit=unit, disable=not shown, leave=False, delay=0.5) as bar:
         yield bar
 
 
@@ -281,7 +349,8 @@ def _watch(bar: Any, trained_elements: int = 1) -> Callable[[int, float], None]:
     def show(iteration: int, bits: float) -> None:
         bar.update(iteration - bar.n)
         if iteration % 10 == 0:
-            bar.set_postfix_str(f"sum of KL {bits * trained_elements:.3f} bits", refresh=False)
+            per = "sequence" if trained_elements > 1 else "dimension"
+            bar.set_postfix_str(f"sum of KL {bits * trained_elements:.3f} bits a {per}", refresh=False)
 
     return show
 

@@ -19,6 +19,7 @@ from fastdiff.dpm2015.data import dead_leaves as dead_leaves
 from fastdiff.dpm2015.data import heartbeat as heartbeat
 from fastdiff.dpm2015.data import heartbeat_sequences as heartbeat_sequences
 from fastdiff.dpm2015.data import swiss_roll as swiss_roll
+from fastdiff.dpm2015.likelihood import log_likelihood as log_likelihood
 from fastdiff.dpm2015.multiscale import MultiScaleConfig as MultiScaleConfig
 from fastdiff.dpm2015.multiscale import MultiScaleNet as MultiScaleNet
 from fastdiff.dpm2015.networks import RBFNet as RBFNet

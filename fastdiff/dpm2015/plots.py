@@ -13,6 +13,7 @@ from fastdiff.dpm2015.data import heartbeat_sequences
 from fastdiff.dpm2015.experiments import Trained
 from fastdiff.dpm2015.sampling import sample
 from fastdiff.errors import FastdiffError
+from fastdiff.sampling.condition import Denoise
 
 FORWARD, REVERSE, INK, GRID = "#1b6ca8", "#d1603d", "#2f3640", "#e3e6ea"
 _STYLE = {
@@ -113,8 +114,37 @@ def heartbeat_picture(
     return figure
 
 
-def images_picture(trained: Trained, *, rows: int = 3, seed: int = 0, progress: Progress) -> Any:
-    """A matplotlib figure: data, samples, inpaintings of a hidden centre, and the KL of each step.
+HIDDEN = ("centre", "left", "right", "top", "bottom")
+
+
+def hidden_part(like: Tensor, part: str) -> Tensor:
+    """True where a picture [N,C,H,W] is hidden: its centre (half of its side), or one half."""
+    height, width = like.shape[-2:]
+    rows = {
+        "top": (0, height // 2),
+        "bottom": (height // 2, height),
+        "centre": (height // 4, height - height // 4),
+    }
+    columns = {
+        "left": (0, width // 2),
+        "right": (width // 2, width),
+        "centre": (width // 4, width - width // 4),
+    }
+    (y, end_y), (x, end_x) = rows.get(part, (0, height)), columns.get(part, (0, width))
+    hidden = torch.zeros_like(like, dtype=torch.bool)
+    hidden[..., y:end_y, x:end_x] = True
+    return hidden
+
+
+def images_picture(
+    trained: Trained, *, rows: int = 3, hide: str = "centre", repeats: int = 5, noise: float = 1.0, seed: int = 0,
+    progress: Progress,
+) -> Any:  # fmt: skip
+    """A matplotlib figure: data, samples, inpaintings of a hidden part, denoised pictures, and the KL of each step.
+
+    Args:
+        hide: what is hidden, of HIDDEN; repeats: of each step, see :func:`fastdiff.dpm2015.sampling.sample`.
+        noise: deviation of the Gaussian noise that is taken out again, in units of the data's (section 2.5).
 
     Raises:
         FastdiffError: matplotlib is missing.
@@ -124,27 +154,28 @@ def images_picture(trained: Trained, *, rows: int = 3, seed: int = 0, progress: 
     diffusion, network = trained.diffusion, trained.network
     count = 4 * rows
     data = trained.test[: count + rows]
-    hidden = torch.zeros_like(data[:rows], dtype=torch.bool)
-    edge = data.shape[-1] // 4
-    hidden[..., edge:-edge, edge:-edge] = True
-    everything = torch.cat([torch.zeros_like(hidden).expand(rows, -1, -1, -1)] * 4 + [~hidden])
-    known = torch.cat([torch.zeros_like(data[:count]), data[count:]])
-    made = sample(diffusion, network, known, seed=seed, known=known, mask=everything, progress=progress)[
-        0
-    ]  # free samples and inpaintings in one batch
-    shown, filled = (_colour(trained.scale.to_grey(x)) for x in (data, made))
+    held = data[count:]
+    hidden = hidden_part(held, hide)
+    noisy = held + noise * torch.randn(held.shape, generator=torch.Generator().manual_seed(seed))
+    made = sample(diffusion, network, torch.zeros_like(data[:count]), seed=seed, progress=progress)[0]
+    inside = sample(diffusion, network, held, seed=seed, known=held, mask=~hidden, repeats=repeats)[0]
+    clean = sample(diffusion, network, held, seed=seed, condition=Denoise(noisy, noise))[0]
+    shown, filled, inside, noisy, clean = (
+        _colour(trained.scale.to_grey(x)) for x in (data, made, inside, noisy, clean)
+    )
     cover = torch.tensor([159, 197, 226], dtype=torch.uint8)[:, None, None]  # a blue that no grey is
     cut = torch.where(hidden[:, :1], cover, shown[count:])
     grids = (
         ("data", _grid(shown[:count], rows, 4)),
-        ("samples", _grid(filled[:count], rows, 4)),
-        ("centre hidden, filled in", _grid(torch.stack([cut, filled[count:]], 1).flatten(0, 1), rows, 2)),
+        ("samples", _grid(filled, rows, 4)),
+        (f"{hide} hidden, filled in", _grid(torch.stack([cut, inside], 1).flatten(0, 1), rows, 2)),
+        ("noisy, denoised", _grid(torch.stack([noisy, clean], 1).flatten(0, 1), rows, 2)),
     )
     with plt.rc_context(_STYLE):
-        figure = plt.figure(figsize=(9.6, 4.6), dpi=120, layout="constrained")
+        figure = plt.figure(figsize=(11.2, 4.6), dpi=120, layout="constrained")
         figure.get_layout_engine().set(h_pad=0.08)
         upper, lower = figure.subfigures(2, 1, height_ratios=(2.1, 1))
-        panels = upper.subplots(1, 3, width_ratios=(4, 4, 2))
+        panels = upper.subplots(1, 4, width_ratios=(4, 4, 2, 2))
         for axis, (words, grid) in zip(panels, grids, strict=True):
             axis.imshow(grid, interpolation="nearest")
             axis.set_title(words, fontsize=10)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
+
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -22,6 +26,7 @@ def test_heartbeat(command, tmp_path) -> None:
     options = ["--iterations", 3, "--batch", 20, "--steps", 30, "--rate", 0.5]
     ended = command("dpm2015", "heartbeat", *options, "--out", tmp_path, "--no-progress")
     assert ended.code == 0 and "-2.414" in ended.out and "for any factorised reverse kernel" in ended.out
+    assert "equation 9, 64 trajectories" in ended.out and "given x_2 = 1" in ended.out
     _picture(tmp_path / "heartbeat.png")
 
 
@@ -35,6 +40,18 @@ def test_dead_leaves_and_their_weights(command, tmp_path) -> None:
     )
     lines = [[line for line in run.out.splitlines() if line.startswith("K ")] for run in (ended, again)]
     assert again.code == 0 and lines[0] == lines[1]
+
+
+def test_mnist_by_name_with_half_hidden(command, tmp_path) -> None:
+    rng = np.random.default_rng(1)
+    for part in ("train", "t10k"):
+        raw = struct.pack(">IIII", 2051, 40, 28, 28) + rng.integers(0, 255, 40 * 784, np.uint8).tobytes()
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(raw))
+    options = ["--iterations", 1, "--batch", 2, "--steps", 4, "--width", 8, "--layers", 1, "--crop", 8]
+    options += ["--hide", "left", "--repeats", 2, "--trajectories", 1]
+    ended = command("dpm2015", "mnist", "--data", tmp_path, *options, "--out", tmp_path, "--no-progress")
+    assert ended.code == 0 and "bits a pixel (equation 9, 1 trajectories of 40)" in ended.out
+    _picture(tmp_path / "mnist.png")
 
 
 MISTAKES = {

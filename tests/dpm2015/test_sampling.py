@@ -99,6 +99,48 @@ def test_a_factor_conditions_bits() -> None:
     assert float((made == SEQUENCES[2]).all(1).double().mean()) > 0.5  # without the factor, 0.17
 
 
+def _given_one_bit(steps: int, rate: float, **options: Any) -> tuple[float, float]:
+    """Shares of the one heartbeat with a one in bin 2 among samples given that bit, and of heartbeats without it."""
+    diffusion = BinomialDiffusion(steps, rate)
+    oracle, like = HeartbeatOracle(diffusion), SEQUENCES[2].repeat(200, 1)
+    mask = torch.zeros(200, 20, dtype=torch.bool)
+    mask[:, 2] = True
+    made = sample(diffusion, oracle, like, known=like, mask=mask, **options)[0]
+    assert bool((made[:, 2] == 1).all())
+    free = sample(diffusion, oracle, like)[0]
+    share = (free[:, None] == SEQUENCES).all(2).any(1).double().mean()
+    return float((made == SEQUENCES[2]).all(1).double().mean()), float(share)
+
+
+def test_one_known_bit_barely_conditions_by_itself() -> None:
+    """The exact answer is one heartbeat and no other; noised and held, the bit is seen too late."""
+    found, exact = _given_one_bit(200, 0.2)
+    assert exact > 0.9 and found < 0.45
+
+
+def test_repeated_steps_condition_more() -> None:
+    once, _ = _given_one_bit(100, 0.2)
+    often, _ = _given_one_bit(100, 0.2, repeats=8)
+    assert often > once + 0.08
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5])
+def test_particles_condition_as_they_should(rate: float) -> None:
+    """0.95 of the exact answer, the share of samples that are heartbeats at all."""
+    found, exact = _given_one_bit(200, rate, particles=16)
+    assert found > 0.95 * exact
+
+
+def test_particles_with_a_factor() -> None:
+    """d = 0.8 on bin 2: the model has it with 1/5, so that given r it has it with 0.8 / (0.8 + 4 * 0.2) = 1/2."""
+    diffusion = BinomialDiffusion(100, 0.2)
+    factor = torch.full((1, 20), 0.5, dtype=torch.float64)
+    factor[0, 2] = 0.8
+    like = torch.zeros(600, 20, dtype=torch.float64)
+    made = sample(diffusion, HeartbeatOracle(diffusion), like, factor=factor, particles=16)[0]
+    assert float(made[:, 2].mean()) == pytest.approx(0.5, abs=0.07)
+
+
 def test_samples_do_not_depend_on_the_batch() -> None:
     diffusion = BinomialDiffusion(50, 0.2)
     like = torch.zeros(6, 20, dtype=torch.float64)
@@ -117,6 +159,8 @@ MISTAKES = {
     ),
     "no-mask": ({"known": torch.zeros(2, 20)}, "known values need a mask"),
     "condition-of-bits": ({"condition": fastdiff.Guide(lambda x, t: x.sum(1))}, "bits have no gradient"),
+    "repeats": ({"repeats": 0}, "repeats must be a whole number of at least 1, got 0"),
+    "particles-on-the-way": ({"particles": 2, "keep": (3, 0)}, "particles keep x_0 alone"),
     "keep": ({"keep": (6,)}, "must lie within 0 .. 5, got [6]"),
 }
 
