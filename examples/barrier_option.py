@@ -6,7 +6,7 @@ Under Black and Scholes the log-price is a walk with drift: the same dx = v dt +
 (one far away if there is but one), maturity as the deadline. Watched only at the steps of a grid, the walk slips
 through a barrier unseen ("euler"), as if it were 0.5826 s sqrt(dt) further away (Broadie, Glasserman & Kou 1997); moved
 nearer by as much, the grid prices the continuous barrier to higher order. The bridge between the steps sees every
-crossing, and "exact" has no steps. Greeks are by likelihood ratio: scores are gradients of the decision model's density.
+crossing, and "exact" has no steps. Greeks are by likelihood ratio: scores are the density's gradients.
 """
 
 from __future__ import annotations

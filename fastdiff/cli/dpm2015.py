@@ -312,9 +312,8 @@ def _estimate(trained: Any, x_0: torch.Tensor, trajectories: int, seed: int, pro
             trained.diffusion, trained.network, x_0, trajectories=trajectories, seed=seed, progress=bar.update
         )
     per, unit = (x_0[0, 0].numel(), "pixel") if trained.scale else (1, "sample")
-    print(
-        f"log p      {float(bits.mean()) / per:.4f} bits a {unit} (equation 9, {trajectories} trajectories of {len(x_0)})"
-    )
+    of = f"(equation 9, {trajectories} trajectories of {len(x_0)})"
+    print(f"log p      {float(bits.mean()) / per:.4f} bits a {unit} {of}")
 
 
 def _given_a_bit(trained: Any, particles: int, seed: int, count: int = 100) -> None:

@@ -57,7 +57,8 @@ def simulate(v: Any, a: Any, *args: Any, **options: Any) -> Trials: ...
 def simulate(v: Any, a: Any, z: Any = 0.5, t0: Any = 0.0, s: Any = 1.0, sv: Any = 0.0, sz: Any = 0.0,
              st0: Any = 0.0, *, n: int | None = None, seed: int | None = None, method: Method = "exact",
              dt: float = 0.001, t_max: float = math.inf, deadline: Any = None, return_paths: bool = False,
-             every_step: bool = False, z_mode: ZMode = "relative", t0_mode: T0Mode = "lower", progress: bool = False):  # fmt: skip
+             every_step: bool = False, z_mode: ZMode = "relative", t0_mode: T0Mode = "lower",
+             progress: bool = False):  # fmt: skip
     """Simulate n trials of the diffusion decision model.
 
         dx = v_i dt + s dW  from z_i until x <= 0 (choice 0) or x >= a (choice 1);  rt = time + t0_i

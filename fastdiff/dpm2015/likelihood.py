@@ -25,7 +25,8 @@ def log_likelihood(
     r"""log2 p(x_0), bits per sample, [N] float64, by importance sampling.
 
     .. math::
-        p(x_0) = \mathbb{E}_{q(x_{1:T} | x_0)} \Big[ p(x_T) \prod_{t=1}^T \frac{p(x_{t-1} | x_t)}{q(x_t | x_{t-1})} \Big]
+        p(x_0) = \mathbb{E}_{q(x_{1:T} | x_0)} \Big[ p(x_T)
+                 \prod_{t=1}^T \frac{p(x_{t-1} | x_t)}{q(x_t | x_{t-1})} \Big]
 
     The logarithm of a mean over trajectories lies below log p on average, and above what one trajectory gives, whose
     mean is K; it rises towards log p with their number.

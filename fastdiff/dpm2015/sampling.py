@@ -76,8 +76,8 @@ def sample(
 
     Raises:
         FastdiffError: known values or a mask of another shape, or only one of the two; steps outside 0 .. T; a
-            condition for bits, or a factor for anything else; repeats or particles below 1, particles of anything but bits
-            or with steps to keep on the way.
+            condition for bits, or a factor for anything else; repeats or particles below 1, particles of anything
+            but bits or with steps to keep on the way.
     """
     if (known is None) != (mask is None):
         raise FastdiffError("known values need a mask, and a mask known values")
