@@ -18,7 +18,7 @@ ARROWS: dict[str, set[str]] = {
     "files": set(),
     "images": set(),
     "scalars": set(),
-    "backend": {"ops"},  # asks ops._native whether a library was found, at call time
+    "backend": set(),
     "ops": {"backend"},
     "nn": {"ops", "backend"},
     "models": {"nn", "ops"},

@@ -26,7 +26,7 @@ from fastdiff.sampling.plan import Plan
 from fastdiff.sampling.precision import CASTS, Cast, Precision, check_precision
 from fastdiff.sampling.request import Classes, Request, make_request
 from fastdiff.sampling.samplers import encoding_plan, sampling_plan
-from fastdiff.sampling.scalars import is_finite, number, whole, wholes
+from fastdiff.scalars import is_finite, number, whole, wholes
 from fastdiff.sampling.view import in_eval_mode, view_in_eval_mode
 
 # Fields that are numbers, which NumPy and PyTorch have kinds of their own of.

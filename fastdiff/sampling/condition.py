@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import normal
-from fastdiff.sampling.scalars import is_finite, number, whole
+from fastdiff.scalars import is_finite, number, whole
 
 # Philox streams: 0 is the steps' noise, 1 is x_T.
 KNOWN_STREAM = 2  # on known pixels

@@ -10,7 +10,7 @@ from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.api import Sampler
 from fastdiff.sampling.condition import ANNEALING, Denoise, Inpaint
-from fastdiff.sampling.scalars import whole
+from fastdiff.scalars import whole
 
 _CALL = ("classes", "seed", "seeds", "noise", "cond", "progress")
 # Noise in the steps, and steps that are repeated, let the unknown pixels catch up with the known ones: see

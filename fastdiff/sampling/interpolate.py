@@ -10,7 +10,7 @@ from torch import Tensor
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.api import Sampler
-from fastdiff.sampling.scalars import whole
+from fastdiff.scalars import whole
 
 
 def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:

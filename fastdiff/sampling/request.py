@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import normal
 from fastdiff.sampling.condition import Condition
-from fastdiff.sampling.scalars import whole
+from fastdiff.scalars import whole
 
 INITIAL_STREAM = 1  # the Philox stream that x_T is drawn from; ``reverse_step`` draws from stream 0
 MAX_SEED = 1 << 32
