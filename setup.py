@@ -6,8 +6,7 @@
     fastdiff/_C.<python>.so     what is no operator, by pybind11
 
 FASTDIFF_CUDA=1 builds CUDA's also where torch has none, 0 never; TORCH_CUDA_ARCH_LIST names the architectures, e.g.
-"8.0;9.0+PTX". What cannot be compiled is left out, with the compiler's words: fastdiff then runs on its reference, only
-slower. Everything declarative is in pyproject.toml.
+"8.0;9.0+PTX". What cannot be compiled is left out, with the compiler's words: fastdiff then runs on its reference, slower.
 """
 
 import importlib.util
@@ -40,13 +39,13 @@ LOADED = "-undefined dynamic_lookup" if MACOS else ""  # symbols that the proces
 
 RULES = f"""
 rule cxx
-  command = $cxx -O3 -fPIC -Wall -I{ROOT}/csrc $flags -MMD -MF $out.d -c $in -o $out
+  command = $cxx -O3 -fPIC -Wall -I"{ROOT}/csrc" $flags -MMD -MF $out.d -c $in -o $out
   depfile = $out.d
   deps = gcc
 rule link
   command = $cxx -shared {"" if MACOS else "-s"} $in -o $out $flags
 rule nvcc
-  command = $nvcc -std=c++17 -O3 -lineinfo -Xcompiler -fPIC -I{ROOT}/csrc $flags -MD -MF $out.d -c $in -o $out
+  command = $nvcc -std=c++17 -O3 -lineinfo -Xcompiler -fPIC -I"{ROOT}/csrc" $flags -MD -MF $out.d -c $in -o $out
   depfile = $out.d
   deps = gcc
 rule link_cuda
@@ -56,7 +55,7 @@ rule link_cuda
 
 @dataclass(frozen=True)
 class Library:
-    """One shared library: where its sources are, and how they are compiled and linked."""
+    """How one shared library is compiled and linked."""
 
     module: str  # lib.cpu_avx2, _C
     sources: str
@@ -65,29 +64,29 @@ class Library:
     cuda: bool = False
 
     def statements(self, output: Path) -> str:
-        """What ninja reads."""
         compile_rule, link_rule = ("nvcc", "link_cuda") if self.cuda else ("cxx", "link")
         lines, objects = [], []
         for source in sorted(ROOT.glob(self.sources)):
             objects.append(f"{self.module}/{source.stem}.o")
-            lines += [f"build {objects[-1]}: {compile_rule} {source}", f"  flags = {self.flags}"]
-        return "\n".join([*lines, f"build {output}: {link_rule} {' '.join(objects)}", f"  flags = {self.link}", ""])
+            lines += [f"build {objects[-1]}: {compile_rule} {_escaped(source)}", f"  flags = {self.flags}"]
+        return "\n".join([*lines, f"build {_escaped(output)}: {link_rule} {' '.join(objects)}", f"  flags = {self.link}", ""])
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
 def libraries() -> list[Library]:
-    """All that this machine can build."""
-    found = []
-    for isa, flags in ISA_FLAGS.items():
-        found.append(Library(f"lib.cpu_{isa}", "csrc/cpu/*.cpp", f"{KERNEL} {flags}", OPENMP))
+    found = [Library(f"lib.cpu_{isa}", "csrc/cpu/*.cpp", f"{KERNEL} {f}", OPENMP) for isa, f in ISA_FLAGS.items()]
     if spec := importlib.util.find_spec("torch"):
         torch = Path(str(spec.origin)).parent
-        flags = f"-std=c++20 -fvisibility=hidden -Wno-maybe-uninitialized -DTORCH_TARGET_VERSION={TORCH_TARGET} -isystem {torch}/include"
-        found.append(Library("lib.ops", "csrc/torch/*.cpp", flags, f"-L{torch}/lib -ltorch_cpu -lc10 {LOADED}"))
+        flags = f"-std=c++20 -fvisibility=hidden -Wno-maybe-uninitialized -DTORCH_TARGET_VERSION={TORCH_TARGET} -isystem '{torch}/include'"
+        found.append(Library("lib.ops", "csrc/torch/*.cpp", flags, f"-L'{torch}/lib' -ltorch_cpu -lc10 {LOADED}"))
     if importlib.util.find_spec("pybind11"):
         import pybind11
 
-        flags = f"-std=c++17 -fvisibility=hidden -isystem {pybind11.get_include()}"
-        flags += f" -isystem {sysconfig.get_paths()['include']}"
+        folders = pybind11.get_include(), sysconfig.get_paths()["include"]
+        flags = " ".join(["-std=c++17 -fvisibility=hidden", *(f"-isystem '{folder}'" for folder in folders)])
         found.append(Library("_C", "csrc/bindings.cpp", flags, LOADED))
     return [Library("lib.cuda", "csrc/cuda/*.cu", architectures(), cuda=True), *found] if builds_cuda() else found
 
@@ -99,12 +98,10 @@ def nvcc() -> str | None:
 
 def builds_cuda() -> bool:
     wanted = os.environ.get("FASTDIFF_CUDA")
-    if not nvcc() or wanted is not None:
+    if not nvcc() or wanted is not None or not importlib.util.find_spec("torch"):
         return bool(nvcc()) and wanted == "1"
-    try:
-        import torch
-    except ImportError:
-        return False
+    import torch
+
     return torch.version.cuda is not None
 
 
@@ -136,18 +133,20 @@ class BuildWithNinja(build_ext):
             path.parent.mkdir(parents=True, exist_ok=True)
         head = [f"cxx = {os.environ.get('CXX', 'c++')}", f"nvcc = {nvcc()}", RULES]
         (folder / "build.ninja").write_text("\n".join([*head, *(lib.statements(p) for lib, p in outputs.items())]))
-        if self._ninja(folder).returncode:
+        if self._ninja(folder, "--quiet", "-k", "0").returncode:
             self._give_up(folder, outputs)
 
     @staticmethod
     def _ninja(folder: Path, *arguments: str, **options) -> subprocess.CompletedProcess:
-        program = shutil.which("ninja") or str(Path(sysconfig.get_path("scripts")) / "ninja")
-        return subprocess.run([program, "--quiet", "-k", "0", *arguments], cwd=folder, check=False, **options)
+        program = shutil.which("ninja", path=f"{sysconfig.get_path('scripts')}:{os.environ.get('PATH', '')}")
+        if program is None:
+            raise SystemExit("fastdiff: not compiled: there is no ninja (pip install ninja)")
+        return subprocess.run([program, *arguments], cwd=folder, check=False, **options)
 
     def _give_up(self, folder: Path, outputs: dict[Library, Path]) -> None:
         """A library that does not match its sources is worse than none."""
-        plans = {path: self._ninja(folder, "-n", str(path), capture_output=True).stdout for path in outputs.values()}
-        failed = [path for path, plan in plans.items() if plan]  # something is left to do
+        left = {path: self._ninja(folder, "-n", str(path), capture_output=True).stdout for path in outputs.values()}
+        failed = [path for path, plan in left.items() if b"no work to do" not in plan]
         for path in failed:
             path.unlink(missing_ok=True)
         names = ", ".join(path.name for path in failed)
@@ -155,8 +154,5 @@ class BuildWithNinja(build_ext):
 
 
 LIBRARIES = libraries()
-# `optional`: may be missing in the end.
-setup(
-    ext_modules=[Extension(f"fastdiff.{lib.module}", [], optional=True) for lib in LIBRARIES],
-    cmdclass={"build_ext": BuildWithNinja},
-)
+EXTENSIONS = [Extension(f"fastdiff.{lib.module}", [], optional=True) for lib in LIBRARIES]  # some may be missing in the end
+setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": BuildWithNinja})
