@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import conv2d, pack_conv2d, unpack_conv2d
-from fastdiff.ops.conv2d import forward_op
+from fastdiff.ops.conv2d import ALGORITHMS, forward_op
 
 _PACKING = threading.Lock()  # several threads may share a model; one packs, the others wait for it
 
@@ -153,7 +153,7 @@ class PackedConv(PackedWeight):
         if more is not None and x.shape[1] % 16:  # where the kernel takes no others beside them
             x, more = torch.cat([x, more], dim=1), None
         options = affine, silu, upsample, image_bias, residual, moments
-        return forward_op(x, more, self.weight, self.bias, *options, self.packed, "auto")
+        return forward_op(x, more, self.weight, self.bias, *options, self.packed, ALGORITHMS["auto"])
 
 
 class PackedProjections(PackedWeight):
