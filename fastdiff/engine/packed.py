@@ -114,14 +114,20 @@ class PackedConv(PackedWeight):
             )
         if len(self.layers) == 1:
             self._pack(self.layers[0].weight)
-            self.bias = self.layers[0].bias
+            bias = self.layers[0].bias
+            self.bias = bias if self._reads_bias() else bias.float()
             return
         self._pack(torch.cat([layer.weight for layer in self.layers]))
         biases = [layer.bias for layer in self.layers]
-        self.bias = None if biases[0] is None else torch.cat(biases)
+        self.bias = None if biases[0] is None else torch.cat(biases).float()
+
+    def _reads_bias(self) -> bool:
+        """Whether the kernel takes the layer's own bias, as it is."""
+        bias = self.layers[0].bias
+        return len(self.layers) == 1 and (bias is None or bias.dtype in (self.dtype, torch.float32))
 
     def copied(self) -> list[Tensor]:
-        return self.parameters() if len(self.layers) > 1 else [self.layers[0].weight]
+        return [self.layers[0].weight] if self._reads_bias() else self.parameters()
 
     def accept(self) -> None:
         """Take the parameter as it is now for the one that was packed."""
