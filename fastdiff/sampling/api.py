@@ -26,8 +26,8 @@ from fastdiff.sampling.plan import Plan
 from fastdiff.sampling.precision import CASTS, Cast, Precision, check_precision
 from fastdiff.sampling.request import Classes, Request, make_request
 from fastdiff.sampling.samplers import encoding_plan, sampling_plan
-from fastdiff.scalars import is_finite, number, whole, wholes
 from fastdiff.sampling.view import in_eval_mode, view_in_eval_mode
+from fastdiff.scalars import is_finite, number, whole, wholes
 
 # Fields that are numbers, which NumPy and PyTorch have kinds of their own of.
 _NUMBERS = {"shape": wholes, "steps": whole, "batch_size": whole, "eta": number, "guidance_scale": number}

@@ -281,7 +281,7 @@ def test_global_hooks_see_every_layer() -> None:
     assert {m for m in model.modules() if not list(m.children())} <= set(seen)
 
 
-@pytest.mark.parametrize("call", ["plain", "compiled", "exported", "traced by make_fx"])
+@pytest.mark.parametrize("call", ["compiled", "exported", "traced by make_fx", "traced", "jvp"])
 @torch.no_grad()
 def test_compilers_and_tracers(call: str) -> None:
     """The compiled graph is left once; the others have the model's own operators in their graphs."""
@@ -308,8 +308,15 @@ def test_compilers_and_tracers(call: str) -> None:
         graph = make_fx(model)(*inputs)
         assert any("fastdiff" in str(node.target) for node in graph.graph.nodes)
         assert_close(graph(*other), wanted)
+    elif call == "traced":
+        assert_close(torch.jit.trace(model, inputs, check_trace=False)(*other), wanted)
     else:
-        assert_close(model(*other), wanted)
+        x, rest = inputs[0].double(), inputs[1:]
+        exact, direction = copy.deepcopy(_plain(model)).double(), torch.ones_like(inputs[0])
+        step = 1e-6 * direction.double()
+        slope = (exact(x + step, *rest) - exact(x - step, *rest)) / 2e-6
+        got = torch.func.jvp(lambda x: model(x, *rest), (inputs[0],), (direction,))[1]
+        torch.testing.assert_close(got.double(), slope, rtol=1e-3, atol=1e-3)
 
 
 def test_many_threads() -> None:
