@@ -232,7 +232,9 @@ def _taken_up(whole: Undisturbed, job: Job, ended: Ended, out: Path, damaged: Pa
     lines = [line for line in ended.said.splitlines() if line.startswith("fastdiff: ")]
     if ended.code != 2 or "Traceback" in ended.said or not lines:
         return _broken(ended, out)
-    if damaged is not None:
+    if damaged is not None and damaged.name == "settings.json":
+        shutil.rmtree(damaged.parent)
+    elif damaged is not None:
         damaged.unlink()
     again = in_child(partial(job.run, out))
     if again.code != 0:

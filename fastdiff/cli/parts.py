@@ -49,6 +49,10 @@ class Parts:
                     f"{self.folder} holds the beginning of a run with another {', '.join(other)};"
                     " give its options to go on, another --out, or delete the folder"
                 )
+        elif any(self.folder.glob("*.npz")):
+            raise FastdiffError(
+                f"{self.folder} holds batches without {self._about.name}; delete it to begin anew"
+            )
         self._seen = {index for index in range(count) if index in self}
 
     def _read_settings(self) -> dict[str, Any]:

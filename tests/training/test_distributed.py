@@ -182,7 +182,9 @@ def test_shards_go_on_with_one(runs: Path) -> None:
 
 def test_an_interrupt_on_one_process_stops_all_with_a_checkpoint(runs: Path) -> None:
     assert [path.stem for path in checkpoints(runs / "interrupted")] == ["step-00000003"]
-    assert not (runs / "interrupted" / "model.safetensors").exists()
+    assert (
+        fastdiff.load(runs / "interrupted" / "model.safetensors").config.image_size == 8
+    )  # as far as it came
 
 
 def test_an_error_on_one_process_ends_all(runs: Path) -> None:
