@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 # In the JSON object that is the metadata of a .safetensors file: that there are checksums, and they.
 _MARK, _CHECKSUMS = "checksums", "crc32"
 _OURS = "fastdiff"  # what the names of such metadata begin with
+_NOT_THERE = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK)  # what a file system does not have
+_LOG = logging.getLogger(__name__)
 LOCK, HALF = ".lock", ".half"  # names, and ends of names, of what is there for a while
 
 
@@ -69,7 +73,8 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
                 _sync(temporary)
             os.replace(temporary, target)
             if durable:
-                _sync(target.parent)
+                with _where_possible():
+                    _sync(target.parent)
         finally:
             shutil.rmtree(half, ignore_errors=True)
 
@@ -82,6 +87,16 @@ def remove_halves(folder: Path) -> None:
                 shutil.rmtree(half)
             else:
                 half.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _where_possible() -> Iterator[None]:
+    """Some network file systems cannot sync folders, which their servers do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
 
 
 def _sync(path: Path) -> None:
@@ -113,6 +128,13 @@ def locked(folder: Path) -> Iterator[None]:
                 raise FastdiffError(
                     f"{folder} is in use by another run (process {owner}); wait for it, or give another --out"
                 ) from None
+            except OSError as error:
+                if error.errno not in _NOT_THERE:
+                    os.close(handle)
+                    raise
+                _LOG.warning(
+                    "%s has no locks (%s): see to it that no other run uses it", folder, reason(error)
+                )
             if _is(handle, path):
                 break
             os.close(handle)  # its owner removed it at its end, between our two calls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -108,6 +109,26 @@ def test_only_one_run_has_a_folder(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     with locked(tmp_path):
         pass
+
+
+def test_file_systems_without_locks_and_synced_folders(tmp_path: Path, monkeypatch, caplog) -> None:
+    import fcntl
+
+    fsync = os.fsync
+
+    def no_locks(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    def no_folders(handle: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(handle)
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(os, "fsync", no_folders)
+    with locked(tmp_path), atomic_path(tmp_path / "result") as path:
+        path.write_text("whole")
+    assert (tmp_path / "result").read_text() == "whole" and f"{tmp_path} has no locks" in caplog.text
 
 
 def test_a_lock_of_a_killed_process_is_none(tmp_path: Path) -> None:
