@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -101,6 +101,15 @@ class Term:
         if self.link == "log":
             return self.low + eta.exp()
         return self.low + (self.high - self.low) * torch.sigmoid(eta)
+
+    def at(self, trials: Tensor) -> Term:
+        """The same for other trials, named by number or by a mask; rows that none of them uses are left out."""
+        if self.index is None:
+            return self
+        if self.formula is None:
+            return replace(self, index=self.index[trials])
+        used, index = torch.unique(self.index[trials], return_inverse=True)
+        return replace(self, rows=self.rows[used], index=index)
 
     def coordinate(self, value: float) -> float:
         """The link of a value, kept off the bounds."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from fastdiff.decision.design import Term
 from fastdiff.decision.fit import make_problem, minimise
 from fastdiff.decision.problem import FAILED, Problem, Trials
 from fastdiff.errors import FastdiffError
@@ -167,17 +166,8 @@ def subject_problems(
     for label in labels:
         here = torch.from_numpy(given == label)
         part = Trials(data.all_times[here], data.all_upper[here], data.missing[here], data.codes[here])
-        found[label] = whole.of_trials(part, [_subset(term, here) for term in whole.terms])
+        found[label] = whole.of_trials(part, [term.at(here) for term in whole.terms])
     return found
-
-
-def _subset(term: Term, here: torch.Tensor) -> Term:
-    if term.index is None:
-        return term
-    if term.formula is None:
-        return replace(term, index=term.index[here])
-    used, index = torch.unique(term.index[here], return_inverse=True)
-    return replace(term, rows=term.rows[used], index=index)
 
 
 def _posterior_mode(problem: Problem, x: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> np.ndarray:
