@@ -45,7 +45,7 @@ def from_rtdists(
     """
     if d != 0:
         raise FastdiffError(
-            f"the decision model here has one non-decision time for both responses; d must be 0, got {d:g}"
+            f"both responses have one non-decision time in this model; d must be 0, got {d:g}"
         )
     whole = np.asarray(a, dtype=float)
     start = 0.5 if z is None else np.asarray(z, dtype=float) / whole

@@ -69,8 +69,10 @@ def profile(found: Fit, name: str, level: float = 0.95) -> Interval:
         while excess(best[number] + sign * reach * step) < 0 and reach < _FURTHEST:
             reach *= 1.5
         far = best[number] + sign * reach * step
-        ends.append(far if excess(far) < 0 else float(brentq(excess, best[number], far, xtol=1e-4 * step)))
-    return Interval(*(_natural(problem, best, number, end) for end in ends), level)
+        root: Any = far if excess(far) < 0 else brentq(excess, best[number], far, xtol=1e-4 * step)
+        ends.append(float(root))
+    low, high = (_natural(problem, best, number, end) for end in ends)
+    return Interval(low, high, level)
 
 
 def bootstrap(
@@ -105,10 +107,11 @@ def bootstrap(
         progress(1)
     tails = (0.5 - level / 2, 0.5 + level / 2)
     ends = np.quantile(np.array(rows), tails, axis=0)
-    return {
-        name: Interval(*(_natural(found.problem, found.x, i, float(end)) for end in ends[:, i]), level)
-        for i, name in enumerate(found.coordinates)
-    }
+    intervals = {}
+    for i, name in enumerate(found.coordinates):
+        low, high = (_natural(found.problem, found.x, i, float(end)) for end in ends[:, i])
+        intervals[name] = Interval(low, high, level)
+    return intervals
 
 
 def simulated_trials(found: Fit, seed: int) -> tuple[np.ndarray, np.ndarray]:

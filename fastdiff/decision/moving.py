@@ -137,7 +137,7 @@ class _FreeWalk:
     def __init__(self, v: Any, s: float, leak: float, t: np.ndarray) -> None:
         self.leak, self.t = leak, t
         fine = np.linspace(0, t[-1], 8 * (len(t) - 1) + 1)
-        drift = (np.broadcast_to(v(fine), fine.shape) if callable(v) else np.full_like(fine, v)) / s
+        drift = (v(fine) if callable(v) else v) * np.ones_like(fine) / s
         self.drift = drift[::8]
         pushed = np.exp(leak * fine) * drift
         steps = (pushed[1:] + pushed[:-1]) / 2 * np.diff(fine)

@@ -1,7 +1,7 @@
 """Bits given what is known of some of them, by particles that are resampled by weights.
 
 Multiplying each reverse kernel by r (section 2.5) sees, far from the data, only what each noisy bit by itself has to
-say about r, which is next to nothing: the chain settles on a mode before r counts. Here r's expectation under the model,
+say about r, which is next to nothing: the chain settles on a mode before r counts. Here r's expectation,
 
     r_t(x_t) = prod_i [ f_i d_i + (1 - f_i) (1 - d_i) ],    f_i = P(x_0,i = 1 | x_t), the network's
 

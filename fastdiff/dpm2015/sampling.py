@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Normal
 
+from fastdiff.diffusion.binomial import BinomialDiffusion
 from fastdiff.diffusion.kernels import DiffusionKernels
 from fastdiff.dpm2015.bound import Network
 from fastdiff.dpm2015.particles import sample_weighted
@@ -97,6 +98,7 @@ def sample(
         raise FastdiffError(f"steps to keep must lie within 0 .. {diffusion.steps}, got {list(keep)}")
     _check_counts(repeats, particles, is_binomial, keep)
     if particles > 1:
+        assert isinstance(diffusion, BinomialDiffusion)
         chance = torch.full_like(like, 0.5) if factor is None else factor.to(like.dtype).expand_as(like)
         chance = chance if known is None or mask is None else torch.where(mask, known.to(like.dtype), chance)
         with torch.no_grad():

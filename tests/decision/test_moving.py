@@ -1,4 +1,4 @@
-"""Boundaries that close, leak, and drift in time: against the closed form, PyDDM's solver, and what must be conserved."""
+"""Closing boundaries, leak, drift in time: against the closed form, PyDDM's solver, and what must be conserved."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_boundaries_that_stand_still_have_the_closed_form() -> None:
 
 
 def test_everything_at_once_is_what_pyddm_says() -> None:
-    """gddm(drift=0.5 + t - 0.7 x, bound=0.8 exp(-t / 1.5), noise=1), PyDDM 0.9.0, extrapolated from dx = 0.002 and 0.001.
+    """gddm(drift=0.5 + t - 0.7 x, bound=0.8 exp(-t / 1.5), noise=1), PyDDM 0.9.0, extrapolated to dx = 0.
 
     At dx = 0.002: 1.42643, 0.91967, 0.09073 (correct), 0.56575, 0.30249, 0.02646 (error); at 0.001: 1.42940, 0.91898,
     0.09013, 0.56675, 0.30211, 0.02628.
