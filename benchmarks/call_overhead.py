@@ -2,8 +2,8 @@
 
     python benchmarks/call_overhead.py [--rounds N] [--out FILE.json]
 
-Prints Markdown: microseconds a call (medians of the process's own time, which other processes do not lengthen) and their
-ratio; for the optimizer milliseconds a step over ADM-64's 541 tensors, here of one element each.
+Prints Markdown: microseconds a call (medians of the process's own time, which other processes do not lengthen) and
+their ratio. The optimizer's row is a step over ADM-64's 541 tensors, here of one element each.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ def main(rounds: int = 61, out: Path | None = None) -> None:
         out: Also write the rows as JSON.
     """
     torch.set_num_threads(1)
-    about = f"{device_name()}, torch {torch.__version__}; python benchmarks/call_overhead.py --rounds {rounds}"
+    about = (
+        f"{device_name()}, torch {torch.__version__}; python benchmarks/call_overhead.py --rounds {rounds}"
+    )
     rows = [measure(name, rounds) for name in CASES]
     print(about + "\n")
     cells = [[r.name, f"{r.eager:.1f}", f"{r.fastdiff:.1f}", f"{r.ratio:.2f}"] for r in rows]

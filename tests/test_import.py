@@ -122,4 +122,6 @@ def test_works_without_the_library_and_says_so_once() -> None:
 def test_library_is_built_where_there_is_a_compiler() -> None:
     """The build tolerates failure, for those without a compiler; this does not, for those who work on it."""
     sources = Path(fastdiff.__file__).parent.parent / "csrc"
-    assert unavailable(Backend.CPU) is None, f"{sources} did not compile; run python setup.py build_ext --inplace"
+    assert unavailable(Backend.CPU) is None, (
+        f"{sources} did not compile; run python setup.py build_ext --inplace"
+    )

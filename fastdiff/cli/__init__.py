@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -31,8 +32,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("fastdiff: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at exit
+        _drop_what_is_left()
         return NOBODY_READS
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _drop_what_is_left()
+        print(f"fastdiff: cannot write what is to be printed: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+def _drop_what_is_left() -> None:
+    """Python writes the rest of standard output at exit, which would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
 
 from fastdiff.cli.info import device_name
 from fastdiff.errors import FastdiffError
-from fastdiff.files import atomic_path, write_tensors
+from fastdiff.files import atomic_path, open_tensors, write_tensors
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
 
@@ -355,13 +355,8 @@ def _watch(bar: Any, trained_elements: int = 1) -> Callable[[int, float], None]:
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise FastdiffError(f"cannot read {path}: {error}") from None
+    with open_tensors(path) as stored:
+        return {name: stored.read(name) for name in stored.names}
 
 
 def _save(picture: Any, folder: Path, name: str) -> None:

@@ -80,18 +80,9 @@ def sample(
             condition for bits, or a factor for anything else; repeats or particles below 1, particles of anything
             but bits or with steps to keep on the way.
     """
-    if (known is None) != (mask is None):
-        raise FastdiffError("known values need a mask, and a mask known values")
-    for name, given in (("known values", known), ("the mask", mask)):
-        if given is not None and given.shape != like.shape:
-            raise FastdiffError(f"{name} must be {list(like.shape)}, as the samples, got {list(given.shape)}")
+    _check_known(like, known, mask)
     is_binomial = isinstance(diffusion.prior(like), Bernoulli)
-    if is_binomial and condition is not None:
-        raise FastdiffError(
-            "bits have no gradient: give factor, what is known of each bit, instead of condition"
-        )
-    if not is_binomial and factor is not None:
-        raise FastdiffError("factor is for bits; give condition, for example fastdiff.Guide(log_r)")
+    _check_conditions(is_binomial, condition, factor)
     if condition is not None:
         condition = condition.fitted(len(like), like.shape[1:])
     if not all(0 <= t <= diffusion.steps for t in keep):
@@ -134,6 +125,23 @@ def sample(
                 kept[step - 1] = x
             progress(1)
     return {t: kept[t] for t in keep}
+
+
+def _check_known(like: Tensor, known: Tensor | None, mask: Tensor | None) -> None:
+    if (known is None) != (mask is None):
+        raise FastdiffError("known values need a mask, and a mask known values")
+    for name, given in (("known values", known), ("the mask", mask)):
+        if given is not None and given.shape != like.shape:
+            raise FastdiffError(f"{name} must be {list(like.shape)}, as the samples, got {list(given.shape)}")
+
+
+def _check_conditions(is_binomial: bool, condition: Condition | None, factor: Tensor | None) -> None:
+    if is_binomial and condition is not None:
+        raise FastdiffError(
+            "bits have no gradient: give factor, what is known of each bit, instead of condition"
+        )
+    if not is_binomial and factor is not None:
+        raise FastdiffError("factor is for bits; give condition, for example fastdiff.Guide(log_r)")
 
 
 def _check_counts(repeats: int, particles: int, bits: bool, keep: Sequence[int]) -> None:

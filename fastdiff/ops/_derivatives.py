@@ -93,7 +93,7 @@ class _Arguments:
 
     def of_reals(
         self, function: Callable[..., Any], tensors: tuple[Tensor, ...]
-    ) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
+    ) -> tuple[Callable[..., tuple[Tensor, ...]], list[Any]]:
         """``function`` as one of its real tensors, with the real ones of its results; and these tensors."""
         args = list(self.others)
         for i, t in zip(self.places, tensors, strict=True):
@@ -110,6 +110,10 @@ class _Arguments:
         return of, [args[i] for i in self.real]
 
 
+def _vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., Any]]:
+    return torch.func.vjp(function, *primals)  # pyright: ignore[reportReturnType]  (two of them, without has_aux)
+
+
 def _reference_vjp(
     function: Callable[..., Any],
     arguments: _Arguments,
@@ -117,7 +121,7 @@ def _reference_vjp(
     grads: tuple[Tensor | None, ...],
 ) -> tuple[Tensor | None, ...]:
     of, reals = arguments.of_reals(function, tensors)
-    results, pull = torch.func.vjp(of, *reals)
+    results, pull = _vjp(of, *reals)
     # Results that are no real numbers, flags for one, come last and have no gradient.
     given = [
         torch.zeros_like(r) if g is None else g for r, g in zip(results, grads[: len(results)], strict=True)
@@ -135,8 +139,8 @@ def _reference_jvp(
     tangents: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, ...]:
     of, reals = arguments.of_reals(function, tensors)
-    results, pull = torch.func.vjp(of, *reals)
-    _, push = torch.func.vjp(pull, tuple(torch.zeros_like(r) for r in results))
+    results, pull = _vjp(of, *reals)
+    _, push = _vjp(pull, tuple(torch.zeros_like(r) for r in results))
     given = tuple(
         torch.zeros_like(r) if tangents[i] is None else tangents[i]
         for i, r in zip(arguments.real, reals, strict=True)

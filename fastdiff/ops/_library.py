@@ -62,7 +62,9 @@ class Libraries:
                 self.open(Backend.CPU, path, "")
                 self.instruction_set = None if Backend.CPU in self.reasons else isa
                 return
-        self.reasons[Backend.CPU] = self.door or f"the CPU library is not built ({_BUILD} needs a C++ compiler)"
+        self.reasons[Backend.CPU] = (
+            self.door or f"the CPU library is not built ({_BUILD} needs a C++ compiler)"
+        )
 
     def open(self, backend: Backend, path: Path, how_to_build: str) -> None:
         """Open one backend's kernels; where that fails, ``reasons`` says why."""

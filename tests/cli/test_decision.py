@@ -98,18 +98,18 @@ def test_subjects(command, tmp_path) -> None:
     path, out = tmp_path / "subjects.csv", tmp_path / "fit.json"
     lines = [f"s{i % 3},{0.4 + 0.007 * (i * 37 % 97)},{int(i % 4 > 0)}" for i in range(150)]
     path.write_text("subject,rt,choice\n" + "\n".join(lines) + "\n")
-    given = [path, "--subject", "subject", "--fix", "z=0.5", "--out", out]
+    given = [path, "--subject", "subject", "--fix", "z=0.5", "t0=0.2", "--out", out]
     ended = command("decision", "fit", *given)
     assert ended.code == 0 and "3 of 3 subjects converged" in ended.out
     assert set(json.loads(out.read_text())["subjects"]) == {"s0", "s1", "s2"}
     with open(out.with_suffix(".csv"), newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 9 and {row["parameter"] for row in rows} == {"v", "a", "t0"}
+    assert len(rows) == 6 and {row["parameter"] for row in rows} == {"v", "a"}
     with Image.open(out.with_suffix(".png")) as picture:
         assert picture.width > 300
     group = command("decision", "fit", *given, "--hierarchical")
     assert group.code == 0 and "log-evidence" in group.out
-    assert set(json.loads(out.read_text())["group"]) == {"v", "a", "t0"}
+    assert set(json.loads(out.read_text())["group"]) == {"v", "a"}
 
 
 FILES = {

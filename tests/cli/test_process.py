@@ -76,3 +76,12 @@ def _wait_for_step(process: subprocess.Popen[bytes], step: int) -> None:
         if any(int(done) >= step for done in re.findall(rb"(\d+)/\d+ ", shown)):
             return
     pytest.fail(f"never came to step {step}: {shown.decode()}")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_told_in_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "fastdiff", "presets"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "fastdiff: cannot write what is to be printed: No space left on device\n"

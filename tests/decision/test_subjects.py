@@ -63,7 +63,7 @@ def test_a_subject_is_fitted_as_fit_does(experiment, apart) -> None:
 
 def test_the_group_is_found_and_shrinks_its_subjects(experiment, apart) -> None:
     data, truth = experiment
-    found = fit_hierarchical(*data, **OPTIONS, iterations=15)
+    found = fit_hierarchical(*data, **OPTIONS, iterations=8)
     assert found.names == tuple(MEAN)
     for i, name in enumerate(MEAN):
         assert abs(found.mean[i] - MEAN[name]) < 3.5 * found.mean_errors[i], name

@@ -103,7 +103,7 @@ def test_st0_with_sz_and_sv_against_fine_sums() -> None:
 
 def test_st0_in_the_cdf_with_everything_else() -> None:
     """The mean over t0 of the distribution without st0, which the tests above know."""
-    r = _region(5, 12)
+    r = _region(5, 3)
     model = {n: r[n] for n in ("v", "a", "z", "sz", "sv")}
     at, weights = _legendre(np.sqrt(np.maximum(r["t"] - r["st0"], 0)), np.sqrt(r["t"]), 25)
     columns = {n: x[:, None] for n, x in model.items()}

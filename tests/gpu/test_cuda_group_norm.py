@@ -195,12 +195,16 @@ def test_unaligned_images_and_parameters() -> None:
     scale, shift = _normal(2, 64).half().chunk(2, dim=1)
     weight = _normal(64)[::2]
     far = group_norm_silu(x, 8, weight, scale=scale, shift=shift.T.contiguous().T)
-    near = group_norm_silu(x.clone(), 8, weight.contiguous(), scale=scale.contiguous(), shift=shift.contiguous())
+    near = group_norm_silu(
+        x.clone(), 8, weight.contiguous(), scale=scale.contiguous(), shift=shift.contiguous()
+    )
     torch.testing.assert_close(far, near, rtol=1e-3, atol=1e-3)
 
 
 def test_no_images_and_no_pixels() -> None:
-    _, mean, rstd = forward_op(torch.empty(2, 64, 0, 4, device=DEVICE), 32, None, None, None, None, 1e-5, True)
+    _, mean, rstd = forward_op(
+        torch.empty(2, 64, 0, 4, device=DEVICE), 32, None, None, None, None, 1e-5, True
+    )
     assert (mean == 0).all() and (rstd == 0).all()
     x = torch.empty(0, 64, 4, 4, device=DEVICE, requires_grad=True)
     w = torch.ones(64, device=DEVICE, requires_grad=True)

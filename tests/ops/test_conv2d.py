@@ -213,7 +213,6 @@ def _tile(n: int, h: int, w: int, algorithm: str) -> tuple[int, int]:
     return tuple(torch.ops.fastdiff._conv2d_plan(n, 16, 16, h, w, 3, 1, ALGORITHMS[algorithm])[4:])
 
 
-
 @pytest.mark.parametrize(
     ("shape", "tile"),
     [

@@ -19,7 +19,9 @@ from fastdiff.ops._case import Case
 from fastdiff.ops.cases import CASES
 
 # One of each op and layout that a kernel takes; adamw_ema's are functions that make tensors themselves.
-CHOSEN = [c for c in CASES if not c.benchmark and not c.falls_back and c.op != "adamw_ema" and "odd" in c.name]
+CHOSEN = [
+    c for c in CASES if not c.benchmark and not c.falls_back and c.op != "adamw_ema" and "odd" in c.name
+]
 CHOSEN += [
     next(c for c in CASES if c.op == op and not c.benchmark and not c.falls_back)
     for op in dict.fromkeys(c.op for c in CASES)
@@ -93,7 +95,8 @@ def test_inference_mode(case: Case) -> None:
     wanted = case.fused(**inputs)
     with torch.inference_mode():
         got = case.fused(**inputs)
-    for g, w in zip([got] if isinstance(got, Tensor) else got, [wanted] if isinstance(wanted, Tensor) else wanted):
+    got, wanted = ([r] if isinstance(r, Tensor) else r for r in (got, wanted))
+    for g, w in zip(got, wanted, strict=True):
         torch.testing.assert_close(g, w, rtol=0, atol=0, equal_nan=True)
 
 

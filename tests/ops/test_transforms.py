@@ -19,7 +19,8 @@ _NAMES = ("odd", "plain", "adaptive", "everything", "guidance", "learned", "skip
 CHOSEN = [
     c
     for op in dict.fromkeys(c.op for c in _SMALL)
-    for c in [c for c in _SMALL if c.op == op and any(name in c.name for name in _NAMES)][:3] or [next(c for c in _SMALL if c.op == op)]
+    for c in [c for c in _SMALL if c.op == op and any(name in c.name for name in _NAMES)][:3]
+    or [next(c for c in _SMALL if c.op == op)]
 ]
 EACH_CASE = pytest.mark.parametrize("case", CHOSEN, ids=lambda c: f"{c.op}-{c.name}")
 EACH_DTYPE = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
@@ -27,11 +28,14 @@ EACH_DTYPE = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], id
 Function = Callable[..., Tensor]
 
 
-def _functions(case: Case, dtype: torch.dtype) -> tuple[Function, Function, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The op and eager PyTorch in float64, each as a scalar function of the differentiable tensors; these, and a direction."""
+def _functions(
+    case: Case, dtype: torch.dtype
+) -> tuple[Function, Function, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The op and eager PyTorch in float64, as scalar functions of the differentiable tensors; these, a direction."""
     inputs = case.inputs(dtype, "cpu")
     exact = {
-        k: v.double().contiguous() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in inputs.items()
+        k: v.double().contiguous() if isinstance(v, Tensor) and v.is_floating_point() else v
+        for k, v in inputs.items()
     }
 
     def scalar(function: Callable[..., Any], others: dict[str, Any]) -> Function:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fastdiff.training.fit import centre_crop, random_crop, scale_shorter_side
+from fastdiff.training.readers.pictures import known_formats
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif"}
 
@@ -113,7 +114,8 @@ class ImageDataset(Dataset[tuple[np.ndarray, dict[str, Any]]]):
         return len(self.local_images)
 
     def __getitem__(self, idx: int) -> tuple[np.ndarray, dict[str, Any]]:
-        with Image.open(self.local_images[idx]) as file:
+        # Pillow would start Ghostscript for an EPS, whatever its name.
+        with Image.open(self.local_images[idx], formats=known_formats()) as file:
             image = file.convert("RGB")
         crop = random_crop_arr if self.random_crop else center_crop_arr
         pixels = crop(image, self.resolution)

@@ -1,4 +1,4 @@
-"""How an image lies in memory: what the kernels of Triton go by, as csrc/torch/group_norm_silu.cpp does for the others."""
+"""How an image lies in memory, for the kernels of Triton; csrc/torch/group_norm_silu.cpp says it for the others."""
 
 from __future__ import annotations
 

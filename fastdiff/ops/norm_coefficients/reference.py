@@ -18,7 +18,9 @@ def norm_coefficients(
 ) -> Tensor:
     """[N, C, 2] -> [N, 3, C]: center, scale, shift."""
     # 1 + scale in 16 bits would round.
-    weight, bias, scale, shift = (None if p is None else p.to(moments.dtype) for p in (weight, bias, scale, shift))
+    weight, bias, scale, shift = (
+        None if p is None else p.to(moments.dtype) for p in (weight, bias, scale, shift)
+    )
     both = moments if more is None else torch.cat([moments, more], dim=1)
     n, channels, _ = both.shape
     mean, var = both.reshape(n, num_groups, channels // num_groups, 2).unbind(3)  # [N, G, C/G]
