@@ -91,6 +91,8 @@ class FusedOp:
         arguments, returns = arguments[1:-1], returns.strip("()")
         results = [part for part in returns.split(", ") if part]
         self.results = len(results)
+        names = enumerate(part.split() for part in arguments.split(", "))
+        self._tensors = [(i, name) for i, (kind, name) in names if kind == "Tensor"]
         _DEFINITIONS.define(self.name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         python = f"({arguments}, int backend, str reason) -> ({', '.join([*results, 'Tensor error'])})"
         _DEFINITIONS.define(f"{self.name}.python{python}")
@@ -105,14 +107,20 @@ class FusedOp:
         return self._fake(*args)
 
     def _check_all(self, *args: Any) -> None:
-        """Raise for arguments that do not fit together, or lie apart."""
+        """Raise for arguments that do not fit together, lie apart, or reach beyond their memory."""
+        for place, name in self._tensors:
+            if not isinstance(args[place], Tensor):
+                raise FastdiffError(f"{self.name}: {name} must be a tensor, got {type(args[place]).__name__}")
         self._check(*args)
         lists = ([a] if isinstance(a, Tensor) else a for a in args if isinstance(a, (Tensor, list)))
-        devices = dict.fromkeys(str(t.device) for tensors in lists for t in tensors if isinstance(t, Tensor))
+        tensors = [t for some in lists for t in some if isinstance(t, Tensor)]
+        devices = dict.fromkeys(str(t.device) for t in tensors)
         if len(devices) > 1:
             raise FastdiffError(
                 f"{self.name}: all tensors must be on one device, got {' and '.join(devices)}"
             )
+        if any(map(_is_cut_short, tensors)):
+            raise FastdiffError(f"{self.name}: a tensor reaches beyond its storage")
 
     # --- A call ---------------------------------------------------------------------------------------------------
 
@@ -242,6 +250,16 @@ def _require_gradients(args: tuple[Any, ...]) -> bool:
         if isinstance(a, Tensor) and a.requires_grad:
             return True
     return False
+
+
+def _is_cut_short(t: Tensor) -> bool:
+    """Whether its elements are not all in memory: PyTorch itself would read what lies behind."""
+    if type(t) not in (Tensor, torch.nn.Parameter) or t.device.type not in ("cpu", "cuda") or not t.numel():
+        return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(t):  # pyright: ignore[reportAttributeAccessIssue]
+        return False
+    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return (t.storage_offset() + last + 1) * t.element_size() > t.untyped_storage().nbytes()
 
 
 def _with_its_type(error: RuntimeError) -> Exception:
