@@ -3,6 +3,7 @@
 ``fastdiff/lib/ops.so`` gives PyTorch's operators their CPU and CUDA kernels (``csrc/torch``; it knows LibTorch's stable
 ABI and no Python). It opens the kernels themselves, plain C functions that know neither: ``cpu_<isa>.so``, the best
 for this processor, ``cuda.so``, and for tests the emulation of CUDA that ``FASTDIFF_EMULATION_LIBRARY`` names.
+``FASTDIFF_LIBRARIES`` names another folder than ``fastdiff/lib``.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def _torch_version() -> tuple[int, ...]:
     return tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
 
 
-LIBRARIES = Libraries(LIBRARY_DIR)
+LIBRARIES = Libraries(Path(os.environ.get("FASTDIFF_LIBRARIES", LIBRARY_DIR)))
 if LIBRARIES.door is None:
     _backend.tell_library = torch.ops.fastdiff._use_backend.default
 

@@ -107,7 +107,6 @@ def test_tampered_calls(op: str) -> None:
         case = BY_OP[op][int(rng.integers(len(BY_OP[op])))]
         dtype = DTYPES[int(rng.integers(3))]
         arguments = case.inputs(dtype, "cpu")
-        names = [k for k, v in arguments.items() if isinstance(v, Tensor)]
         changes = _tamper(arguments, rng)
         got, wanted = _result(case, arguments, None), _result(case, arguments, "reference")
         halves = any(isinstance(v, Tensor) and v.dtype in DTYPES[1:3] for v in arguments.values())
@@ -127,5 +126,5 @@ def test_tampered_calls(op: str) -> None:
                 rtol=tolerance,
                 atol=tolerance * size,
                 equal_nan=True,
-                msg=lambda m: what + m,
+                msg=lambda m, what=what: what + m,
             )

@@ -122,7 +122,7 @@ def test_a_zero_tensor_is_zero() -> None:
 def test_a_tensor_beyond_its_storage_is_not_read(which: str) -> None:
     tensors = {"x": _x(), "weight": torch.ones(32), "scale": torch.ones(2, 32)}
     tensors[which].untyped_storage().resize_(16)
-    with use_backend("cpu"), pytest.raises(FastdiffError, match=f"{which} reaches beyond its storage"):
+    with use_backend("cpu"), pytest.raises(FastdiffError, match="reaches beyond its storage"):
         group_norm_silu(tensors.pop("x"), 8, tensors["weight"], scale=tensors["scale"])
 
 
