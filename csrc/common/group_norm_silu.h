@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "common/device.h"
 #include "common/dtype.h"
 
 namespace fastdiff::group_norm {
@@ -29,8 +30,8 @@ struct Shape {
   int64_t threads;  // of the CPU
   int64_t path;     // of a GPU: enum Path
 
-  int64_t group_channels() const { return channels / groups; }
-  int64_t image_size() const { return channels * pixels; }
+  FASTDIFF_HOST_DEVICE int64_t group_channels() const { return channels / groups; }
+  FASTDIFF_HOST_DEVICE int64_t image_size() const { return channels * pixels; }
 };
 
 struct ForwardArgs {

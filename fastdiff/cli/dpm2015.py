@@ -355,6 +355,8 @@ def _watch(bar: Any, trained_elements: int = 1) -> Callable[[int, float], None]:
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise FastdiffError(f"cannot read {path}: there is no such file")
     with open_tensors(path) as stored:
         return {name: stored.read(name) for name in stored.names}
 
