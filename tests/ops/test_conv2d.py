@@ -52,8 +52,18 @@ def test_layout_follows_x(c: int, layout: torch.memory_format, upsample: bool) -
     assert isinstance(y, Tensor) and y.is_contiguous(memory_format=layout)
     with torch.device("meta"):
         fake = torch.ops.fastdiff.conv2d(
-            *(torch.empty_like(x), None, torch.empty(16, c, 3, 3), None, None, False, upsample, None, None),
-            *(False, None, "auto"),
+            *(
+                torch.empty_like(x, device="meta"),
+                None,
+                torch.empty(16, c, 3, 3),
+                None,
+                None,
+                False,
+                upsample,
+                None,
+                None,
+            ),
+            *(False, None, 0),
         )[0]
     assert (fake.shape, fake.stride()) == (y.shape, y.stride())
 

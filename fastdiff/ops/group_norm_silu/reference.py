@@ -111,10 +111,11 @@ def statistics_backward(
     dx = (dmean - drstd rstd^3 (x - mean)) / m
     """
     n, groups = mean.shape
-    values = x.to(mean.dtype).reshape(n, groups, -1)
+    count = x.shape[1] // groups * x.shape[2:].numel()
+    values = x.to(mean.dtype).reshape(n, groups, count)
     dx = torch.zeros_like(values)
     if dmean is not None:
         dx = dx + dmean[..., None]
     if drstd is not None:
         dx = dx - (drstd * rstd**3)[..., None] * (values - mean[..., None])
-    return (dx / values.shape[2]).reshape(x.shape).to(x.dtype)
+    return (dx / count).reshape(x.shape).to(x.dtype)
