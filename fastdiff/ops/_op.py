@@ -130,8 +130,7 @@ class FusedOp:
         try:
             if forward_ad._current_level < 0 and _transforms() is None and _tracing() is None:
                 if not (torch.is_grad_enabled() and _require_gradients(args)):
-                    _guard = _below_autograd()
-                    return self._call(*args)
+                    return self.below_autograd(*args)
                 if self._apply is not None:
                     return self._apply(*args)
             elif self._function is not None and _tracing() is None:
@@ -142,8 +141,12 @@ class FusedOp:
 
     def below_autograd(self, *args: Any) -> Any:
         """The operator, past its derivatives: for who needs none, or brings their own."""
-        _guard = _below_autograd()
-        return self._call(*args)
+        guard = _below_autograd()
+        try:
+            return self._call(*args)
+        finally:
+            # At once: the frame of a call that failed lives as long as its exception, and would keep autograd off.
+            del guard
 
     def _above_autograd(self, *args: Any) -> Any:
         """The operator's kernel for the Autograd key: who calls ``torch.ops.fastdiff.<name>`` comes by here."""

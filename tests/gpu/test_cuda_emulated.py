@@ -45,6 +45,21 @@ def test_cases(emulated_library: Path, order: str) -> None:
     assert " passed" in _run_cases(SMALL, emulated_library, FASTDIFF_EMULATION_ORDER=order)
 
 
+def test_graphs_and_derivatives(emulated_library: Path) -> None:
+    """Tracers, export, forward mode, vmap and second derivatives, of the ops that have a CUDA kernel."""
+    environment = {"FASTDIFF_EMULATION_LIBRARY": str(emulated_library), "FASTDIFF_TEST_BACKEND": "emulation"}
+    files = [str(CASE_TESTS.with_name(name)) for name in ("test_graphs.py", "test_transforms.py")]
+    chosen = "not cpu and not reference and not f64 and not conv2d and not channel_moments and not norm_coefficients"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-k", chosen, *files],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert " passed" in done.stdout
+
+
 def test_cases_touch_no_memory_of_others(emulated_library: Path) -> None:
     """AddressSanitizer and UBSan, once."""
     found = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)

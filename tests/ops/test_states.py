@@ -100,6 +100,15 @@ def test_inference_mode(case: Case) -> None:
         torch.testing.assert_close(g, w, rtol=0, atol=0, equal_nan=True)
 
 
+def test_a_failed_call_leaves_autograd_on() -> None:
+    """Also while its exception, and with it the frames of the call, are kept."""
+    with pytest.raises(FastdiffError) as kept:
+        group_norm_silu(_x(), 5)
+    weight = torch.ones(32, requires_grad=True)
+    assert group_norm_silu(_x(), 8, weight).requires_grad and (2 * weight).requires_grad
+    assert kept.value is not None
+
+
 # --- Tensors that are not what they seem --------------------------------------------------------------------------
 
 
