@@ -199,7 +199,7 @@ class FusedOp:
         try:
             results = self._run(from_code(code), reason, *arguments)
         except Exception as raised:
-            _raised.error, text = raised, str(raised).encode() or type(raised).__name__.encode()
+            _raised.error, text = raised, _text_of(raised).encode()
             results = tuple(torch.empty(0) for _ in range(self.results))
         error = torch.tensor(list(text), dtype=torch.uint8, device="cpu")
         several = () if results is None else results if isinstance(results, tuple) else (results,)
@@ -268,7 +268,12 @@ def _is_cut_short(t: Tensor) -> bool:
 def _with_its_type(error: RuntimeError) -> Exception:
     """The exception of Python's half that this one carries the text of, or itself."""
     raised, _raised.error = _raised.error, None
-    return raised if raised is not None and str(raised) in str(error) else error
+    return raised if raised is not None and _text_of(raised) in str(error) else error
+
+
+def _text_of(error: Exception) -> str:
+    """Never empty: that would be part of every other error's text."""
+    return str(error) or type(error).__name__
 
 
 def _fastest(op: str, first: Tensor, keys: Tensor) -> int:
