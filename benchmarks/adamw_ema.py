@@ -17,8 +17,8 @@ from ratios import processor
 from timing import interleave
 from torch import Tensor
 
-from fastdiff.cli.info import device_name
-from fastdiff.compute.report import table
+from fastdiff.bench.machine import device_name
+from fastdiff.bench.report import table
 from fastdiff.models import build_model
 from fastdiff.ops import AdamWHyper, adamw_ema
 from fastdiff.ops.adamw_ema import eager

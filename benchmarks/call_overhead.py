@@ -20,8 +20,8 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
-from fastdiff.cli.info import device_name
-from fastdiff.compute.report import table
+from fastdiff.bench.machine import device_name
+from fastdiff.bench.report import table
 from fastdiff.files import atomic_path
 from fastdiff.ops import AdamWHyper, adamw_ema, attention, conv2d, group_norm_silu, reverse_step
 

@@ -14,7 +14,7 @@ import torch
 import tyro
 
 import fastdiff
-from fastdiff.compute.report import table
+from fastdiff.bench.report import table
 from fastdiff.evaluation import read_images
 from fastdiff.ops.philox import normal
 from fastdiff.sampling.request import sample_seeds

@@ -11,7 +11,7 @@ from compiling import Compiler
 from ratios import processor
 
 import fastdiff
-from fastdiff.cli.info import backends_in_words, device_name
+from fastdiff.bench.machine import backends_in_words, device_name
 
 _STATISTICS = ("min", "median", "iqr", "rounds", "iterations")
 

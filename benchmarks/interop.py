@@ -22,8 +22,8 @@ from ratios import processor
 from timing import interleave
 
 import fastdiff
-from fastdiff.cli.info import device_name
-from fastdiff.compute.report import table
+from fastdiff.bench.machine import device_name
+from fastdiff.bench.report import table
 from fastdiff.interop import diffusers as ours
 
 RESULTS = Path(__file__).parent / "results"

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from whole_models import BATCH, SIDES, forward, forward_backward, setting
 
 import fastdiff
-from fastdiff.cli.info import backends_in_words, device_name
+from fastdiff.bench.machine import backends_in_words, device_name
 from fastdiff.files import atomic_path
 from fastdiff.ops._case import Case
 from fastdiff.ops.cases import CASES

@@ -20,8 +20,8 @@ from ratios import processor
 from tqdm import tqdm
 
 import fastdiff
-from fastdiff.cli.info import device_name
-from fastdiff.compute.report import table
+from fastdiff.bench.machine import device_name
+from fastdiff.bench.report import table
 from fastdiff.evaluation import Images, Reference, load_features, read_images
 from fastdiff.evaluation.metrics import METRICS, How, compare
 from fastdiff.files import atomic_path

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from ratios import processor
 
-from fastdiff.cli.info import backends_in_words
+from fastdiff.bench.machine import backends_in_words
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ("--benchmark-max-time=0.1", "--benchmark-min-rounds=3")  # unless the options say otherwise

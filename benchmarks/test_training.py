@@ -13,8 +13,8 @@ import pytest
 import torch
 from compiling import Compiler
 
-from fastdiff.compute.measure import Options, reduced
-from fastdiff.compute.steps import SIDES, make_step
+from fastdiff.bench.measure import Options, reduced
+from fastdiff.bench.steps import SIDES, make_step
 from fastdiff.models import UNetConfig
 from fastdiff.zoo import PRESETS
 

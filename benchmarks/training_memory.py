@@ -21,10 +21,10 @@ from timing import interleave
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from fastdiff.cli.info import device_name
-from fastdiff.compute.measure import Options, reduced
-from fastdiff.compute.report import table
-from fastdiff.compute.steps import sides
+from fastdiff.bench.machine import device_name
+from fastdiff.bench.measure import Options, reduced
+from fastdiff.bench.report import table
+from fastdiff.bench.steps import sides
 from fastdiff.models import UNet, UNetConfig
 from fastdiff.models.config import RECOMPUTE
 from fastdiff.nn import AttentionBlock, ResBlock

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from tyro.conf import Positional
 
-from fastdiff.cli.info import backends_in_words, device_name
-from fastdiff.compute.v100 import UTILISATION
+from fastdiff.bench.machine import backends_in_words, device_name
+from fastdiff.bench.v100 import UTILISATION
 from fastdiff.errors import FastdiffError
 
 
@@ -42,7 +42,7 @@ class Bench:
     """Where to measure; left out, the GPU if there is one."""
 
     def run(self) -> int:
-        from fastdiff.compute import report
+        from fastdiff.bench import report
 
         if not self.measure:
             print(report.published())
@@ -53,8 +53,8 @@ class Bench:
         return 0
 
     def _measure(self) -> None:
-        from fastdiff.compute import report
-        from fastdiff.compute.measure import Options, measure, smallest_width
+        from fastdiff.bench import report
+        from fastdiff.bench.measure import Options, measure, smallest_width
         from fastdiff.models.config import UNetConfig
         from fastdiff.training.setup import usable_device
         from fastdiff.zoo import PRESETS

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from tyro.conf import OmitSubcommandPrefixes, subcommand
 
+from fastdiff.bench.machine import device_name
 from fastdiff.cli.decision_data import Data, cores
-from fastdiff.cli.info import device_name
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
 

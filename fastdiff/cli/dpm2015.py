@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 import torch
 from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
 
-from fastdiff.cli.info import device_name
+from fastdiff.bench.machine import device_name
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path, open_tensors, write_tensors
 

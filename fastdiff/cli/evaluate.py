@@ -16,8 +16,8 @@ from tqdm import tqdm
 from tyro.conf import Positional, arg
 
 import fastdiff
+from fastdiff.bench.machine import device_name
 from fastdiff.checkpoint import bundled
-from fastdiff.cli.info import device_name
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser
 from fastdiff.errors import FastdiffError
 from fastdiff.evaluation.features import Features, load_features

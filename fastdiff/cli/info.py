@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 import fastdiff
-import fastdiff.ops  # fills OPS
 from fastdiff.backend import Backend, candidates
+from fastdiff.bench.machine import chosen_backend, device_name, version
 from fastdiff.ops import _library, _measured
 from fastdiff.ops._library import LIBRARIES, unavailable
-from fastdiff.ops._op import OPS, FusedOp
+from fastdiff.ops._op import OPS
 
 PACKAGES = ("torch", "numpy", "safetensors", "pillow", "triton")
 
@@ -34,43 +33,9 @@ class Info:
         return 0
 
 
-def device_name(device: torch.device | str = "cpu") -> str:
-    """The device in words, e.g. ``"cpu (AVX2, 2 threads)"`` or ``"cuda:0 (NVIDIA H100)"``."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    threads = torch.get_num_threads()
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{device} ({capability}, {threads} thread{'s' if threads > 1 else ''})"
-
-
-def backends_in_words(device_type: str) -> str:
-    """Where the ops' forward passes run on a device, e.g. ``"cpu kernels, instruction set avx2"``."""
-    ops: dict[Backend, list[str]] = {}
-    for op in OPS.values():
-        if not op.name.endswith("_backward"):
-            ops.setdefault(_chosen(op, device_type), []).append(op.name)
-    names = {backend: f"{backend.value} kernels" for backend in ops}
-    names |= {Backend.CPU: f"cpu kernels, instruction set {_library.instruction_set()}"}
-    names |= {Backend.REFERENCE: "reference (plain PyTorch)"}
-    if len(ops) == 1:
-        return names[next(iter(ops))]
-    fastest_first = sorted(ops, key=candidates(device_type).index)
-    return "; ".join(f"{names[backend]}: {', '.join(ops[backend])}" for backend in fastest_first)
-
-
-def _chosen(op: FusedOp, device_type: str) -> Backend:
-    return next(backend for backend in candidates(device_type) if op.why_not(backend) is None)
-
-
 def _versions() -> list[str]:
     lines = [f"  fastdiff     {fastdiff.__version__}", f"  python       {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            lines.append(f"  {package:<12} {version(package)}")
-        except PackageNotFoundError:
-            lines.append(f"  {package:<12} not installed")
-    return lines
+    return lines + [f"  {package:<12} {version(package)}" for package in PACKAGES]
 
 
 def _devices() -> list[str]:
@@ -114,7 +79,7 @@ def _ops() -> list[str]:
         if device == _measured.DEVICE_TYPE:
             lines += [f"  {line}" for line in measurements(torch.cuda.current_device())]
         for op in OPS.values():
-            chosen = _chosen(op, device)
+            chosen = chosen_backend(op, device)
             by = "" if device == "cpu" else "  by default order"
             lines.append(f"  {op.name:<26} {chosen.value}{by}")
             faster = candidates(device)[: candidates(device).index(chosen)]

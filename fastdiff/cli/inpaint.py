@@ -12,7 +12,7 @@ import torch
 from tyro.conf import Positional, arg
 
 import fastdiff
-from fastdiff.cli.info import device_name
+from fastdiff.bench.machine import device_name
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path

@@ -18,9 +18,9 @@ from torch import Tensor
 from tyro.conf import arg
 
 import fastdiff
+from fastdiff.bench.compare import ratio_to_eager
+from fastdiff.bench.machine import backends_in_words, device_name
 from fastdiff.cli import INTERRUPTED
-from fastdiff.cli.compare import ratio_to_eager
-from fastdiff.cli.info import backends_in_words, device_name
 from fastdiff.cli.parts import Parts, fingerprint, process
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser
 from fastdiff.errors import FastdiffError

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
-from fastdiff.compute.count import Compute, count
-from fastdiff.compute.steps import sides
-from fastdiff.compute.v100 import (
+from fastdiff.bench.clock import repeated, take_turns
+from fastdiff.bench.count import Compute, count
+from fastdiff.bench.steps import Options, sides
+from fastdiff.bench.v100 import (
     SECONDS_PER_DAY,
-    UTILISATION,
     equivalent_v100_days,
     model_flops_utilisation,
     normalised_v100_days,
@@ -24,27 +22,6 @@ from fastdiff.zoo import PRESETS
 
 IMAGES = 1e6  # that the converted days are given for
 _PEAK = "matrix product"
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to measure.
-
-    Attributes:
-        batch: images a step.
-        rounds: turns each side takes; the median counts.
-        dtype: of the forward and backward pass (autocast); weights stay float32.
-        compile: also ``torch.compile`` with its default options.
-        width: model_channels instead of the preset's; None takes the real network.
-        utilisation: the V100's, for the conversion.
-    """
-
-    batch: int = 4
-    rounds: int = 5
-    dtype: torch.dtype = torch.float32
-    compile: bool = True
-    width: int | None = None
-    utilisation: float = UTILISATION
 
 
 @dataclass(frozen=True)
@@ -110,7 +87,8 @@ def measure(preset: str, options: Options, device: torch.device | str = "cpu") -
     found, skipped = sides(config, PRESETS[preset].diffusion, options, device)
     size, products = (2048, 1) if device.type == "cpu" else (8192, 16)  # a GPU's clock takes some to rise
     a, b = (torch.randn(size, size, device=device, dtype=options.dtype) for _ in range(2))
-    samples = interleave({_PEAK: lambda: [a @ b for _ in range(products)], **found}, options.rounds, device)
+    calls = {_PEAK: lambda: [a @ b for _ in range(products)], **found}
+    samples = take_turns({name: repeated(call) for name, call in calls.items()}, options.rounds)
     peak = 2 * size**3 * products / min(samples.pop(_PEAK))  # a peak is the best that was seen
     compute = count(config)
     rows = tuple(_row(side, statistics.median(s), options, compute, peak) for side, s in samples.items())
@@ -124,27 +102,6 @@ def _config(preset: str, width: int | None) -> UNetConfig:
     if not isinstance(config, UNetConfig):
         raise FastdiffError(f"{preset} is a classifier; training steps are measured of denoisers")
     return config if width is None else reduced(config, width)
-
-
-def interleave(
-    functions: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
-) -> dict[str, list[float]]:
-    """The seconds of every call of each function; they take turns, after one call each to warm up."""
-    samples: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(rounds + 1):
-        for name, function in functions.items():
-            _synchronise(device)
-            start = time.perf_counter()
-            function()
-            _synchronise(device)
-            if turn:
-                samples[name].append(time.perf_counter() - start)
-    return samples
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _row(side: str, seconds: float, options: Options, compute: Compute, peak: float) -> Row:

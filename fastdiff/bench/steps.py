@@ -2,54 +2,57 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from fastdiff.backend import use_backend
+from fastdiff.bench.sides import SIDES, Side
+from fastdiff.bench.v100 import UTILISATION
 from fastdiff.diffusion import DiffusionConfig, GaussianDiffusion
 from fastdiff.diffusion.loss import Loss, training_losses
 from fastdiff.models import UNet, UNetConfig, build_model
 from fastdiff.training.ema import EMA
 from fastdiff.training.optimizer import AdamWEMA, clip_factor
 
-if TYPE_CHECKING:
-    from fastdiff.compute.measure import Options
-
 _DECAY = 0.9999  # of the moving average, as in ADM's training
 
 
-class Side(NamedTuple):
-    """A way to make a step: the memory layout, through ``torch.compile`` or not, fastdiff's ops or PyTorch's."""
+@dataclass(frozen=True)
+class Options:
+    """How to measure training steps.
 
-    layout: torch.memory_format
-    compiled: bool = False
-    fused: bool = False
+    Attributes:
+        batch: images a step.
+        rounds: turns each side takes; the median counts.
+        dtype: of the forward and backward pass (autocast); weights stay float32.
+        compile: also ``torch.compile`` with its default options.
+        width: model_channels instead of the preset's; None takes the real network.
+        utilisation: the V100's, for the conversion.
+    """
 
-
-SIDES = {
-    "eager, contiguous": Side(torch.contiguous_format),
-    "eager, channels_last": Side(torch.channels_last),
-    "torch.compile": Side(torch.channels_last, compiled=True),
-    "fastdiff": Side(torch.channels_last, fused=True),
-}
+    batch: int = 4
+    rounds: int = 5
+    dtype: torch.dtype = torch.float32
+    compile: bool = True
+    width: int | None = None
+    utilisation: float = UTILISATION
 
 
 def make_step(
     side: str, config: UNetConfig, diffusion: DiffusionConfig, options: Options, device: torch.device
 ) -> Step:
     """A step of one of ``SIDES``, with the same weights and images for all of them."""
-    layout, compiled, fused = SIDES[side]
+    chosen = SIDES[side]
     torch.manual_seed(0)
     model = build_model(config).train()
     assert isinstance(model, UNet)
-    placed = model.to(device, memory_format=layout)  # pyright: ignore[reportCallIssue]
+    placed = model.to(device, memory_format=chosen.memory_format)  # pyright: ignore[reportCallIssue]
     inputs = _inputs(config, diffusion, options.batch, device)
-    return Step(placed, GaussianDiffusion(diffusion), inputs, options.dtype, compiled, fused)
+    return Step(chosen, placed, GaussianDiffusion(diffusion), inputs, options.dtype)
 
 
 def sides(
@@ -93,26 +96,24 @@ class Step:
     """Loss, backward, clipping to norm 1, AdamW, moving average.
 
     Args:
+        side: how to make it: with fastdiff's optimizer, or PyTorch's on PyTorch's calls.
         model: in train mode, on its device and in its layout.
         diffusion: the process.
         inputs: x0, noise, t and the model's conditions.
         dtype: of autocast; float32 switches it off.
-        compiled: run the model through ``torch.compile``.
-        fused: fastdiff's ops; otherwise PyTorch's calls.
     """
 
     def __init__(
         self,
+        side: Side,
         model: UNet,
         diffusion: GaussianDiffusion,
         inputs: dict[str, Tensor],
         dtype: torch.dtype,
-        compiled: bool,
-        fused: bool,
     ) -> None:
         self.model, self._diffusion, self._inputs, self._dtype = model, diffusion, inputs, dtype
-        self._fused = fused
-        self._call: nn.Module = torch.compile(model) if compiled else model  # pyright: ignore[reportAttributeAccessIssue]
+        self._side, self._fused = side, side.backend != "eager"
+        self._call: nn.Module = torch.compile(model) if side.compiled else model  # pyright: ignore[reportAttributeAccessIssue]
         self._ema = EMA(model, _DECAY)
         self._torch = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.0, fused=True)
         self._own = AdamWEMA(model.parameters(), 1e-4, weight_decay=0.0, ema_rates=(_DECAY,))
@@ -120,7 +121,7 @@ class Step:
         self._loss: Loss = "rescaled_hybrid" if diffusion.config.learns_variance else "mse"
 
     def __call__(self) -> None:
-        with contextlib.nullcontext() if self._fused else use_backend("eager"):
+        with self._side.context():
             self._step()
 
     def loss(self) -> Tensor:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fastdiff.compute.count import count
-from fastdiff.compute.measure import Result
-from fastdiff.compute.published import SOURCE, TABLE_7, TABLE_10
-from fastdiff.compute.v100 import images_per_v100_second
+from fastdiff.bench.count import count
+from fastdiff.bench.measure import Result
+from fastdiff.bench.published import SOURCE, TABLE_7, TABLE_10
+from fastdiff.bench.v100 import images_per_v100_second
 from fastdiff.zoo import PRESETS
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import functools
 import statistics
 import time
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.backend import use_backend
+from fastdiff.bench.clock import take_turns
+from fastdiff.bench.sides import Side
 from fastdiff.engine import Optimized, is_for, optimize
 from fastdiff.sampling import Sampler
 
@@ -38,47 +39,42 @@ def _ratio(
     model: Any, handle: Optimized | None, n: int, classes: Tensor | None, options: dict[str, Any]
 ) -> str:
     options = {**options, "steps": min(STEPS, model.diffusion.steps)}
-    sides = {"fastdiff": ("channels_last", None)} | {layout: (layout, "eager") for layout in _LAYOUTS}
-    times: dict[str, list[float]] = {side: [] for side in sides}
+    sides = [Side("fastdiff"), *(Side(name, "eager", layout) for name, layout in _LAYOUTS.items())]
     models = _by_layout(model)
-    samplers = {
-        side: Sampler(models[layout], memory_format=_LAYOUTS[layout], **options)
-        for side, (layout, _) in sides.items()
-    }
-    turn, end = 0, float("inf")
-    while turn <= MIN_TURNS or (turn <= MAX_TURNS and time.perf_counter() < end):
-        for side, (layout, backend) in sides.items():
-            models[layout].to(memory_format=_LAYOUTS[layout])
-            if handle is not None and backend is None:
-                handle.refresh()  # another layout is another weight, packed once a run and not once a turn
-            seconds = _timed(samplers[side], n, classes, backend)
-            if turn:
-                times[side].append(seconds)
-        if not turn:
-            end = time.perf_counter() + SECONDS
-        turn += 1
-    median = {side: statistics.median(t) for side, t in times.items()}
+    turns = {}
+    for side in sides:
+        sampler = Sampler(models[side.memory_format], memory_format=side.memory_format, **options)
+        turns[side.name] = functools.partial(_turn, sampler, side, handle, n, classes)
+    take_turns(turns, 1)  # warms up
+    samples = take_turns(turns, MAX_TURNS, at_least=MIN_TURNS, limit=SECONDS)
+    median = {name: statistics.median(seconds) for name, seconds in samples.items()}
     best = min(_LAYOUTS, key=median.__getitem__)
     return (
         f"{median[best] / median['fastdiff']:.2f}x as fast as eager PyTorch {torch.__version__} in {best}, "
         f"its faster layout (same model and run; {n} images, {options['steps']} steps; "
-        f"medians of {turn - 1} turns)"
+        f"medians of {len(samples['fastdiff'])} turns)"
     )
 
 
-def _by_layout(model: Any) -> dict[str, Any]:
+def _by_layout(model: Any) -> dict[torch.memory_format, Any]:
     """The model for each layout: the one there is, to be converted at each turn.
 
     On a GPU copies that stay, for captured steps know the addresses of parameters.
     """
     if next(model.parameters()).device.type == "cpu":
-        return dict.fromkeys(_LAYOUTS, model)
-    return {layout: copy.deepcopy(model) for layout in _LAYOUTS}
+        return dict.fromkeys(_LAYOUTS.values(), model)
+    return {layout: copy.deepcopy(model) for layout in _LAYOUTS.values()}
 
 
-def _timed(sampler: Sampler, n: int, classes: Tensor | None, backend: str | None) -> float:
-    with use_backend(backend) if backend else contextlib.nullcontext():
+def _turn(
+    sampler: Sampler, side: Side, handle: Optimized | None, n: int, classes: Tensor | None
+) -> list[float]:
+    """Seconds of one run, after the model has been brought into the side's layout."""
+    sampler.model.to(memory_format=side.memory_format)
+    if handle is not None and side.backend is None:
+        handle.refresh()  # another layout is another weight, packed once a run and not once a turn
+    with side.context():
         start = time.perf_counter()
         # .cpu() waits for a GPU
         sampler(n, classes=classes, progress=False).cpu()
-        return time.perf_counter() - start
+        return [time.perf_counter() - start]

@@ -1,4 +1,4 @@
-"""The analytic count against the published figures and against PyTorch's own count of a pass on the meta device."""
+"""The count by hooks against the published figures and against PyTorch's own count of operations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastdiff.backend import use_backend
-from fastdiff.compute import Compute, count
+from fastdiff.bench import Compute, count
 from fastdiff.models import ClassifierConfig, ModelConfig, UNetConfig, build_model
 from fastdiff.zoo import PRESETS
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastdiff.compute.v100 import v100_days
+from fastdiff.bench.v100 import v100_days
 
 SOURCE = "Dhariwal & Nichol 2021, arXiv 2105.05233"
 

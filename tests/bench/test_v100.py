@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fastdiff.compute import count
-from fastdiff.compute.published import TABLE_7, TABLE_10, Training
-from fastdiff.compute.v100 import (
+from fastdiff.bench import count
+from fastdiff.bench.published import TABLE_7, TABLE_10, Training
+from fastdiff.bench.v100 import (
     equivalent_v100_days,
     images_per_v100_second,
     model_flops_utilisation,

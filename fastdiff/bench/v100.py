@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastdiff.compute.count import TRAINING_FLOPS_PER_MAC
+from fastdiff.bench.count import TRAINING_FLOPS_PER_MAC
 from fastdiff.errors import FastdiffError
 
 V100_FLOPS = 120e12
