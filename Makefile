@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help sample test bench gpu build lint clean
+.PHONY: help sample test proofs bench gpu build lint clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -19,6 +19,9 @@ test: build $(VENV)/test-ready  ## set up, then lint, types and the whole test s
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest --numprocesses logical --dist loadgroup
+
+proofs: build $(VENV)/test-ready  ## what `make test` takes samples of: each kernel for each architecture, each instruction set on all cases
+	$(BIN)/python -m pytest --numprocesses logical --dist loadgroup --proofs
 
 bench: build $(VENV)/test-ready  ## set up, then time ops, networks, sampling and training beside eager PyTorch; draws docs/img
 	$(BIN)/python benchmarks/suite.py $(ARGS)

@@ -1,22 +1,80 @@
-"""Settings every test runs under."""
+"""Settings every test runs under, and what the suite says of its time."""
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # as many processes as cores: one thread each, also for their children
+# As many processes as cores: one thread each, also for their children.
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--proofs", action="store_true", help="run what `make test` leaves out, and that alone")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "proof: takes minutes, or repeats in full what another test samples")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test is a proof or not: `make test` runs the one kind, `make proofs` the other."""
+    wanted = config.getoption("--proofs")
+    chosen = [item for item in items if (item.get_closest_marker("proof") is not None) == wanted]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    items[:] = chosen
+
+
 @pytest.fixture(autouse=True)
-def _poison_empty_memory():
+def _poison_empty_memory() -> Iterator[None]:
     """``torch.empty`` yields NaN, so that a kernel that leaves an element unwritten is seen."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(False)
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+_counted = _cpu_seconds()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Any:
+    """The report of each phase of a test carries the CPU time since the one before, across processes too."""
+    global _counted
+    report = yield
+    now = _cpu_seconds()
+    report.cpu, _counted = now - _counted, now
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """CPU time of each folder and of the ten most expensive files."""
+    folders: dict[str, float] = defaultdict(float)
+    files: dict[str, float] = defaultdict(float)
+    for report in (r for reports in terminalreporter.stats.values() for r in reports):
+        if hasattr(report, "cpu"):
+            file = Path(report.nodeid.split("::")[0])
+            files[str(file)] += report.cpu
+            folders[str(file.parent)] += report.cpu
+    if len(files) < 2:
+        return
+    terminalreporter.section("CPU time")
+    most = int(os.environ.get("FASTDIFF_TEST_TIMES", 10))
+    for name, seconds in [*_largest(folders, len(folders)), *_largest(files, most)]:
+        terminalreporter.write_line(f"{seconds:8.1f}s {name}")
+
+
+def _largest(seconds: dict[str, float], n: int) -> list[tuple[str, float]]:
+    return sorted(seconds.items(), key=lambda item: -item[1])[:n]

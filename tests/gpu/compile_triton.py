@@ -1,9 +1,9 @@
 """Compile Triton kernels for GPUs that are not here, and print one JSON line for each: registers, stack, seconds.
 
-    python compile_triton.py fastdiff.ops.philox.triton 80 90
+    python compile_triton.py [--one] fastdiff.ops.philox.triton=80,90 ...
 
 A module's ``CONFIGURATIONS`` are what it launches, whole signatures included; ``module:NAME`` has them under another
-name. Run without TRITON_INTERPRET.
+name. ``--one`` compiles one configuration of each kernel for the first architecture. Run without TRITON_INTERPRET.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,6 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-# One configuration in so many is compiled for the architectures other than the first: the kernels are the same, and
-# what differs, the number of registers, varies little among configurations of one kernel.
-SAMPLED = 4
 
 
 def compiled(configuration: Any, capability: int) -> Any:
@@ -60,12 +56,14 @@ def _configurations(module: str) -> list[Any]:
     return list(getattr(importlib.import_module(name), attribute or "CONFIGURATIONS"))
 
 
-def _jobs(module: str, capabilities: list[int]) -> Iterator[tuple[str, int, int]]:
-    """(module, configuration, capability): the first capability has all of them."""
-    seen: dict[Any, int] = {}
+def _jobs(module: str, capabilities: list[int], one: bool) -> Iterator[tuple[str, int, int]]:
+    """(module, place of the configuration, capability)"""
+    seen = set()
     for i, configuration in enumerate(_configurations(module)):
-        nth = seen[configuration[0]] = seen.get(configuration[0], -1) + 1
-        for capability in capabilities if nth % SAMPLED == 0 else capabilities[:1]:
+        if one and configuration.kernel in seen:
+            continue
+        seen.add(configuration.kernel)
+        for capability in capabilities[:1] if one else capabilities:
             yield module, i, capability
 
 
@@ -79,6 +77,7 @@ def _report(job: tuple[str, int, int]) -> dict[str, Any]:
     types = [t.removesuffix(":16").strip("*") for t in signature.values() if isinstance(t, str) and "*" in t]
     chosen = {k: v for k, v in constexprs.items() if isinstance(k, str) and k.isupper()}
     return {
+        "module": module,
         "kernel": kernel.fn.__name__,
         "configuration": " ".join(
             [
@@ -99,13 +98,14 @@ def _report(job: tuple[str, int, int]) -> dict[str, Any]:
 
 
 def main() -> None:
-    module, *capabilities = sys.argv[1:]
+    one = "--one" in sys.argv
+    wanted = [argument.split("=") for argument in sys.argv[1:] if "=" in argument]
     os.environ["TRITON_DEFAULT_FP_FUSION"] = "1"
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TRITON_CACHE_DIR"] = cache
-        with ProcessPoolExecutor(2) as pool:
-            for line in pool.map(_report, _jobs(module, [int(c) for c in capabilities])):
-                print(json.dumps(line), flush=True)
+        for module, capabilities in wanted:
+            for job in _jobs(module, [int(c) for c in capabilities.split(",")], one):
+                print(json.dumps(_report(job)), flush=True)
 
 
 if __name__ == "__main__":

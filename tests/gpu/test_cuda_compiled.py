@@ -1,4 +1,8 @@
-"""Every CUDA kernel, compiled for every architecture that nvcc knows, and for the V100 by NVRTC: nothing spills."""
+"""Every CUDA kernel compiles without spills.
+
+``make test`` compiles one instance of each by NVRTC; ``make proofs`` all of them, by nvcc for every architecture that
+it knows and by NVRTC for the V100.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +58,16 @@ NVRTC_KERNELS = {
     "cuda/attention_plain.cuh": _plain_kernels("forward"),
     "cuda/attention_plain_backward.cuh": _plain_kernels("backward_dkdv", "backward_dq"),
 }
+# What uses tensor cores needs a later architecture.
+MMA_KERNELS = {
+    "cuda/attention_forward.cuh": [
+        "fastdiff::attention::attention_forward_mma_kernel<fastdiff::BFloat16, 64>"
+    ],
+    "cuda/attention_backward.cuh": [
+        "fastdiff::attention::attention_backward_dkdv_mma_kernel<fastdiff::BFloat16, 64, true, true>",
+        "fastdiff::attention::attention_backward_dq_mma_kernel<fastdiff::BFloat16, 64>",
+    ],
+}
 
 
 def _check(rows: list[toolchain.Usage]) -> None:
@@ -64,20 +78,33 @@ def _check(rows: list[toolchain.Usage]) -> None:
         assert row.registers <= MOST_REGISTERS
 
 
+def _one_of_each(kernels: list[str]) -> list[str]:
+    """The first instance of each template."""
+    return list({kernel.split("<")[0]: kernel for kernel in reversed(kernels)}.values())
+
+
+@pytest.mark.proof
 @pytest.mark.skipif(toolchain.find_nvcc() is None, reason="no nvcc: the CUDA sources are not compiled")
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 @pytest.mark.parametrize("source", toolchain.KERNEL_SOURCES, ids=lambda path: path.stem)
-def test_nothing_spills(source: Path, tmp_path: Path) -> None:
-    rows = toolchain.nvcc_usage(source, ARCHITECTURES, tmp_path)
-    assert {row.arch for row in rows} == {f"sm_{a}" for a in ARCHITECTURES}
+def test_nothing_spills(source: Path, arch: int, tmp_path: Path) -> None:
+    rows = toolchain.nvcc_usage(source, arch, tmp_path)
+    assert rows
     _check(rows)
 
 
 @pytest.mark.skipif(toolchain.find_nvrtc() is None, reason="no NVRTC of CUDA 12 (nvidia-cuda-nvrtc-cu12)")
 @pytest.mark.skipif(toolchain.find_cuobjdump() is None, reason="no cuobjdump, of CUDA or of Triton")
-@pytest.mark.parametrize("header", NVRTC_KERNELS)
-def test_nothing_spills_on_a_v100(header: str, tmp_path: Path) -> None:
-    kernels = NVRTC_KERNELS[header]
-    rows = toolchain.cubin_usage(toolchain.nvrtc_cubin(header, kernels, 70), 70, tmp_path)
+@pytest.mark.parametrize(
+    ("header", "kernels", "arch"),
+    [
+        *(pytest.param(h, _one_of_each(k), 70, id=f"{h}-one") for h, k in NVRTC_KERNELS.items()),
+        *(pytest.param(h, k, 90, id=f"{h}-one") for h, k in MMA_KERNELS.items()),
+        *(pytest.param(h, k, 70, id=h, marks=pytest.mark.proof) for h, k in NVRTC_KERNELS.items()),
+    ],
+)
+def test_nothing_spills_by_nvrtc(header: str, kernels: list[str], arch: int, tmp_path: Path) -> None:
+    rows = toolchain.nvrtc_usage(header, kernels, arch, tmp_path)
     assert len(rows) == len(kernels)
     _check(rows)
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import functools
+import hashlib
+import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 CUDA_SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
@@ -72,24 +77,55 @@ def _build_emulated(*extra: str) -> Path:
     return target
 
 
+def remembered(files: Iterable[Path], words: Sequence[str], work: Callable[[], list[Any]]) -> list[Any]:
+    """What ``work`` returned for files of this content and these words (flags, versions): kept in build/proofs."""
+    digest = hashlib.sha256("\0".join(words).encode())
+    for file in sorted(files):
+        digest.update(b"\0" + file.name.encode() + b"\0" + file.read_bytes())
+    known = ROOT / "build" / "proofs" / f"{digest.hexdigest()}.json"
+    if known.exists():
+        return json.loads(known.read_text())
+    result = work()
+    known.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = known.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(json.dumps(result))
+    unfinished.replace(known)
+    return result
+
+
+def included(source: Path) -> set[Path]:
+    """A file of csrc and all of csrc that it includes."""
+    found, to_read = set(), {source}
+    while to_read:
+        file = to_read.pop()
+        found.add(file)
+        names = re.findall(r'^#include "(.+)"', file.read_text(), flags=re.MULTILINE)
+        to_read |= {ROOT / "csrc" / name for name in names} - found
+    return found
+
+
 def find_nvcc() -> str | None:
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     return shutil.which("nvcc") or shutil.which(f"{home}/bin/nvcc")
 
 
-def nvcc_usage(source: Path, architectures: Sequence[int], folder: Path) -> list[Usage]:
-    """Compiles one file for all architectures as setup.py would, and reads what ptxas says of each kernel."""
-    nvcc = find_nvcc()
-    assert nvcc
-    targets = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures]
-    command = [nvcc, "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", *targets, "--threads", "2", "-Xptxas", "-v"]
-    done = subprocess.run(
-        [*command, "-c", str(source), "-o", str(folder / (source.stem + ".o"))],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return _parse_ptxas(done.stderr)
+@functools.cache
+def _nvcc_version() -> str:
+    return subprocess.run([str(find_nvcc()), "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def nvcc_usage(source: Path, arch: int, folder: Path) -> list[Usage]:
+    """Compiles one file as setup.py would, and reads what ptxas says of each kernel."""
+    flags = ["-std=c++17", "-O3", f"-gencode=arch=compute_{arch},code=sm_{arch}", "-Xptxas", "-v"]
+
+    def work() -> list[dict[str, Any]]:
+        files = ["-c", str(source), "-o", str(folder / "kernels.o")]
+        command = [str(find_nvcc()), *flags, f"-I{ROOT / 'csrc'}", *files]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return [asdict(usage) for usage in _parse_ptxas(done.stderr)]
+
+    return [Usage(**row) for row in remembered(included(source), [_nvcc_version(), *flags], work)]
 
 
 def _parse_ptxas(text: str) -> list[Usage]:
@@ -120,8 +156,18 @@ typedef unsigned long uintptr_t;
 """
 
 
-def nvrtc_cubin(header: str, kernels: Sequence[str], arch: int) -> bytes:
-    """Device code of csrc/<header>, the named kernels instantiated, for an architecture that nvcc has dropped."""
+def nvrtc_usage(header: str, kernels: Sequence[str], arch: int, folder: Path) -> list[Usage]:
+    """The named kernels of csrc/<header>, instantiated for an architecture that nvcc may have dropped."""
+
+    def work() -> list[dict[str, Any]]:
+        return [asdict(u) for u in _cubin_usage(_nvrtc_cubin(header, kernels, arch), arch, folder)]
+
+    version = importlib.metadata.version("nvidia-cuda-nvrtc-cu12")
+    words = ["NVRTC", version, str(arch), *kernels]
+    return [Usage(**row) for row in remembered(included(ROOT / "csrc" / header), words, work)]
+
+
+def _nvrtc_cubin(header: str, kernels: Sequence[str], arch: int) -> bytes:
     path = find_nvrtc()
     assert path
     nvrtc = ctypes.CDLL(str(path))
@@ -157,7 +203,7 @@ def find_cuobjdump() -> str | None:
     return shutil.which("cuobjdump") or (str(beside) if beside and beside.exists() else None)
 
 
-def cubin_usage(cubin: bytes, arch: int, folder: Path) -> list[Usage]:
+def _cubin_usage(cubin: bytes, arch: int, folder: Path) -> list[Usage]:
     """Registers and local memory of each kernel of a cubin."""
     tool = find_cuobjdump()
     assert tool
