@@ -1,4 +1,4 @@
-"""How much faster than eager PyTorch, measured on the spot: same model, same run, turn by turn."""
+"""Speed compared with eager PyTorch, measured at once: same model, same run, in alternation."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channe
 
 
 def ratio_to_eager(model: Any, n: int, classes: Tensor | None, options: dict[str, Any]) -> str:
-    """One line: the ratio of median times for sampling ``n`` images, and how it was measured.
+    """The ratio of median times for sampling ``n`` images and how it was measured, in one line.
 
-    Eager PyTorch runs in both memory layouts, and the one that suits it better is what counts.
+    Eager PyTorch runs in both memory layouts; its faster one counts.
     """
     handle = optimize(model) if is_for(model) else None
     try:
@@ -57,9 +57,10 @@ def _ratio(
 
 
 def _by_layout(model: Any) -> dict[torch.memory_format, Any]:
-    """The model for each layout: the one there is, to be converted at each turn.
+    """The model for each memory layout.
 
-    On a GPU copies that stay, for captured steps know the addresses of parameters.
+    On a CPU this is one model that is converted at each turn; on a GPU a copy for each layout, because captured steps
+    hold the addresses of the parameters.
     """
     if next(model.parameters()).device.type == "cpu":
         return dict.fromkeys(_LAYOUTS.values(), model)

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from fastdiff.errors import FastdiffError
 
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
-NOBODY_READS = 141  # and for one that wrote into a closed pipe, such as `fastdiff presets | head -1`
+PIPE_CLOSED = 141  # and for one that wrote into a closed pipe, such as `fastdiff presets | head -1`
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``fastdiff <command> [options]``.
 
-    Exit code 0: done; 2: bad input, told in one line; 130: Ctrl-C; 141: nobody reads what is printed.
+    Exit codes: 0, done; 2, bad input, with one line on standard error; 130, Ctrl-C; 141, the output pipe is closed.
     """
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         _drop_what_is_left()
-        return NOBODY_READS
+        return PIPE_CLOSED
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -43,13 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _drop_what_is_left() -> None:
-    """Python writes the rest of standard output at exit, which would fail again."""
+    """Discard what is left of standard output, which Python would write at exit and fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: Sequence[str]) -> int:
     if len(argv) > 1 and argv[0] == "run" and not argv[1].startswith("-"):
-        from fastdiff.cli.run import run_script  # everything after the script's name is the script's own
+        from fastdiff.cli.run import run_script  # all arguments after the script's name are the script's
 
         return run_script(argv[1:])
     import logging
@@ -88,14 +88,14 @@ def _run(argv: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _interrupt_at_once() -> Iterator[None]:
-    """Ctrl-C ends the process without an exception.
+    """Let Ctrl-C end the process without an exception.
 
-    Importing PyTorch takes a second, and a KeyboardInterrupt that its or NumPy's start-up swallows would come
-    out later as an unrelated traceback.
+    Importing PyTorch takes a second, and a KeyboardInterrupt that PyTorch's or NumPy's start-up code catches would
+    appear later as an unrelated traceback.
     """
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield  # somebody else's handler, or none of our business
+        yield  # the caller has a handler of its own, or no handler can be set
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

@@ -1,4 +1,4 @@
-"""``fastdiff bench v100-days``: what training costs, published and measured."""
+"""``fastdiff bench v100-days``: the cost of training, published and measured."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from fastdiff.errors import FastdiffError
 
 @dataclass(frozen=True)
 class Bench:
-    """Print what training costs in V100-days: counted, published and, with --measure, timed on this device.
+    """Print the cost of training in V100-days: counted, published and, with --measure, timed on this device.
 
-    On a CPU --measure takes the presets at reduced width, and says so; on a GPU the real ones.
+    On a CPU --measure times the presets at a reduced width, which it prints; on a GPU at full width.
     """
 
     what: Positional[Literal["v100-days"]]
-    """The benchmark."""
+    """Benchmark to run."""
     measure: bool = False
-    """Also time training steps: eager PyTorch, torch.compile and fastdiff in turn."""
+    """Also time training steps of eager PyTorch, torch.compile and fastdiff, in alternation."""
     presets: tuple[str, ...] = ("adm-64",)
-    """Which models to time."""
+    """Models to time, by preset name."""
     batch: int | None = None
-    """Images a step; left out, 4 on a CPU and 8 on a GPU."""
+    """Number of images in a training step. Default: 4 on a CPU, 8 on a GPU."""
     rounds: int = 5
-    """Turns each side takes; medians count."""
+    """Number of timings of each implementation, of which the median is reported."""
     precision: Literal["float32", "bfloat16"] | None = None
-    """Of the forward and backward pass; left out, float32 on a CPU and bfloat16 on a GPU."""
+    """Precision of the forward and backward pass. Default: float32 on a CPU, bfloat16 on a GPU."""
     compile: bool = True
-    """Also time torch.compile, which may take minutes to compile."""
+    """Include torch.compile, which may take minutes to compile."""
     width: int | None = None
-    """model_channels instead of the preset's; left out, the least possible on a CPU and the real one on a GPU."""
+    """model_channels to use in place of the preset's. Default: the least possible on a CPU, the preset's on a GPU."""
     utilisation: float = UTILISATION
-    """Share of 120 TFLOP/s at which the V100 of the conversion works."""
+    """Share of a V100's peak of 120 TFLOP/s that the conversion into V100-days assumes."""
     device: str | None = None
-    """Where to measure; left out, the GPU if there is one."""
+    """Device to measure on: cpu, cuda or cuda:N. Default: the GPU, if there is one."""
 
     def run(self) -> int:
         from fastdiff.bench import report

@@ -1,4 +1,4 @@
-"""``fastdiff decision``: simulate, fit and plot the diffusion decision model, trials in CSV files."""
+"""``fastdiff decision``: simulate, fit and plot the diffusion decision model, with trials in CSV files."""
 
 from __future__ import annotations
 
@@ -20,51 +20,52 @@ from fastdiff.cli.decision_data import Data, cores
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
 
-_WORTH_PROCESSES = 4000  # trials; fewer are fitted before other processes have started
+_WORTH_PROCESSES = 4000  # trials; fewer are fitted sooner than other processes start
 PICTURES = ("decision_paths.png", "quantile_probability.png")
 
 
 @dataclass(frozen=True)
 class Simulate:
-    """Simulate trials of the decision model: writes OUT, a CSV file with the columns condition, rt and choice.
+    """Simulate trials of the decision model and write them to the CSV file OUT.
 
-    choice is 1 at the upper boundary, 0 at the lower one and -1 without a decision by T_MAX.
+    Its columns are condition, rt (response time in seconds) and choice: 1 at the upper boundary, 0 at the lower one
+    and -1 if there was no response by T_MAX or DEADLINE.
     """
 
     v: tuple[float, ...] = (1.0,)
-    """Drift rates: each is a condition of its own."""
+    """Drift rates, one for each condition."""
     a: float = 2.0
-    """Separation of the boundaries, which lie at 0 and A."""
+    """Boundary separation: the boundaries lie at 0 and A."""
     z: float = 0.5
-    """Start, as a fraction of A or as a length; see Z_MODE."""
+    """Starting point, as a fraction of A or as a length; see Z_MODE."""
     t0: float = 0.3
     """Non-decision time in seconds; see T0_MODE."""
     s: float = 1.0
-    """Noise: 1, or 0.1 in Ratcliff's papers."""
+    """Noise: standard deviation of the walk per square root of a second; 0.1 in Ratcliff's papers."""
     sv: float = 0.0
-    """Standard deviation of the drift between trials."""
+    """Standard deviation of the drift rate between trials."""
     sz: float = 0.0
-    """Full width of the start's uniform range."""
+    """Full width of the starting point's uniform range."""
     st0: float = 0.0
     """Full width of the non-decision time's uniform range."""
     z_mode: Literal["relative", "absolute"] = "relative"
-    """Whether Z and SZ are fractions of A or lengths."""
+    """Unit of Z and SZ: fractions of A (relative) or lengths (absolute)."""
     t0_mode: Literal["lower", "mid"] = "lower"
-    """Whether T0 is the lower edge or the middle of its range."""
+    """Position of T0 in the range of non-decision times: its lower edge or its middle."""
     n: int = 1000
-    """Trials of each condition."""
+    """Number of trials of each condition."""
     seed: int | None = None
-    """Of the run; left out, a fresh one, which is printed."""
+    """Random seed. Default: a new one, which is printed."""
     method: Literal["exact", "bridge", "euler"] = "exact"
-    """Without time steps, or with them: corrected for crossings between steps, or not."""
+    """Exact simulation without time steps; or Euler steps, with (bridge) or without (euler) crossings between steps."""
     dt: float = 0.001
-    """Seconds a step, for bridge and euler."""
+    """Time step of bridge and euler, in seconds."""
     t_max: float = math.inf
-    """Seconds after which the walk of a trial ends without a decision."""
+    """Time in seconds at which the walk of a trial ends without a decision."""
     deadline: float | None = None
-    """Seconds after which a response, non-decision time included, comes too late: choice -1."""
+    """Latest response time in seconds, non-decision time included; later ones become choice -1. Default: none."""
     out: Path = Path("out/trials.csv")
-    """CSV file to write; its folder is made if it does not exist."""
+    """CSV file to write; its folder is created if it does not exist."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -113,18 +114,18 @@ class Simulate:
 
 @dataclass(frozen=True)
 class FitTrials(Data):
-    """Fit the decision model to a CSV file: prints the estimates and writes OUT (JSON).
+    """Fit the decision model to the trials in a CSV file, print the estimates and write them to OUT (JSON).
 
-    With --subject each subject is fitted by itself; beside OUT a table (.csv) and a picture (.png) are written. With
-    --hierarchical as well, all of them are fitted together as draws from a group.
+    With --subject each subject is fitted separately, and a table (.csv) and a picture (.png) are written beside OUT.
+    If --hierarchical is given too, all subjects are fitted together as draws from a group.
     """
 
     hierarchical: bool = False
-    """Fit the group that the subjects come from, and each subject given the group."""
+    """Hierarchical fit: the distribution of the group, and each subject given the group."""
     workers: int = 0
-    """Processes that share the subjects; 0: one for each processor, where there is enough to do."""
+    """Number of processes that share the subjects. 0: one for each processor, if there are many trials."""
     out: Path = Path("out/fit.json")
-    """JSON file to write; its folder is made if it does not exist."""
+    """JSON file to write; its folder is created if it does not exist."""
 
     def run(self) -> int:
         if self.hierarchical and self.subject is None:
@@ -149,27 +150,27 @@ class FitTrials(Data):
 
 @dataclass(frozen=True)
 class Plot(Data):
-    """Draw a CSV file's trials with the model fitted to them: writes two pictures into OUT.
+    """Plot the trials in a CSV file and the model fitted to them, as two pictures in the folder OUT.
 
-    decision_paths.png: simulated walks, and the response times above and below the boundaries.
-    quantile_probability.png: quantiles of the response time over the probability of the response.
+    The picture decision_paths.png shows simulated walks, and the response times above and below the boundaries; the
+    picture quantile_probability.png shows quantiles of the response time over the probability of the response.
     """
 
     show: str | None = None
-    """Condition whose walks are drawn; left out, the one whose choices are the most even."""
+    """Condition whose walks are drawn. Default: the one whose choices are closest to one half each."""
     walks: int = 14
-    """Simulated walks to draw."""
+    """Number of simulated walks to draw."""
     seed: int = 0
-    """Of the walks."""
+    """Random seed of the walks."""
     out: Path = Path("out")
-    """Folder for the pictures; made if it does not exist."""
+    """Folder for the pictures; it is created if it does not exist."""
 
     def run(self) -> int:
         from fastdiff.decision import plots
 
         if self.walks < 1:
             raise FastdiffError(f"walks must be at least 1, got {self.walks}")
-        plots.pyplot()  # tells before the work, not after, if matplotlib is missing
+        plots.pyplot()  # raises an error now, before the work, if matplotlib is missing
         table = self.used(self.table())
         labels, decided = np.array(table.condition or ["all"] * len(table.rt)), table.choice >= 0
         known = list(dict.fromkeys(labels.tolist()))
@@ -196,7 +197,7 @@ class Plot(Data):
 
 @dataclass(frozen=True)
 class Decision:
-    """The diffusion decision model of psychology: simulate trials, fit and plot them; data in CSV files."""
+    """Simulate, fit and plot trials of the diffusion decision model of psychology, in CSV files."""
 
     action: OmitSubcommandPrefixes[
         Union[  # noqa: UP007 (tyro reads the annotations at run time)
@@ -211,7 +212,7 @@ class Decision:
 
 
 def _solve(data: Data, table: Any, hierarchical: bool, workers: int, together: bool = False) -> Any:
-    """A Fit; of a file with subjects SubjectFits or a HierarchicalFit, unless they are taken together."""
+    """A Fit, or for a file with subjects SubjectFits or a HierarchicalFit, unless ``together`` is set."""
     from tqdm import tqdm
 
     from fastdiff import decision
@@ -247,7 +248,7 @@ def _solve(data: Data, table: Any, hierarchical: bool, workers: int, together: b
 
 
 def _write_subjects(found: Any, out: Path) -> list[Path]:
-    """The table and the picture of fits of many subjects."""
+    """Write the table and the picture of the fits of many subjects; return the files' paths."""
     from fastdiff.decision import SubjectFits, plots
 
     if not isinstance(found, SubjectFits):

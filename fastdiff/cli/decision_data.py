@@ -1,4 +1,4 @@
-"""What ``fastdiff decision fit`` and ``plot`` share: where a CSV file has what, and what is fitted to it."""
+"""Options that ``fastdiff decision fit`` and ``plot`` share: the columns of the CSV file and the model to fit."""
 
 from __future__ import annotations
 
@@ -23,52 +23,52 @@ class Data:
     """A CSV file of trials and the model to fit to it."""
 
     data: Positional[Path]
-    """CSV file with a row for each trial."""
+    """CSV file with one row for each trial."""
     rt: str = "rt"
     """Column of the response times."""
     response: str = "choice"
-    """Column of the responses: 1 or upper, 0 or lower, -1 for none, unless CODING tells otherwise."""
+    """Column of the responses: 1 or upper, 0 or lower, and -1 for none, unless CODING says otherwise."""
     condition: str = "condition"
-    """Column that tells the conditions apart."""
+    """Column of the conditions."""
     subject: str | None = None
-    """Column that tells the subjects apart; each is then fitted by itself."""
+    """Column of the subjects, each of whom is fitted separately. Default: all trials are fitted together."""
     unit: Literal["s", "ms"] = "s"
-    """Of the response times."""
+    """Unit of the response times."""
     coding: tuple[str, ...] = ()
-    """Words of the response column, such as upper=correct lower=error missing=NA, or upper=1 lower=-1."""
+    """Coding of the response column, such as upper=correct lower=error missing=NA, or upper=1 lower=-1."""
     skip_bad: bool = False
-    """Leave out rows that cannot be used, and say how many; otherwise the first one is an error."""
+    """Skip rows that cannot be used and report how many, instead of stopping at the first with an error."""
     rt_range: tuple[float, float] = (0.0, math.inf)
-    """Seconds; responses outside are left out, and counted."""
+    """Range of response times in seconds; responses outside it are left out, and their number is reported."""
     deadline: float | None = None
-    """Seconds until which a response counts. Missing ones are then part of the likelihood, else they are left out."""
+    """Response deadline in seconds: missing responses then enter the likelihood. Default: they are left out."""
     free: tuple[Parameter, ...] = ()
-    """Parameters to fit; left out: those of v a z t0 that FIX does not name."""
+    """Parameters to fit. Default: those of v, a, z and t0 that FIX does not name."""
     by: tuple[Parameter, ...] = ("v",)
-    """Parameters with one value for each condition."""
+    """Parameters that have a value for each condition."""
     fix: tuple[str, ...] = ()
-    """Values of parameters that are not fitted, such as z=0.5 a=1.2."""
+    """Fixed values of parameters that are not fitted, such as z=0.5 a=1.2."""
     bounds: tuple[str, ...] = ()
-    """Limits of fitted parameters, such as t0=0.1:0.4."""
+    """Bounds of fitted parameters, such as t0=0.1:0.4."""
     formula: tuple[str, ...] = ()
-    """Regressions, such as "v ~ 0 + condition + log(frequency)"; needs formulaic."""
+    """Regression formulas, such as "v ~ 0 + condition + log(frequency)"; they need the package formulaic."""
     link: tuple[str, ...] = ()
-    """Links of fitted parameters, such as a=identity; of identity, log and logit."""
+    """Link functions of fitted parameters, such as a=identity: identity, log or logit."""
     p_outlier: float = 0.05
-    """Share of responses that do not come from the model, unless FREE lists p_outlier."""
+    """Proportion of outliers: responses that do not come from the model. It is fitted if FREE lists p_outlier."""
     outliers: Literal["uniform", "exponential"] = "uniform"
-    """How these are distributed."""
+    """Distribution of the outliers' response times."""
     s: float = 1.0
-    """Noise, which sets the unit of length: 1, or 0.1 in Ratcliff's papers."""
+    """Noise, which sets the unit of length; 0.1 in Ratcliff's papers."""
     method: Literal["ml", "chisquare", "gsquare"] = "ml"
-    """Maximum likelihood, or a distance between quantiles."""
+    """Estimation method: maximum likelihood, or the chi-square or G-square statistic of quantiles."""
     starts: int = 1
-    """Points to start from; the best end is kept."""
+    """Number of starting points of the optimiser; the best result is kept."""
     progress: bool = True
     """Show a progress bar."""
 
     def table(self) -> Table:
-        """The trials; without a deadline only those with a response."""
+        """Read the trials."""
         from fastdiff.decision.table import Columns, read_trials
 
         columns = Columns(
@@ -83,14 +83,14 @@ class Data:
         return table if self.deadline is not None else table.decided()
 
     def options(self, table: Table) -> dict[str, Any]:
-        """The keywords of ``fit``."""
+        """Keyword arguments for :func:`fastdiff.decision.fit`."""
         fixed = {name: number("fix", text) for name, text in pairs("fix", self.fix).items()}
         free: dict[str, Any] = {"free": self.free} if self.free else {}
         named = {text.split("~")[0].strip() for text in self.formula}
         if "p_outlier" not in (*self.free, *named, *fixed):
             fixed["p_outlier"] = self.p_outlier
         by = tuple(name for name in self.by if name not in fixed and name not in named)
-        # The default by = v frees nothing that FREE leaves out.
+        # The default by = v fits no parameter that FREE does not list.
         by = tuple(name for name in by if not self.free or name in self.free)
         columns: dict[str, Any] = {**table.more}
         if table.condition is not None and self.condition not in columns:
@@ -103,7 +103,7 @@ class Data:
         }  # fmt: skip
 
     def left_out(self, table: Table) -> list[str]:
-        """A sentence for each reason why trials are not in the likelihood."""
+        """One sentence for each reason why trials are not in the likelihood."""
         said = [f"{count} rows left out: {reason}" for reason, count in table.skipped.items()]
         if table.undecided and self.deadline is None:
             said.append(
@@ -112,7 +112,7 @@ class Data:
         return said
 
     def _columns_of_formulas(self) -> tuple[str, ...]:
-        """Names in the formulas that the file may have as columns."""
+        """The file's columns that the formulas name."""
         import csv
         import re
 
@@ -128,22 +128,22 @@ class Data:
 
 
 def pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:
-    """NAME=VALUE texts as a dict.
+    """Parse texts of the form NAME=VALUE into a dict.
 
     Raises:
         FastdiffError: a text without an equals sign.
     """
     for text in texts:
         if "=" not in text:
-            raise FastdiffError(f"--{option} is made of NAME=VALUE, got {text!r}")
+            raise FastdiffError(f"--{option} takes NAME=VALUE, got {text!r}")
     return {name.strip(): value.strip() for name, value in (text.split("=", 1) for text in texts)}
 
 
 def number(option: str, text: str) -> float:
-    """A number.
+    """Parse a number.
 
     Raises:
-        FastdiffError: no number.
+        FastdiffError: the text is not a number.
     """
     try:
         return float(text)
@@ -152,17 +152,17 @@ def number(option: str, text: str) -> float:
 
 
 def interval(text: str) -> tuple[float, float]:
-    """LOW:HIGH.
+    """Parse LOW:HIGH.
 
     Raises:
-        FastdiffError: not two numbers.
+        FastdiffError: the text is not two numbers.
     """
     low, colon, high = text.partition(":")
     if not colon:
-        raise FastdiffError(f"--bounds is made of NAME=LOW:HIGH, got {text!r}")
+        raise FastdiffError(f"--bounds takes NAME=LOW:HIGH, got {text!r}")
     return number("bounds", low), number("bounds", high)
 
 
 def cores() -> int:
-    """Processors that this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,38 +16,41 @@ from fastdiff.bench.machine import device_name
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path, open_tensors, write_tensors
 
-FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
+FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package installs it
 
 
 @dataclass(frozen=True)
 class SwissRoll:
-    """Gaussian diffusion of a spiral with an RBF net and a learned schedule: prints K, draws OUT/swiss_roll.png."""
+    """Gaussian diffusion of a spiral, with an RBF network and a learned schedule.
+
+    Prints the bound K and draws OUT/swiss_roll.png.
+    """
 
     iterations: int = 1500
-    """Of gradient ascent."""
+    """Number of training iterations."""
     batch: int = 800
-    """Points an iteration, evenly over the steps."""
+    """Number of points in an iteration, spread evenly over the diffusion steps."""
     lr: float = 1e-3
-    """Adam's learning rate."""
+    """Learning rate of Adam."""
     steps: int = 40
-    """T."""
+    """Number T of diffusion steps."""
     units: int = 128
-    """Radial basis functions; the paper has 16."""
+    """Number of radial basis functions; the paper has 16."""
     first_beta: float = 1e-6
-    """beta_1, fixed: a bare curve has no density but the one that this noise gives it."""
+    """Fixed noise variance beta_1 of the first step, which gives the curve a density."""
     noise: float = 0.0
-    """Standard deviation of noise in the data."""
+    """Standard deviation of the noise added to the data."""
     seed: int = 0
-    """Of the run."""
+    """Random seed."""
     out: Path = Path("out")
-    """Folder for the picture; made if it does not exist."""
+    """Folder for the picture; it is created if it does not exist."""
     progress: bool = True
     """Show progress bars."""
 
     def run(self) -> int:
         from fastdiff.dpm2015 import Recipe, experiments, plots
 
-        plots.pyplot()  # tells before the work, not after, if matplotlib is missing
+        plots.pyplot()  # raises an error now, before the work, if matplotlib is missing
         recipe = Recipe(self.iterations, self.batch, self.lr, seed=self.seed)
         start = time.perf_counter()
         with _bar(self.progress, "training", self.iterations) as bar:
@@ -64,28 +67,31 @@ class SwissRoll:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """Binomial diffusion of heartbeats with an MLP: prints K beside the best possible, draws OUT/heartbeat.png."""
+    """Binomial diffusion of heartbeat sequences, with a multi-layer perceptron.
+
+    Prints the bound K beside the best possible one and draws OUT/heartbeat.png.
+    """
 
     iterations: int = 4000
-    """Of gradient ascent."""
+    """Number of training iterations."""
     batch: int = 1000
-    """Sequences an iteration, spread over the steps."""
+    """Number of sequences in an iteration, spread over the diffusion steps."""
     lr: float = 1e-2
-    """Adam's learning rate."""
+    """Learning rate of Adam."""
     steps: int = 2000
-    """T."""
+    """Number T of diffusion steps."""
     rate: float = 0.2
-    """r, the prior's share of ones."""
+    """Probability r of a one under the prior."""
     per_step_readout: bool = False
-    """A readout for each step, as in the paper; it learns more slowly."""
+    """Use a readout layer for each step, as in the paper; it learns more slowly."""
     particles: int = 16
-    """Of each sample that is drawn given its third bit is a one."""
+    """Number of particles for each sample that is drawn given that its third bit is a one."""
     trajectories: int = 64
-    """Forward trajectories of equation 9's estimate of log p."""
+    """Number of forward trajectories in the estimate of log p, equation 9."""
     seed: int = 0
-    """Of the run."""
+    """Random seed."""
     out: Path = Path("out")
-    """Folder for the picture; made if it does not exist."""
+    """Folder for the picture; it is created if it does not exist."""
     progress: bool = True
     """Show progress bars."""
 
@@ -116,35 +122,35 @@ class Heartbeat:
 @dataclass(frozen=True)
 class _Images:
     iterations: int = 8000
-    """Of gradient ascent."""
+    """Number of training iterations."""
     batch: int = 12
-    """Squares of images an iteration, spread over the steps."""
+    """Number of image crops in an iteration, spread over the diffusion steps."""
     crop: int = 16
-    """Side of these squares, in pixels."""
+    """Side of the crops that the network is trained on, in pixels."""
     lr: float = 2e-3
-    """Adam's learning rate."""
+    """Learning rate of Adam."""
     steps: int = 1000
-    """T."""
+    """Number T of diffusion steps."""
     width: int = 32
-    """Features of the multi-scale convolutions."""
+    """Number of features of the multi-scale convolutions."""
     layers: int = 5
-    """Multi-scale convolutions after the first."""
+    """Number of multi-scale convolutions after the first."""
     dense: int = 0
-    """Features a pixel of the dense pathway, 0 for none; with it, the squares are whole images."""
+    """Features per pixel of the dense pathway, which needs whole images in place of crops. 0: no dense pathway."""
     hide: Literal["centre", "left", "right", "top", "bottom"] = "centre"
-    """Part of the pictures that is hidden and filled in again."""
+    """Part of the images that is hidden and inpainted."""
     repeats: int = 5
-    """How often each step of the filling in is made."""
+    """Times each step of inpainting is repeated."""
     noise: float = 1.0
-    """Deviation of the noise that is added to pictures and taken out again, in units of the data's."""
+    """Standard deviation of the noise in the denoising example, relative to the data's standard deviation."""
     trajectories: int = 0
-    """Forward trajectories of equation 9's estimate of log p for 50 test images; 0 leaves it out."""
+    """Number of forward trajectories in the estimate of log p, equation 9, for 50 test images. 0: no estimate."""
     weights: Path | None = None
-    """Network written before (a .safetensors of OUT), to skip training."""
+    """Trained network to use in place of training, from an earlier run (OUT/NAME.safetensors)."""
     seed: int = 0
-    """Of the run."""
+    """Random seed."""
     out: Path = Path("out")
-    """Folder for the picture and the network; made if it does not exist."""
+    """Folder for the picture and the network; it is created if it does not exist."""
     progress: bool = True
     """Show progress bars."""
 
@@ -191,12 +197,15 @@ class _Images:
 
 @dataclass(frozen=True)
 class DeadLeaves(_Images):
-    """Gaussian diffusion of dead leaves: prints K a pixel, draws OUT/dead_leaves.png with samples and inpaintings."""
+    """Gaussian diffusion of generated images of dead leaves.
+
+    Prints the bound K per pixel and draws OUT/dead_leaves.png, with samples and inpainted images.
+    """
 
     images: int = 8000
-    """Images to train on, made by the command."""
+    """Number of training images, which the command generates."""
     size: int = 32
-    """Their side, in pixels."""
+    """Side of the images, in pixels."""
 
     def run(self) -> int:
         from fastdiff.dpm2015 import dead_leaves
@@ -207,17 +216,20 @@ class DeadLeaves(_Images):
 
 @dataclass(frozen=True)
 class Fashion(_Images):
-    """Gaussian diffusion of Fashion-MNIST, padded to 32x32: prints K a pixel, draws OUT/fashion.png."""
+    """Gaussian diffusion of Fashion-MNIST, padded to 32x32.
+
+    Prints the bound K per pixel and draws OUT/fashion.png.
+    """
 
     data: Path = FASHION
     """Folder with the published files; on Debian and Ubuntu: apt-get install dataset-fashion-mnist."""
     name: ClassVar[str] = "fashion"
     iterations: int = 3000
-    """Of gradient ascent."""
+    """Number of training iterations."""
     crop: int = 32
-    """Side of the squares trained on, in pixels."""
+    """Side of the crops that the network is trained on, in pixels."""
     batch: int = 4
-    """Squares of images an iteration, spread over the steps."""
+    """Number of image crops in an iteration, spread over the diffusion steps."""
 
     def run(self) -> int:
         from fastdiff.dpm2015.data import read_images
@@ -229,7 +241,10 @@ class Fashion(_Images):
 
 @dataclass(frozen=True)
 class Mnist(Fashion):
-    """Gaussian diffusion of MNIST, padded to 32x32: prints K a pixel, draws OUT/mnist.png."""
+    """Gaussian diffusion of MNIST, padded to 32x32.
+
+    Prints the bound K per pixel and draws OUT/mnist.png.
+    """
 
     data: Path = Path("mnist")
     """Folder with train-images-idx3-ubyte.gz and t10k-images-idx3-ubyte.gz, as MNIST is published."""
@@ -238,10 +253,13 @@ class Mnist(Fashion):
 
 @dataclass(frozen=True)
 class Cifar10(_Images):
-    """Gaussian diffusion of CIFAR-10 from local files: prints K a pixel, draws OUT/cifar10.png."""
+    """Gaussian diffusion of CIFAR-10, from local files.
+
+    Prints the bound K per pixel and draws OUT/cifar10.png.
+    """
 
     data: Positional[tuple[Path, ...]] = ()
-    """Training files of the binary version (data_batch_1.bin ...)."""
+    """Training files of CIFAR-10's binary version (data_batch_1.bin ...)."""
 
     def run(self) -> int:
         from fastdiff.dpm2015.data import read_cifar10
@@ -259,7 +277,7 @@ class Cifar10(_Images):
 
 @dataclass(frozen=True)
 class Dpm2015:
-    """The first diffusion models (Sohl-Dickstein et al. 2015): train, bound the likelihood in bits, draw."""
+    """Train the first diffusion models (Sohl-Dickstein et al. 2015), bound their likelihood and draw samples."""
 
     experiment: OmitSubcommandPrefixes[
         Union[  # noqa: UP007 (tyro reads the annotations at run time)
@@ -277,7 +295,7 @@ class Dpm2015:
 
 
 def _report(name: str, trained: Any, start: float) -> None:
-    """K, K - L_null and their parts beside the paper's Table 1."""
+    """Print K, K - L_null and their parts beside the paper's Table 1."""
     from fastdiff.dpm2015.experiments import PAPER
 
     found = trained.bound
@@ -304,7 +322,7 @@ def _compare_with_gaussian(trained: Any, train_set: torch.Tensor) -> None:
 
 
 def _estimate(trained: Any, x_0: torch.Tensor, trajectories: int, seed: int, progress: bool) -> None:
-    """Equation 9's estimate of log p, which K bounds."""
+    """Print the estimate of log p by equation 9, of which K is a lower bound."""
     from fastdiff.dpm2015 import log_likelihood
 
     with _bar(progress, "log p", trained.diffusion.steps) as bar:
@@ -317,7 +335,7 @@ def _estimate(trained: Any, x_0: torch.Tensor, trajectories: int, seed: int, pro
 
 
 def _given_a_bit(trained: Any, particles: int, seed: int, count: int = 100) -> None:
-    """How often heartbeats drawn given that bin 2 is a one are the only one that has it."""
+    """Print how often samples drawn given x_2 = 1 are the only heartbeat that has a one there."""
     from fastdiff.dpm2015 import heartbeat_sequences, sample
 
     wanted = heartbeat_sequences()[2].to(trained.test.dtype)

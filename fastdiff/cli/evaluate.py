@@ -1,4 +1,4 @@
-"""``fastdiff evaluate``: FID and its relatives of samples, or bits per dimension of a model."""
+"""``fastdiff evaluate``: FID and related metrics of samples, or bits per dimension of a model."""
 
 from __future__ import annotations
 
@@ -27,69 +27,69 @@ from fastdiff.evaluation.reference import Reference, read_reference, write_refer
 from fastdiff.files import atomic_path
 from fastdiff.training.setup import usable_device
 
-SAMPLED = 5000  # images of a checkpoint, if the user does not say how many
+SAMPLED = 5000  # images sampled from a checkpoint by default
 SUFFIXES = (".safetensors", ".pt")
 FILE, BOUND_FILES = "evaluation.json", ("bits_per_dim.json", "bits_per_dim.png")
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Judge samples: FID, sFID, Inception Score, precision and recall against DATA, printed and in OUT/evaluation.json.
+    """Evaluate samples by FID, sFID, Inception Score, precision and recall against the reference DATA.
 
-    With --bits-per-dim, judge a model: the bound on its negative log-likelihood of DATA, in OUT/bits_per_dim.json and
-    .png. See docs/evaluation.md for what each number means.
+    Prints the results and writes OUT/evaluation.json. With --bits-per-dim, evaluate a model instead: the bound on its
+    negative log-likelihood of DATA, in OUT/bits_per_dim.json and as a plot. docs/evaluation.md explains each number.
     """
 
     samples: Annotated[Positional[str], arg(metavar="SAMPLES")]
-    """An .npz (arr_0), a folder of images or an IDX file; or a checkpoint or bundled model, which is sampled first."""
+    """Samples: an .npz (arr_0), a folder of images or an IDX file; or a checkpoint or bundled model to sample from."""
     reference: Annotated[Path | None, arg(metavar="DATA")] = None
-    """What to compare with: images like SAMPLES, or an .npz of statistics, such as ADM's reference batches."""
+    """Reference to compare with: images as for SAMPLES, or an .npz of statistics, such as ADM's reference batches."""
     metrics: tuple[Literal["fid", "sfid", "is", "precision", "recall"], ...] = ()
-    """Which; left out, all that the reference has what it takes for."""
+    """Metrics to compute. Default: all that can be computed from the reference."""
     features: str | None = None
-    """"inception" or a classifier's checkpoint; left out, inception if its weights are given, else the bundled one."""
+    """Feature network: "inception" (the default if its weights are given) or a classifier's checkpoint."""
     inception_weights: Path | None = None
-    """Inception's weights, the file pt_inception-2015-12-05-6726825d.pth; nothing is downloaded."""
+    """Local file with Inception's weights, pt_inception-2015-12-05-6726825d.pth; nothing is downloaded."""
     fit: Literal["crop", "pad"] | None = None
-    """What to do with images of another size: scale and cut the centre out, or add a black rim; left out, an error."""
+    """What to do with images of another size: "crop" scales and crops, "pad" adds a black border. Default: an error."""
     skip_broken: bool = False
-    """Leave out what cannot be read of folders and archives, and list it; left out, an error."""
+    """Skip images of folders and archives that cannot be read, and list them, instead of stopping with an error."""
     save_statistics: Path | None = None
-    """Also write the reference's statistics to this .npz, which --reference takes in its place, quicker."""
+    """Also write the reference's statistics to this .npz, which --reference reads faster than the images."""
 
     bits_per_dim: bool = False
-    """Instead of the metrics: bits per dimension of DATA under the model SAMPLES."""
+    """Compute bits per dimension of DATA under the model SAMPLES, in place of the metrics."""
     timestep_respacing: str = ""
-    """For bits per dimension: visit only these steps, such as 250 or "ddim50"; left out, all."""
+    """Subset of the diffusion steps for bits per dimension, such as 250 or "ddim50". Default: all steps."""
     labels: Path | None = None
-    """For bits per dimension: labels of IDX images; found beside them by name if left out."""
+    """Labels file of IDX images, for bits per dimension. Default: found by its name beside the images."""
 
     n: int | None = None
-    """Images to sample (5000 if left out), to read of SAMPLES or, for bits per dimension, of DATA (all if left out)."""
+    """Number of images to sample or to read. Default: 5000 from a checkpoint, all images of a file or folder."""
     preset: str | None = None
-    """The configuration of a checkpoint that does not bring its own; see fastdiff presets."""
+    """Configuration of the model, for a file that does not contain it; see fastdiff presets."""
     weights: str | None = None
-    """Which, of a file with several sets: "ema", "raw" or a name; left out, the average if there is one."""
+    """Weights to load from a file with several sets: "ema", "raw" or a name. Default: the average, if there is one."""
     classes: tuple[str, ...] = ()
-    """Class names or numbers to sample, repeated as needed; all classes in turn if left out."""
+    """Classes to sample, by name or number, in turn. Default: all classes."""
     sampler: Literal["ancestral", "ddim", "dpmpp", "euler", "heun"] = "dpmpp"
-    """How to sample a checkpoint; this and what follows as in fastdiff sample, which can do more."""
+    """Sampling method for a checkpoint; "dpmpp" is DPM-Solver++ 2M. fastdiff sample has more options."""
     steps: str = "20"
-    """A count, or for ancestral and ddim also "ddim50" or counts per section such as "90,60,60,20,20"."""
+    """Number of sampling steps; for ancestral and ddim also "ddim50" or counts per section, such as "90,60,20,20"."""
     eta: float = 0.0
-    """Noise of ddim."""
+    """Amount of noise that ddim adds at each step: 0 is deterministic, 1 is as noisy as ancestral sampling."""
     guidance_scale: float = 1.0
-    """Classifier-free guidance; 1 is without."""
+    """Scale of classifier-free guidance. 1: no guidance; above 1: stronger, for a second model call at each step."""
     seed: int = 0
-    """Of the samples, of the noise of bits per dimension and of the order in which the Inception Score splits."""
+    """Random seed of the samples, of the noise for bits per dimension and of the Inception Score's splits."""
     batch_size: int = 64
-    """Images at a time."""
+    """Number of images processed at a time."""
     out: Path = Path("out")
-    """Folder for the results; made if it does not exist."""
+    """Folder for the results; it is created if it does not exist."""
     device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
-    """Where to run."""
+    """Device to run on: cpu, cuda or cuda:N."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What a checkpoint computes in."""
+    """Data type of the model."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -143,7 +143,7 @@ class Evaluate:
         return {"fit": self.fit, "skip_broken": self.skip_broken, "progress": self.progress}
 
     def _batches(self, model: Any) -> Iterator[Tensor]:
-        """What the checkpoint will make; mistakes are told now."""
+        """The images that the checkpoint will make, in batches. Wrong options raise an error here, before sampling."""
         n = self.n or SAMPLED
         return fastdiff.sample_batches(
             model,
@@ -262,7 +262,7 @@ def _shape(model: Any) -> Shape:
 
 
 def _count(reference: Reference) -> int | None:
-    """How many images there are to look at; statistics do not tell how many they are of."""
+    """Number of images in the reference, or None: statistics do not contain the number they were computed from."""
     held = reference.pool if reference.images is None else reference.images
     return None if held is None else len(held)
 

@@ -1,4 +1,4 @@
-"""``fastdiff info``: versions, devices, instruction sets, and which backend each op would use and why."""
+"""``fastdiff info``: versions, devices, instruction sets, and the backend that each op would use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "numpy", "safetensors", "pillow", "triton")
 
 @dataclass(frozen=True)
 class Info:
-    """Print versions, devices, instruction sets, and which backend each op would use and why."""
+    """Print versions, devices, instruction sets, and which backend each op would use and why not a faster one."""
 
     def run(self) -> int:
         parts = (
@@ -45,7 +45,7 @@ def _devices() -> list[str]:
 
 
 def _compiled_parts() -> list[str]:
-    """The door to PyTorch and the Python module: there, or why not."""
+    """The library that registers the operators with PyTorch and the Python module, or why they are missing."""
     lines = [f"  operators    {LIBRARIES.door or 'compiled, ' + LIBRARIES.folder.name + '/ops.so'}"]
     try:
         from fastdiff import _C
@@ -72,7 +72,7 @@ def _instruction_sets() -> list[str]:
 
 
 def _ops() -> list[str]:
-    """Each op's choice, what keeps it from a faster one, and on a GPU whether a measurement decides."""
+    """Each op's backend, why not a faster one, and on a GPU whether a measurement decides."""
     lines = []
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
         lines.append(f"ops on {device}")
@@ -88,10 +88,10 @@ def _ops() -> list[str]:
 
 
 def measurements(index: int) -> list[str]:
-    """What the dispatch table says of a GPU, which comes before the default order; and what holds without it."""
+    """The dispatch table's entries for a GPU, which override the default order, or what applies without them."""
     found = _measured.entry(index)
     if found is None:
-        lines = [f"nothing is measured on {torch.cuda.get_device_name(index)} (make gpu measures)"]
+        lines = [f"no measurements of {torch.cuda.get_device_name(index)} (make gpu takes them)"]
         if torch.cuda.get_device_capability(index) >= _measured.LIBRARY_SINCE:
             lines.append("attention in bfloat16 and float16 is PyTorch's own there, see docs/gpu.md")
         return lines

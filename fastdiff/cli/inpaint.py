@@ -1,4 +1,4 @@
-"""``fastdiff inpaint``: fill in what a mask hides of an image."""
+"""``fastdiff inpaint``: fill in the part of an image that a mask hides."""
 
 from __future__ import annotations
 
@@ -25,41 +25,40 @@ UNKNOWN_COLOUR = (224, 122, 62)  # of hidden pixels in the picture
 
 @dataclass(frozen=True)
 class Inpaint:
-    """Fill in an image where MASK is white: writes OUT/inpaint.png (the masked image and N completions in a row) and
-    OUT/inpaint.npz (arr_0: completions NHWC uint8, those of one image together; image; mask).
+    """Inpainting: fill in an image where MASK is white.
 
-    Known pixels (black in MASK) stay as they are, to the bit.
+    Writes OUT/inpaint.png (the masked image and its N completions in a row) and OUT/inpaint.npz (arr_0: completions,
+    NHWC uint8, image by image; image; mask). Known pixels (black in MASK) stay as they are, to the bit.
     """
 
     image: Annotated[Positional[Path], arg(metavar="IMAGE")]
-    """A picture of the size of the model's images, or an .npz with several (arr_0 or images, NHWC uint8)."""
+    """An image of the model's size, or an .npz with several (arr_0 or images, NHWC uint8)."""
     mask: Annotated[Positional[Path], arg(metavar="MASK")]
-    """A black and white picture of that size: white = unknown, to be filled; black = known."""
+    """A black and white image of the same size: white is unknown and filled in, black is known."""
     checkpoint: str = "fashion-mnist"
-    """A .safetensors or .pt file, or the name of a bundled model."""
+    """Checkpoint of the model: a .safetensors or .pt file, or the name of a bundled model."""
     preset: str | None = None
-    """The configuration of a file that does not bring its own; see fastdiff presets."""
+    """Configuration of the model, for a file that does not contain it; see fastdiff presets."""
     weights: str | None = None
-    """Which, of a file with several sets: "ema", "raw" or a name; left out, the average if there is one."""
+    """Weights to load from a file with several sets: "ema", "raw" or a name. Default: the average, if there is one."""
     n: int = 7
-    """Completions of each image."""
+    """Number of completions of each image."""
     sampler: Literal["ancestral", "ddim", "dpmpp", "euler", "heun"] = "ancestral"
-    """How to step: "ancestral" adds noise at each step, which lets the pieces grow together."""
+    """Sampling method; "ancestral" adds noise at each step, which blends known and filled parts."""
     steps: str = "50"
-    """A count, or for ancestral and ddim also "ddim50" or counts per section such as "90,60,60,20,20"."""
+    """Number of sampling steps; for ancestral and ddim also "ddim50" or counts per section, such as "90,60,20,20"."""
     repeats: int | None = None
-    """How often each step is made: more fits the known pixels better, at as many times the cost; left out, 5 (1 for
-    samplers that have no noise to repeat with)."""
+    """Times each step is made; more fit the known pixels better. Default: 5, or 1 for samplers without noise."""
     class_name: Annotated[str | None, arg(name="class")] = None
-    """Name or number of the class to fill in; left out, the model looks at the known pixels only, if it can."""
+    """Class of the image, by name or number. Default: no class, for models that were trained to do without."""
     seed: int = 0
-    """Of the run."""
+    """Random seed."""
     batch_size: int = 16
-    """Images at a time."""
+    """Number of images sampled at a time."""
     out: Path = Path("out")
-    """Folder for the results; made if it does not exist."""
+    """Folder for the results; it is created if it does not exist."""
     device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
-    """Where to run."""
+    """Device to run on: cpu, cuda or cuda:N."""
     progress: bool = True
     """Show a progress bar."""
 

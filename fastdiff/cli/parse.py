@@ -1,4 +1,4 @@
-"""Options from the command line; a mistake there becomes one line, like every other mistake."""
+"""Parsing of the command line. A mistake in it is reported in one line, like every other error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastdiff.errors import FastdiffError
 
 PROGRAM = "fastdiff"
 
-# What Python says when a text is not a number, in words.
+# Python's messages for a text that is not a number, and what is printed instead.
 _IN_WORDS = (
     (re.compile(r"no type matching .* Got errors: .*<class '(?:int|float)'>: "), ""),
     (re.compile(r"invalid literal for int\(\) with base 10: ('.*')"), r"\1 is not a whole number"),
@@ -44,7 +44,7 @@ def parse(commands: Any, argv: Sequence[str]) -> Any:
 
 
 def one_line(box: str) -> str:
-    """The gist of a box of help text: its sections without the descriptions of options."""
+    """An error box as one line: its sections without the descriptions of options."""
     sections = [section for section in map(" ".join, _sections(box)) if section]
     message = "; ".join(section.strip().removesuffix(".") for section in sections)
     for pattern, words in _IN_WORDS:
@@ -53,14 +53,14 @@ def one_line(box: str) -> str:
 
 
 def _sections(box: str) -> Iterator[list[str]]:
-    """Between the box's rules; descriptions are indented deeper than what they describe."""
+    """The sections between the box's rules. Descriptions, which are indented deeper, are left out."""
     section: list[str] = []
     for text in _rows(re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()):
         if text and not text.strip("─- "):
             yield section
             section = []
         elif text.startswith(("For full helptext", "Argument helptext")):
-            return  # these close the box
+            return  # the box ends with these
         elif len(text) - len(text.lstrip()) <= 4:
             section.append(text.strip())
     yield section

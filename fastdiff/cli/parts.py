@@ -1,4 +1,4 @@
-"""A run's finished batches on disk: what lets it go on where it stopped, and several processes share it."""
+"""A sampling run's finished batches on disk, so that it can continue after a stop and processes can share it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ POLL_SECONDS = 0.2
 
 
 def process() -> tuple[int, int]:
-    """This process's rank and their number, as torchrun tells them; 0 and 1 alone."""
+    """This process's rank and the number of processes, as torchrun sets them; (0, 1) without torchrun."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def fingerprint(model: nn.Module) -> int:
-    """Of a model's weights, so that others under the same file name are noticed."""
+    """Checksum of a model's weights, by which other weights under the same file name are noticed."""
     checksums = [crc32(name, value) for name, value in model.state_dict().items()]
     return zlib.crc32(repr(checksums).encode())
 
@@ -81,17 +81,17 @@ class Parts:
                 self.folder.mkdir(exist_ok=True)
             with atomic_path(self._about) as path:
                 path.write_text(json.dumps(self._settings), encoding="utf-8")
-        # Not flushed to the disk: that would take a hundredth of a quick model's time, and what a power cut damages is
-        # told by the checksum that an .npz has, and made anew.
+        # Not flushed to the disk, which would take a hundredth of a fast model's time: an .npz has a checksum, so a
+        # file that a power cut damaged is recognised, and its batch is made again.
         with atomic_path(self._file(index), durable=False) as path, open(path, "wb") as file:
             np.savez(file, images=images)
         self._seen.add(index)
 
     def wait(self) -> None:
-        """Until every batch is there, other processes' too.
+        """Wait until every batch is there, including those of other processes.
 
         Raises:
-            FastdiffError: one that was there is gone.
+            FastdiffError: a batch that had been written is gone.
         """
         while True:
             there = {index for index in range(self.count) if index in self}
@@ -105,10 +105,10 @@ class Parts:
             time.sleep(POLL_SECONDS)
 
     def finished(self) -> list[np.ndarray]:
-        """The batches from the first to the first that is missing.
+        """The batches before the first missing one.
 
         Raises:
-            FastdiffError: one is damaged.
+            FastdiffError: a batch's file is damaged.
         """
         found: list[np.ndarray] = []
         for index in range(self.count):
@@ -123,5 +123,5 @@ class Parts:
         return found
 
     def remove(self) -> None:
-        """When their images are in the results."""
+        """Delete the batches' files; to be called when their images are in the results."""
         shutil.rmtree(self.folder, ignore_errors=True)

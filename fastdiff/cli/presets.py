@@ -10,7 +10,7 @@ from fastdiff.zoo import PRESETS
 
 @dataclass(frozen=True)
 class Presets:
-    """List the models fastdiff knows by name: size, where the weights are, what they are."""
+    """List the models that fastdiff knows by name, with their image size, weights and description."""
 
     def run(self) -> int:
         width = max(map(len, PRESETS))

@@ -1,4 +1,4 @@
-"""``fastdiff run``: an unchanged guided-diffusion or improved-diffusion script on fastdiff."""
+"""``fastdiff run``: run an unchanged guided-diffusion or improved-diffusion script on fastdiff."""
 
 from __future__ import annotations
 
@@ -37,13 +37,15 @@ _IMPROVED = {name: f"improved_{name}" for name in ("image_datasets", "script_uti
 
 @dataclass(frozen=True)
 class Run:
-    """Run an unchanged guided-diffusion or improved-diffusion script: these packages are fastdiff's.
+    """Run an unchanged guided-diffusion or improved-diffusion script, with fastdiff in place of these packages.
 
-    What follows the script is its own. On several GPUs: torchrun --nproc-per-node 8 -m fastdiff run SCRIPT ...
+    On several GPUs: torchrun --nproc-per-node 8 -m fastdiff run SCRIPT ...
     """
 
-    script: Positional[Path]  # the script's file
-    arguments: Annotated[Positional[tuple[str, ...]], arg(metavar="...")] = ()  # its own, as they are
+    script: Annotated[Positional[Path], arg(metavar="SCRIPT")]
+    """File of the script, such as image_sample.py."""
+    arguments: Annotated[Positional[tuple[str, ...]], arg(metavar="...")] = ()
+    """Arguments of the script, which are passed on unchanged."""
 
     def run(self) -> int:
         return run_script([str(self.script), *self.arguments])
@@ -52,8 +54,8 @@ class Run:
 def run_script(argv: Sequence[str]) -> int:
     """Run argv[0] as ``__main__`` with the rest as its arguments.
 
-    A module beside the script is the script's own and stays: a fork's ``guided_diffusion``, of which fastdiff then has
-    those modules that it lacks, and which the log names.
+    Modules beside the script take precedence, such as a fork's own ``guided_diffusion``: fastdiff then provides only
+    the modules that the fork lacks, and logs which ones are the fork's.
 
     Raises:
         FastdiffError: no such file.
@@ -75,7 +77,7 @@ def run_script(argv: Sequence[str]) -> int:
 
 
 def _alias(package: str, folder: Path, others: dict[str, str]) -> None:
-    """A package and its modules by their names, but for those that are in the script's folder."""
+    """Make a package and its modules importable by their names, except those that are in the script's folder."""
     own = folder / package
     if own.with_suffix(".py").is_file():
         return

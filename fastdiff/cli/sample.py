@@ -35,56 +35,57 @@ FILES = ("samples.png", "samples.npz")
 
 @dataclass(frozen=True)
 class Sample:
-    """Sample images: writes OUT/samples.png (a captioned grid) and OUT/samples.npz (arr_0 NHWC uint8, arr_1 labels).
+    """Sample images from a diffusion model.
 
-    Ctrl-C keeps the images that are finished; the same command goes on from there. Under torchrun, processes share the
-    work, and the images are the same whatever their number.
+    Writes OUT/samples.png (a grid with captions) and OUT/samples.npz (arr_0: images, NHWC uint8; arr_1: labels).
+    After Ctrl-C the finished images are kept, and the same command continues from there. Under torchrun the processes
+    share the work; the images do not depend on the number of processes.
     """
 
     checkpoint: str = "fashion-mnist"
-    """A .safetensors or .pt file, or the name of a bundled model."""
+    """Checkpoint of the model: a .safetensors or .pt file, or the name of a bundled model."""
     preset: str | None = None
-    """The configuration of a file that does not bring its own; see fastdiff presets."""
+    """Configuration of the model, for a file that does not contain it; see fastdiff presets."""
     weights: str | None = None
-    """Which, of a file with several sets: "ema", "raw" or a name; left out, the average if there is one."""
+    """Weights to load from a file with several sets: "ema", "raw" or a name. Default: the average, if there is one."""
     n: int = 64
-    """How many images."""
+    """Number of images."""
     classes: tuple[str, ...] = ()
-    """Class names or numbers, repeated as needed; all classes in turn if left out."""
+    """Classes to sample, by name or number, in turn. Default: all classes."""
     sampler: Literal["ancestral", "ddim", "dpmpp", "euler", "heun"] = "dpmpp"
-    """How to step: "dpmpp" is DPM-Solver++ 2M."""
+    """Sampling method; "dpmpp" is DPM-Solver++ 2M."""
     steps: str = "20"
-    """A count, or for ancestral and ddim also "ddim50" or counts per section such as "90,60,60,20,20"."""
+    """Number of sampling steps; for ancestral and ddim also "ddim50" or counts per section, such as "90,60,20,20"."""
     eta: float = 0.0
-    """Noise of ddim: 0 is deterministic, 1 as noisy as ancestral sampling."""
+    """Amount of noise that ddim adds at each step: 0 is deterministic, 1 is as noisy as ancestral sampling."""
     guidance_scale: float = 1.0
-    """Classifier-free guidance: above 1 sharpens the class at a second model call a step; 1 is without."""
+    """Scale of classifier-free guidance. 1: no guidance; above 1: stronger, for a second model call at each step."""
     classifier: str | None = None
-    """A noisy-image classifier's checkpoint that guides towards the classes, such as 256x256_classifier.pt."""
+    """Checkpoint of a noisy-image classifier for classifier guidance, such as 256x256_classifier.pt."""
     classifier_preset: str | None = None
-    """The configuration of a classifier's file that does not bring its own."""
+    """Configuration of the classifier, for a file that does not contain it."""
     classifier_scale: Annotated[float, arg(aliases=["--scale"])] = 1.0
-    """How much: 1 is Bayes' rule, more sharpens the class."""
+    """Scale of classifier guidance. 1: Bayes' rule; above 1: stronger."""
     upsampler: str | None = None
-    """A super-resolution model's checkpoint that enlarges the images, such as 64_256_upsampler.pt."""
+    """Checkpoint of a super-resolution model that enlarges the images, such as 64_256_upsampler.pt."""
     upsampler_preset: str | None = None
-    """The configuration of an upsampler's file that does not bring its own."""
+    """Configuration of the upsampler, for a file that does not contain it."""
     upsampler_steps: str | None = None
-    """Its steps; left out, STEPS."""
+    """Number of sampling steps of the upsampler. Default: STEPS."""
     seed: int = 0
-    """Of the run. Image i is the same whatever N and BATCH_SIZE are."""
+    """Random seed. For a given seed, image i does not depend on N and BATCH_SIZE."""
     batch_size: int = 16
-    """Images at a time."""
+    """Number of images sampled at a time."""
     out: Path = Path("out")
-    """Folder for the results; made if it does not exist."""
+    """Folder for the results; it is created if it does not exist."""
     png: bool = False
     """Also write each image as OUT/images/000000.png, ..."""
     device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
-    """Where to run."""
+    """Device to run on: cpu, cuda or cuda:N."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the model computes in."""
+    """Data type of the model."""
     compare: bool = True
-    """Measure the same model on eager PyTorch too, turn by turn, and print the ratio."""
+    """Also time the same model in eager PyTorch, in alternation, and print the ratio."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -136,7 +137,7 @@ class Sample:
             return self._report(model, parts, labels, names, options, seconds, made=len(rows))
 
     def _settings(self, models: dict[str, Any]) -> dict[str, Any]:
-        """What decides about the images, as JSON has it."""
+        """The settings that the images depend on, as they are read back from JSON."""
         free = ("out", "png", "compare", "progress", "device")
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
         contents = {f"content of {name}": model and fingerprint(model) for name, model in models.items()}
@@ -167,7 +168,7 @@ class Sample:
         return model
 
     def _enlarger(self, model: Any) -> Any:
-        """enlarge(images, first, labels) of a batch that begins with image ``first``; None without an upsampler."""
+        """The function enlarge(images, first, labels) for a batch that begins with image ``first``, or None."""
         if model is None:
             return None
         options = {"sampler": self.sampler, "eta": self.eta, "steps": self.upsampler_steps or self.steps}

@@ -1,4 +1,4 @@
-"""What commands that sample have in common: the model, the classes' names, the folder for results."""
+"""Functions that the sampling commands share: loading the model, naming classes, checking the output folder."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fastdiff.training.setup import usable_device
 def load_denoiser(
     checkpoint: str, preset: str | None, device: str, dtype: str = "float32", weights: str | None = None
 ) -> Any:
-    """A model that makes images from noise, channels_last; arguments as of :func:`fastdiff.load`.
+    """Load a model that makes images from noise, in channels_last; arguments as for :func:`fastdiff.load`.
 
     Raises:
-        FastdiffError: no such checkpoint or device, another kind of model, or one that does not know its diffusion.
+        FastdiffError: no such checkpoint or device, another kind of model, or one without its diffusion's settings.
     """
     usable = usable_device(device)
     model: Any = fastdiff.load(
@@ -29,7 +29,7 @@ def load_denoiser(
     )
     if isinstance(model.config, ClassifierConfig):
         raise FastdiffError(
-            f"{checkpoint} is a classifier, which has no images to give; give a denoiser's checkpoint"
+            f"{checkpoint} is a classifier, which cannot make images; give a denoiser's checkpoint"
         )
     if model.config.low_res is not None:
         raise FastdiffError(
@@ -45,7 +45,7 @@ def load_denoiser(
 
 
 def check_folder(out: Path, files: Sequence[str]) -> None:
-    """Make the folder, and tell before the work, not after, if the results cannot be written.
+    """Create the output folder, and raise an error now, before the work, if the results cannot be written to it.
 
     Raises:
         FastdiffError: it cannot be made or written to, or a folder has the name of one of the files.

@@ -1,4 +1,4 @@
-"""``fastdiff train``: the options are the fields of TrainConfig."""
+"""``fastdiff train``, whose options are the fields of TrainConfig."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from fastdiff.training import TrainConfig, train
 class Train(TrainConfig):
     """Train a denoiser, an upsampler or a classifier of noisy images on your images.
 
-    Writes checkpoints, a log and, at the end, OUT/model.safetensors. Stopped by Ctrl-C, or even killed, the same
-    command goes on where it was. On several GPUs: torchrun --nproc-per-node=N -m fastdiff train ...
+    Writes checkpoints, a log and, at the end, OUT/model.safetensors. After Ctrl-C, or even if it is killed, the same
+    command continues where it stopped. On several GPUs: torchrun --nproc-per-node=N -m fastdiff train ...
     """
 
     backend: Literal["auto", "eager", "reference", "cpu", "triton", "cuda"] = "auto"
-    """What the ops run on; "auto" picks the fastest that can."""
+    """Backend of the ops; "auto" picks the fastest one available."""
 
     def run(self) -> int:
         with contextlib.nullcontext() if self.backend == "auto" else use_backend(self.backend):
             step, model = train(self)
         if process()[0]:
-            return 0 if model else INTERRUPTED  # the first process speaks for all
+            return 0 if model else INTERRUPTED  # only the first process prints
         if model is None:
             print(
                 f"stopped after step {step} of {self.steps}; run the command again to go on;"

@@ -1,4 +1,4 @@
-"""Everything that defines a training run, as one frozen dataclass (its fields are the command's options)."""
+"""The settings of a training run, as one frozen dataclass whose fields are the options of ``fastdiff train``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 Timesteps = Literal["uniform", "loss-second-moment"]
 Strategy = Literal["ddp", "fsdp"]
 
-MOST_AVERAGES = 4  # that one pass of the optimizer's kernels keeps
+MOST_AVERAGES = 4  # the number of averages that the optimizer's kernels update in one pass
 
 _POSITIVE = ("batch_size", "steps", "threads", "log_every", "checkpoint_every", "keep")
 _POSITIVE += ("val_every", "val_batches")
@@ -40,96 +40,97 @@ _WHOLE += ("num_classes", "small_size")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run: data, model, optimisation and what is written when.
+    """Settings of a training run: data, model, optimisation, and what is written when.
 
-    Raises FastdiffError for a value outside its range.
+    Raises:
+        FastdiffError: a value outside its range.
     """
 
     data: Path
-    """A folder, .zip or webdataset shards of images (class = first folder), an IDX images file, or an .npz."""
+    """Training images: a folder, .zip or webdataset shards (class: first folder), an IDX images file, or an .npz."""
     out: Path
     """Folder for checkpoints, log.jsonl, sample grids and, at the end, model.safetensors."""
     labels: Path | None = None
-    """Labels of an IDX images file; found beside it by name if left out."""
+    """Labels file of an IDX images file. Default: found by its name beside the images."""
     class_names: tuple[str, ...] = ()
-    """Names of the classes, in order; from the data if left out."""
+    """Names of the classes, in order. Default: those of the data."""
     fit: Fit = "crop"
-    """Of another size: "crop" cuts the centre out, "random-crop" 0.8 to 1 of it, anywhere, "pad" adds a black rim."""
+    """How to fit images of another size: crop the centre, crop 0.8 to 1 of the shorter side at random, or pad black."""
     flip: bool = False
-    """Mirror half of the images, chosen at random."""
+    """Mirror half of the images, chosen at random, from left to right."""
     skip_broken: bool = False
-    """Try each image of a folder or archive first; leave out, and list, what cannot be read; without, an error."""
+    """Check every image of a folder or archive first, and skip and list broken ones instead of raising an error."""
     workers: int | None = None
-    """Processes that decode images ahead of their step; left out, as many as make sense, 0 if images are in memory."""
+    """Processes that decode images in advance. Default: by the number of processors; 0 if the images are in memory."""
     val_data: Path | None = None
-    """Images that are not trained on, as DATA; the averaged model is measured on them."""
+    """Validation images, in the same formats as DATA: the loss of the averaged model on them is logged."""
     val_labels: Path | None = None
-    """As LABELS, of VAL_DATA."""
+    """Labels file of VAL_DATA, as LABELS is of DATA."""
 
     preset: str = "fashion-mnist"
-    """The model: a preset's name, or a .json file {"model": {...}, "diffusion": {...}}."""
+    """Configuration of the model: the name of a preset, or a .json file {"model": {...}, "diffusion": {...}}."""
     image_size: int | None = None
-    """Overrides the preset's image size."""
+    """Image size in pixels. Default: the preset's."""
     channels: int | None = None
-    """Overrides the preset's image channels: 1 (grey) or 3 (RGB)."""
+    """Image channels: 1 (grey) or 3 (RGB). Default: the preset's."""
     num_classes: int | None = None
-    """Overrides the preset's number of classes; 0 trains without labels."""
+    """Number of classes; 0 trains without labels. Default: the preset's."""
     small_size: int | None = None
-    """Upsamplers: size of the images they enlarge; a quarter of the image size if left out."""
+    """Size in pixels of the images that an upsampler enlarges. Default: a quarter of the image size."""
     noised: bool = True
-    """Classifiers: train on noisy images, as guidance needs; --no-noised on clean ones, at time 0."""
+    """Train a classifier on noisy images, as guidance needs; with --no-noised on clean images, at time 0."""
 
     steps: int = 100_000
-    """Steps in all; a resumed run counts from the first."""
+    """Total number of training steps, including those before a resumption."""
     batch_size: int = 64
-    """Images a step, of all processes together."""
+    """Number of images in a step, of all processes together."""
     microbatch: int = 0
-    """Images that a process takes at a time, for lack of memory: gradients add up to the batch's. 0: all."""
+    """Number of images that a process computes at a time to save memory; gradients are summed. 0: all at once."""
     lr: float = 1e-3
     """Learning rate of AdamW after the warm-up."""
     warmup: int = 200
-    """Steps over which the learning rate rises from 0."""
+    """Number of first steps over which the learning rate rises linearly from 0."""
     decay: int = 0
-    """Last steps, over which the learning rate falls to 0 in a straight line."""
+    """Number of last steps over which the learning rate falls linearly to 0."""
     weight_decay: float = 0.0
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay of AdamW."""
     clip_norm: float = 1.0
-    """Largest norm of the whole gradient; 0 does not clip."""
+    """Norm to which the whole gradient is clipped. 0: no clipping."""
     ema: tuple[float, ...] = (0.999,)
-    """Decays of averaged weights, up to 4: saved as model.safetensors (the first), model-ema-DECAY.safetensors."""
+    """Decays of up to 4 averages of the weights, saved as model.safetensors (first) and model-ema-DECAY.safetensors."""
     label_dropout: float = 0.1
-    """Share of labels replaced by "no class", if the model has it, for classifier-free guidance."""
+    """Share of labels replaced by "no class", for classifier-free guidance, if the model has such a class."""
     loss: Loss = "mse"
-    """Of denoisers and upsamplers; "mse" and "rescaled_mse" (ADM's) train a learned variance as well."""
+    """Loss of denoisers and upsamplers; "mse" and "rescaled_mse" (ADM's) also train a learned variance."""
     timesteps: Timesteps = "uniform"
-    """How diffusion times are drawn; "loss-second-moment" is IDDPM's importance sampling."""
+    """Distribution of the diffusion times; "loss-second-moment" is IDDPM's importance sampling."""
     precision: Precision = "float32"
-    """Of the forward and backward pass, by autocast; weights stay float32. float16 scales the loss."""
+    """Precision of the forward and backward pass, by autocast; weights stay float32. float16 uses loss scaling."""
     recompute: Recompute = "none"
-    """What the backward makes again to save memory: "selective" norms, "full" all; gradients stay the same."""
+    """What the backward pass recomputes to save memory: "selective", norms and activation functions; "full", all."""
     seed: int = 0
-    """Of everything random: weights, order, mirroring, times, noise, dropped labels and units."""
+    """Random seed of initial weights, data order, mirroring, diffusion times, noise and dropout."""
     device: str = "cpu"
-    """Where to run: cpu, cuda or cuda:N. Under torchrun, cuda is a GPU for each process."""
+    """Device to run on: cpu, cuda or cuda:N. Under torchrun, cuda gives each process a GPU of its own."""
     strategy: Strategy = "ddp"
-    """Under torchrun: "ddp" has the model on every process, "fsdp" (FSDP2) a share, for what does not fit."""
+    """Under torchrun: "ddp" keeps the whole model in each process, "fsdp" (FSDP2) a part, for large models."""
     threads: int | None = None
-    """CPU threads; all cores if left out."""
+    """Number of CPU threads. Default: one for each core."""
 
     resume: Literal["auto", "never"] = "auto"
-    """"auto" goes on from the last checkpoint in OUT, if there is one, as if never stopped."""
+    """"auto" resumes from the last checkpoint in OUT, if there is one, with the same results as an unbroken run."""
     log_every: int = 10
-    """Steps between lines of log.jsonl."""
+    """Number of steps between lines of log.jsonl."""
     checkpoint_every: int = 500
-    """Steps between checkpoints."""
+    """Number of steps between checkpoints."""
     keep: int = 2
-    """How many checkpoints stay."""
+    """Number of newest checkpoints to keep."""
     sample_every: int = 0
-    """Steps between sample grids, 0 for none."""
+    """Number of steps between sample grids. 0: no sample grids."""
     val_every: int = 500
-    """Steps between measurements on VAL_DATA."""
+    """Number of steps between validations on VAL_DATA."""
     val_batches: int = 10
-    """Batches of each; always the same ones."""
+    """Number of batches in a validation, which are the same every time."""
     tensorboard: bool = False
     """Also write the log and the sample grids to OUT/tensorboard; needs the package tensorboard."""
     progress: bool = True
@@ -164,9 +165,9 @@ class TrainConfig:
             raise FastdiffError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
 
     def learning_rate(self, step: int) -> float:
-        """Of update ``step`` (counted from 0): a rise from 0, a plateau, a fall to 0; each a straight line.
+        """Learning rate of update ``step`` (counted from 0): linear warm-up from 0, constant, linear decay to 0.
 
-        Until the fall begins it does not depend on ``steps``, so a run may be lengthened or shortened then.
+        Before the decay begins it does not depend on ``steps``, so a run may then still be lengthened or shortened.
         """
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         fall = min(1.0, (self.steps - step) / self.decay) if self.decay else 1.0

@@ -150,9 +150,9 @@ BAD = {
     ),
     "unknown-free": (["fit", "TRIALS", "--free", "v", "w"], "invalid choice"),
     "too-little-free": (["fit", "TRIALS", "--free", "a", "t0"], "v is neither free nor fixed"),
-    "fix": (["fit", "TRIALS", "--fix", "z"], "--fix is made of NAME=VALUE, got 'z'"),
+    "fix": (["fit", "TRIALS", "--fix", "z"], "--fix takes NAME=VALUE, got 'z'"),
     "fix-number": (["fit", "TRIALS", "--fix", "z=half"], "--fix: 'half' is not a number"),
-    "bounds": (["fit", "TRIALS", "--bounds", "z=0.4"], "--bounds is made of NAME=LOW:HIGH, got '0.4'"),
+    "bounds": (["fit", "TRIALS", "--bounds", "z=0.4"], "--bounds takes NAME=LOW:HIGH, got '0.4'"),
     "coding": (
         ["fit", "TRIALS", "--coding", "left=1"],
         "coding is made of upper=, lower= and missing=, got 'left'",

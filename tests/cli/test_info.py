@@ -61,7 +61,7 @@ def test_info_says_what_was_measured_on_a_gpu(monkeypatch) -> None:
     ]
     monkeypatch.setattr(_measured, "entry", lambda index: None)
     nothing, default = measurements(0)
-    assert nothing.startswith("nothing is measured on NVIDIA Made-up") and "PyTorch's own" in default
+    assert nothing.startswith("no measurements of NVIDIA Made-up") and "PyTorch's own" in default
 
 
 def test_presets_are_listed_with_what_is_bundled(command, monkeypatch) -> None:
