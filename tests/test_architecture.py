@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "checkpoint": {"zoo", "models", "diffusion"},
     "training": {"models", "diffusion", "ops", "zoo", "checkpoint", "sampling"},
     "evaluation": {"checkpoint", "models", "diffusion", "engine", "sampling", "training", "ops"},
-    "interop": {"models", "nn", "ops", "diffusion", "training"},
+    "interop": {"models", "nn", "ops", "diffusion", "sampling", "training"},
     "bench": {
         "training",
         "zoo",

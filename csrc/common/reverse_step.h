@@ -22,6 +22,8 @@ struct Planar {
   int64_t image_stride, channel_stride, pixel_stride, channels, dtype;
 };
 
+// The columns of the table, as fastdiff/ops/reverse_step/table.py names and explains them; the last entry is padding.
+enum StepColumn : int { kOutX, kOutM, kX, kX0, kH1, kH2, kStd, kLogMin, kLogMax, kNoiseOn, kGuidance };
 constexpr int64_t kTableColumns = 12;
 
 struct StepArgs {
@@ -36,25 +38,25 @@ struct StepArgs {
   uint32_t stream;  // of the noise
 };
 
-// One row of the table, folded. With f = (v + 1) / 2, (f l_1 + (1 - f) l_0) / 2 = (l_1 + l_0) / 4 + v (l_1 -
-// l_0) / 4.
+// One row of the table, folded. With f = (v + 1) / 2, l_0 = log_min and l_1 = log_max,
+// (f l_1 + (1 - f) l_0) / 2 = (l_1 + l_0) / 4 + v (l_1 - l_0) / 4.
 struct StepCoefficients {
-  float out_x, out_m, a, b, c1, c2, guidance;
+  float out_x, out_m, x, x0, h1, h2, guidance;
   float std;                            // sigma, or exp(log_std)'s factor if the model gives the variance
   float log_std_offset, log_std_slope;  // log_std = offset + slope v
 
   template <class T>
   FASTDIFF_HOST_DEVICE StepCoefficients(const T* row, int64_t variance)
-      : out_x(static_cast<float>(row[0])),
-        out_m(static_cast<float>(row[1])),
-        a(static_cast<float>(row[2])),
-        b(static_cast<float>(row[3])),
-        c1(static_cast<float>(row[4])),
-        c2(static_cast<float>(row[5])),
-        guidance(static_cast<float>(row[10])),
-        std(static_cast<float>(row[variance == kNoVariance ? 6 : 9])),
-        log_std_offset(variance == kLearned ? 0.f : static_cast<float>((row[8] + row[7]) / 4)),
-        log_std_slope(variance == kLearned ? 0.5f : static_cast<float>((row[8] - row[7]) / 4)) {}
+      : out_x(static_cast<float>(row[kOutX])),
+        out_m(static_cast<float>(row[kOutM])),
+        x(static_cast<float>(row[kX])),
+        x0(static_cast<float>(row[kX0])),
+        h1(static_cast<float>(row[kH1])),
+        h2(static_cast<float>(row[kH2])),
+        guidance(static_cast<float>(row[kGuidance])),
+        std(static_cast<float>(row[variance == kNoVariance ? kStd : kNoiseOn])),
+        log_std_offset(variance == kLearned ? 0.f : static_cast<float>((row[kLogMax] + row[kLogMin]) / 4)),
+        log_std_slope(variance == kLearned ? 0.5f : static_cast<float>((row[kLogMax] - row[kLogMin]) / 4)) {}
 };
 
 template <class V>

@@ -78,9 +78,9 @@ void run_plane(const StepCoefficients k, bool clip, const Operands& p, int64_t p
     }
     const Vec x = load(p.x + i);
     const Vec x0 = predict_x0(k, x, model, clip);
-    Vec next = k.a * x + k.b * x0;
-    if (p.h1) next = next + k.c1 * load(p.h1 + i);
-    if (p.h2) next = next + k.c2 * load(p.h2 + i);
+    Vec next = k.x * x + k.x0 * x0;
+    if (p.h1) next = next + k.h1 * load(p.h1 + i);
+    if (p.h2) next = next + k.h2 * load(p.h2 + i);
     if (p.noise) {
       const Vec z = load(p.noise + i);
       if constexpr (kModelVariance)

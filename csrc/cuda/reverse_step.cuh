@@ -126,7 +126,7 @@ __device__ __forceinline__ void predict(const StepArgs& a, const StepCoefficient
 #pragma unroll
   for (int j = 0; j < kQuad; ++j) {
     x0[j] = predict_x0(k, x[j], model[j], narrow(a.clip));
-    next[j] = k.a * x[j] + k.b * x0[j];
+    next[j] = k.x * x[j] + k.x0 * x0[j];
   }
 }
 
@@ -150,8 +150,8 @@ __device__ __forceinline__ void run_channel(const StepArgs& a, const StepCoeffic
   float x0[kQuad], next[kQuad];
   predict(a, k, at, x0, next, nonfinite);
   write(a.x0, at, x0);
-  add(a.h1, at, k.c1, next);
-  add(a.h2, at, k.c2, next);
+  add(a.h1, at, k.h1, next);
+  add(a.h2, at, k.h2, next);
   add_noise(a, k, at, step, next);
   write(a.x_next, at, next);
 }
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kThreads) reverse_step_kernel(const StepArgs a
   StepCoefficients k = narrow(a.table_is_double)
                            ? StepCoefficients(static_cast<const double*>(a.table) + row, variance)
                            : StepCoefficients(static_cast<const float*>(a.table) + row, variance);
-  if (row != step * kTableColumns) k.a = __uint_as_float(0x7fffffffu);  // no such row: NaN, since a kernel cannot raise
+  if (row != step * kTableColumns) k.x = __uint_as_float(0x7fffffffu);  // no such row: NaN, since a kernel cannot raise
   Place at;
   at.pixel = (blockIdx.x * kThreads + threadIdx.x) * kQuad;
   const int32_t pixels = narrow(a.pixels), channels = narrow(a.channels);

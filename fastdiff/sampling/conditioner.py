@@ -7,11 +7,12 @@ from torch import Tensor
 
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import normal
+from fastdiff.ops.reverse_step import COLUMNS
 from fastdiff.sampling.condition import BACK_STREAM, Condition
-from fastdiff.sampling.plan import COLUMNS, Plan
+from fastdiff.sampling.plan import Plan
 
 _OUT_M, _STD, _LOG_MIN, _LOG_MAX, _NOISE_ON = (
-    COLUMNS.index(name) for name in ("out_m", "noise", "log_min", "log_max", "noise_on")
+    COLUMNS.index(name) for name in ("out_m", "std", "log_min", "log_max", "noise_on")
 )
 
 

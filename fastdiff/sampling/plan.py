@@ -3,7 +3,9 @@
 Built on the host in float64. Every sampler is rows of coefficients for the op ``reverse_step``, which turns
 the model's output into x_0 (clipped if asked) and updates
 
-    x' = x_coef x + x0_coef x_0 + h1_coef h_1 + noise z.
+    x' = x x + x0 x_0 + h1 h_1 + std z,
+
+where x, x0, h1 and std are columns of the table (``fastdiff.ops.reverse_step.COLUMNS``).
 """
 
 from __future__ import annotations
@@ -18,15 +20,8 @@ import torch
 from torch import Tensor
 
 from fastdiff.diffusion.config import Prediction, Variance
-
-COLUMNS = (
-    *("out_x", "out_m"),  # x_0 = out_x x + out_m model_output
-    *("x", "x0", "h1", "h2"),  # x' = x x + x0 x_0 + h1 h_1 + h2 h_2 + std z
-    "noise",  # std, unless the model's variance channels give it
-    *("log_min", "log_max", "noise_on"),  # range of a learned variance; 0 = no noise in this step
-    "guidance",
-    "reserved",
-)
+from fastdiff.ops.reverse_step import COLUMNS
+from fastdiff.ops.reverse_step.table import make_table
 
 
 class History(enum.Enum):
@@ -47,14 +42,17 @@ class Row:
     x0: float = 0.0
     h1: float = 0.0
     history: History = History.NONE
-    noise: float = 0.0
-    log_range: tuple[float, float] = (0.0, 0.0)  # log-variances that a learned variance mixes
-    learned_noise: bool = False  # std from the model's variance channels instead of ``noise``
+    std: float = 0.0
+    # log-variances that a learned variance mixes
+    log_min: float = 0.0
+    log_max: float = 0.0
+    # the deviation comes from the model's variance channels instead of ``std``
+    noise_on: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """S model calls: times [S] and table [S, 12] (columns named in ``COLUMNS``), float64 on the host."""
+    """S model calls: times [S] and table [S, 12] (its columns are ``COLUMNS``), float64 on the host."""
 
     times: Tensor
     table: Tensor
@@ -91,7 +89,7 @@ class Plan:
     @property
     def is_stochastic(self) -> bool:
         """True if any step adds noise."""
-        return bool(self.table[:, [COLUMNS.index("noise"), COLUMNS.index("noise_on")]].any())
+        return bool(self.table[:, [COLUMNS.index("std"), COLUMNS.index("noise_on")]].any())
 
 
 def make_plan(
@@ -103,17 +101,17 @@ def make_plan(
     """The table for a sampler's rows and a model that predicts ``prediction``.
 
     Args:
-        variance: the diffusion's; it matters to rows with ``learned_noise`` only.
+        variance: the diffusion's; it matters to rows with ``noise_on`` only.
         guidance_scale: w of uncond + w (cond - uncond); None without guidance.
     """
-    table = np.zeros((len(rows), len(COLUMNS)))
-    for line, row in zip(table, rows, strict=True):
-        line[:2] = _to_x0(prediction, row.alpha_bar)
-        line[2:5] = row.x, row.x0, row.h1
-        line[6:10] = row.noise, *row.log_range, row.learned_noise
-        line[10] = 1.0 if guidance_scale is None else guidance_scale
+    columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS if hasattr(Row, name)}
+    columns["out_x"], columns["out_m"] = zip(
+        *(_to_x0(prediction, row.alpha_bar) for row in rows), strict=True
+    )
+    weight = 1.0 if guidance_scale is None else guidance_scale
+    table = make_table(len(rows), **columns, guidance=weight)
     levels = torch.tensor([*(row.alpha_bar for row in rows), 1.0], dtype=torch.float64)
-    learned = any(row.learned_noise for row in rows) and variance in ("learned", "learned_range")
+    learned = any(row.noise_on for row in rows) and variance in ("learned", "learned_range")
     return Plan(
         times=torch.tensor([row.time for row in rows], dtype=torch.float64),
         table=torch.from_numpy(table),

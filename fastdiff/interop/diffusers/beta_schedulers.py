@@ -2,6 +2,9 @@
 
 Everything but ``step`` is diffusers' own, and ``step`` is where one ``reverse_step`` cannot do it. The table has a row
 for each training time step, and the time step itself is the row's number: on a GPU nothing is read back.
+
+Coefficients are computed in float32 in diffusers' order, not taken from fastdiff's samplers: near abar = 1 the rounding
+is visible in the images, and a drop-in has to make the same ones.
 """
 
 from __future__ import annotations
@@ -79,15 +82,17 @@ def _ddim_rows(scheduler: Any, eta: float, use_clipped_model_output: bool) -> Te
     alpha, sigma = abar**0.5, (1 - abar) ** 0.5
     std = eta * ((1 - before) / (1 - abar) * (1 - abar / before)) ** 0.5
     k = (1 - before - std**2) ** 0.5
-    o_x, o_m = converted(config.prediction_type, alpha, sigma)
+    out_x, out_m = converted(config.prediction_type, alpha, sigma)
     if use_clipped_model_output:
-        return rows(len(abar), o_x=o_x, o_m=o_m, a=k / sigma, b=before**0.5 - k * alpha / sigma, s=std)
+        return rows(
+            len(abar), out_x=out_x, out_m=out_m, x=k / sigma, x0=before**0.5 - k * alpha / sigma, std=std
+        )
     of_x, of_m = {
         "epsilon": (torch.zeros_like(abar), torch.ones_like(abar)),
         "sample": (1 / sigma, -alpha / sigma),
         "v_prediction": (sigma, alpha),
     }[config.prediction_type]
-    return rows(len(abar), o_x=o_x, o_m=o_m, a=k * of_x, b=before**0.5, c1=k * of_m, s=std)
+    return rows(len(abar), out_x=out_x, out_m=out_m, x=k * of_x, x0=before**0.5, h1=k * of_m, std=std)
 
 
 _VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "learned_range")
@@ -148,18 +153,18 @@ def _ddpm_table(scheduler: Any) -> tuple[Table, set[int]]:
     beta_step = 1 - alpha_step
     small = ((1 - before) / (1 - abar) * beta_step).clamp_min(1e-20)
     std = beta_step**0.5 if scheduler.variance_type == "fixed_large" else small**0.5
-    o_x, o_m = converted(scheduler.config.prediction_type, abar**0.5, (1 - abar) ** 0.5)
+    out_x, out_m = converted(scheduler.config.prediction_type, abar**0.5, (1 - abar) ** 0.5)
     noisy = (torch.arange(len(abar)) > 0).float()
     table = rows(
         len(abar),
-        o_x=o_x,
-        o_m=o_m,
-        a=alpha_step**0.5 * (1 - before) / (1 - abar),
-        b=before**0.5 * beta_step / (1 - abar),
-        s=std * noisy,
-        l0=torch.log(small),
-        l1=torch.log(beta_step),
-        n=noisy,
+        out_x=out_x,
+        out_m=out_m,
+        x=alpha_step**0.5 * (1 - before) / (1 - abar),
+        x0=before**0.5 * beta_step / (1 - abar),
+        std=std * noisy,
+        log_min=torch.log(small),
+        log_max=torch.log(beta_step),
+        noise_on=noisy,
     )
     return Table(table), set((previous != -2).nonzero().flatten().tolist())
 

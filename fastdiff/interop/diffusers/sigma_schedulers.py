@@ -98,18 +98,18 @@ def _dpm_solver_rows(scheduler: Any) -> Tensor:
         update = _update(scheduler, _order(scheduler, index, behind + index - first))
         found.append(torch.cat((_conversion(scheduler), update)))
     scheduler._step_index = first
-    o_x, o_m, a, b, c1, c2, s = torch.stack(found).unbind(1)
-    return rows(len(found), o_x=o_x, o_m=o_m, a=a, b=b, c1=c1, c2=c2, s=s)
+    columns = "out_x", "out_m", "x", "x0", "h1", "h2", "std"
+    return rows(len(found), **dict(zip(columns, torch.stack(found).unbind(1), strict=True)))
 
 
 def _conversion(scheduler: Any) -> Tensor:
-    """o_x, o_m. Vectors are [5, 1], for the model's output may be cut along its second dimension."""
+    """out_x, out_m. Vectors are [5, 1], for the model's output may be cut along its second dimension."""
     sample, output, *_ = torch.eye(5).unsqueeze(2)
     return scheduler.convert_model_output(output, sample=sample)[:2, 0]
 
 
 def _update(scheduler: Any, order: int) -> Tensor:
-    """a, b, c_1, c_2, s."""
+    """x, x0, h1, h2, std."""
     sample, m0, m1, m2, noise = torch.eye(5)
     if order == 1:
         return scheduler.dpm_solver_first_order_update(m0, sample=sample, noise=noise)
@@ -174,11 +174,11 @@ def _euler_table(scheduler: Any, s_churn: float, s_tmin: float, s_tmax: float) -
     gamma = min(s_churn / len(sigma), 2**0.5 - 1)
     raised = torch.where((sigma >= s_tmin) & (sigma <= s_tmax), sigma * (1 + gamma), sigma)
     ratio = (after - raised) / raised
-    o_x, o_m = {
+    out_x, out_m = {
         "epsilon": (1.0, -raised),
         "v_prediction": (1 / (sigma**2 + 1), -sigma / (sigma**2 + 1) ** 0.5),
     }.get(scheduler.config.prediction_type, (0.0, 1.0))
-    return Table(rows(len(sigma), o_x=o_x, o_m=o_m, a=1 + ratio, b=-ratio)), raised.tolist()
+    return Table(rows(len(sigma), out_x=out_x, out_m=out_m, x=1 + ratio, x0=-ratio)), raised.tolist()
 
 
 class FastDPMSolverMultistepScheduler(DPMSolverMultistepScheduler):

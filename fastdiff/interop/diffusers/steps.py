@@ -8,17 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.ops.reverse_step import TABLE_COLUMNS, reverse_step
+from fastdiff.ops.reverse_step import reverse_step
+from fastdiff.ops.reverse_step.table import make_table
 
-COLUMNS = ("o_x", "o_m", "a", "b", "c1", "c2", "s", "l0", "l1", "n", "w")
 
-
-def rows(count: int, **columns: Tensor | float) -> Tensor:
-    """[count, 12] float32, with columns as ``fastdiff.ops.reverse_step`` names them; w is 1, what is not given 0."""
-    table = torch.zeros(count, TABLE_COLUMNS)
-    for name, values in {"w": 1.0, **columns}.items():
-        table[:, COLUMNS.index(name)] = torch.as_tensor(values, dtype=torch.float32)
-    return table
+def rows(count: int, **columns: Any) -> Tensor:
+    """[count, 12] float32, with the columns that ``fastdiff.ops.reverse_step.COLUMNS`` names."""
+    arrays = {name: v.numpy() if isinstance(v, Tensor) else v for name, v in columns.items()}
+    return torch.from_numpy(make_table(count, **arrays)).float()
 
 
 class Table:
@@ -48,7 +45,7 @@ class Table:
         clip: bool = False,
         variance: str = "none",
     ) -> tuple[Tensor, Tensor]:
-        """-> the next sample, and x_0 (or whatever o_x, o_m make of the model's output), both like sample.
+        """-> the next sample, and x_0 (or whatever out_x, out_m make of the model's output), both like sample.
 
         ``row``: a number, or a tensor of one, which is not read on the host.
         """
@@ -126,7 +123,7 @@ def is_fusible(scheduler: Any, sample: Any, model_output: Any) -> bool:
 
 
 def converted(prediction_type: str, alpha: Tensor, sigma: Tensor) -> tuple[Tensor | float, Tensor | float]:
-    """x_0 = o_x x + o_m m, for x = alpha x_0 + sigma epsilon -> o_x, o_m.
+    """x_0 = out_x x + out_m m, for x = alpha x_0 + sigma epsilon -> out_x, out_m.
 
     Source: DDPM eq. 15 (epsilon); Salimans & Ho 2022, "Progressive distillation", section 4 (v).
     """

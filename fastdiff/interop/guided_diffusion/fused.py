@@ -1,4 +1,4 @@
-"""The steps of the mirrored loops as rows of one ``reverse_step``: tables on the device once, noise from outside."""
+"""The steps of the mirrored loops: the samplers' rows for ``reverse_step``, on the device once; noise from outside."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from fastdiff.diffusion.gaussian import GaussianDiffusion
-from fastdiff.ops.reverse_step import TABLE_COLUMNS, reverse_step
+from fastdiff.ops.reverse_step import reverse_step
+from fastdiff.sampling.levels import Levels
+from fastdiff.sampling.plan import make_plan
+from fastdiff.sampling.samplers import ancestral, ddim
 
 
 class FusedSteps:
@@ -55,8 +58,7 @@ class FusedSteps:
         assert self._current is not None
         key = kind, x.device
         if key not in self._tables:
-            table = self._ancestral_rows() if kind == "ancestral" else self._ddim_rows(kind)
-            self._tables[key] = torch.from_numpy(table).to(x.device)
+            self._tables[key] = self._table(kind).to(x.device)
         index = self._numbers(x.device)[self._current[1]]
         sample, x0, _ = reverse_step(
             x, output, self._tables[key], index, noise=noise, clip=clip, variance=variance
@@ -68,33 +70,10 @@ class FusedSteps:
             self._rows[device] = torch.arange(self._process.steps, device=device)
         return self._rows[device]
 
-    def _table(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """[T, 12] with the conversion to x_0 filled in, and the process's tables."""
-        tables = self._process._tables
-        table = np.zeros((self._process.steps, TABLE_COLUMNS))
-        if self._process.config.prediction == "x0":
-            table[:, 1] = 1
-        else:
-            table[:, 0], table[:, 1] = tables["recip_sqrt_alphas_bar"], -tables["sigmas"]
-        table[:, 10] = 1
-        return table, tables
-
-    def _ancestral_rows(self) -> np.ndarray:
-        table, tables = self._table()
-        table[:, 2], table[:, 3] = tables["posterior_c_t"], tables["posterior_c_0"]
-        large = self._process.config.variance == "fixed_large"
-        log_variance = tables["log_variance_large" if large else "posterior_log_variance_clipped"]
-        table[1:, 6] = np.exp(0.5 * log_variance[1:])
-        table[:, 7], table[:, 8] = tables["posterior_log_variance_clipped"], tables["log_betas"]
-        table[1:, 9] = 1
-        return table
-
-    def _ddim_rows(self, eta: float) -> np.ndarray:
-        """x' = sqrt(abar_p) x_0 + k eps + sigma z, eps = (x / sqrt(abar) - x_0) / sigma_t."""
-        table, tables = self._table()
-        abar, before = tables["alphas_bar"], tables["alphas_bar_prev"]
-        sigma = eta * np.sqrt((1 - before) / (1 - abar)) * np.sqrt(1 - abar / before)
-        k = np.sqrt(1 - before - sigma**2) / tables["sigmas"]
-        table[:, 2], table[:, 3] = k * tables["recip_sqrt_alphas_bar"], np.sqrt(before) - k
-        table[1:, 6] = sigma[1:]
-        return table
+    def _table(self, kind: object) -> Tensor:
+        """[T, 12] float64, the row of t = 0 first: ancestral sampling's, or DDIM's for eta = ``kind``."""
+        config, alphas_bar = self._process.config, self._process.alphas_bar.numpy()
+        times = np.arange(self._process.steps, dtype=np.float64)
+        levels = Levels(np.append(alphas_bar[::-1], 1.0), np.append(times[::-1], 0.0))
+        rows = ancestral.rows(levels, config.variance) if kind == "ancestral" else ddim.rows(levels, kind)
+        return make_plan(rows, config.prediction, config.variance).table.flip(0)

@@ -10,9 +10,10 @@ from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.philox import check_seeds, check_word
 from fastdiff.ops.reverse_step import eager, reference
+from fastdiff.ops.reverse_step.table import COLUMNS as COLUMNS
+from fastdiff.ops.reverse_step.table import TABLE_COLUMNS
 
 VARIANCES = ("none", "learned", "learned_range")
-TABLE_COLUMNS = 12
 
 
 def reverse_step(
@@ -46,7 +47,9 @@ def reverse_step(
     Args:
         x: [N, C, *], float32, bfloat16, float16 or float64; contiguous or channels_last, kept as it comes.
         model_output: [N, C or 2C, *], any floating-point dtype and layout; 2C if variance is not "none".
-        table: [S, 12] float32 or float64, columns o_x, o_m, a, b, c_1, c_2, s, l_0, l_1, n, w, (unused).
+        table: [S, 12] float32 or float64, columns out_x (o_x), out_m (o_m), x (a), x0 (b),
+            h1 (c_1), h2 (c_2), std (s), log_min (l_0), log_max (l_1), noise_on (n), guidance (w), and padding:
+            :data:`COLUMNS`.
         index: int64 scalar tensor on x's device, the row to use and the Philox counter of the noise's step.
         uncond: the model's output without condition, shaped like model_output.
         h1, h2: history, shaped like x, float32 or x's dtype; None for 0.

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdiff.ops._case import Case
 from fastdiff.ops.reverse_step import eager, reverse_step
 
-# o_x, o_m, a, b, c_1, c_2, s, l_0, l_1, n, w, (unused): three steps of a cosine-like process.
+# In the order of COLUMNS, and padding: three steps of a cosine-like process.
 _ROWS = (
     (1.02, -0.2, 0.97, 0.02, -0.1, 0.05, 0.07, -6.1, -4.2, 1.0, 3.0, 0.0),
     (1.70, -1.4, 0.82, 0.15, -0.3, 0.20, 0.40, -2.4, -1.9, 1.0, 1.5, 0.0),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.ops.philox import reference as philox
+from fastdiff.ops.reverse_step.table import COLUMNS
 
 
 def reverse_step(
@@ -74,26 +75,26 @@ def _chain(
     t = index.expand(x.shape[0])
     dtype = torch.promote_types(x.dtype, torch.float32)
 
-    def at(column: int) -> Tensor:
+    def at(column: str) -> Tensor:
         """The column's entry for each sample's step, broadcast to x's shape."""
-        entries = table[:, column][t].to(dtype)
+        entries = table[:, COLUMNS.index(column)][t].to(dtype)
         return entries.reshape(-1, *[1] * (x.dim() - 1)).expand(x.shape)
 
     out, v = model_output[:, : x.shape[1]], model_output[:, x.shape[1] :]
     if uncond is not None:
         base = uncond[:, : x.shape[1]]
-        out = base + at(10) * (out - base)
+        out = base + at("guidance") * (out - base)
     if variance == "learned_range":
         fraction = (v + 1) / 2
-        v = fraction * at(8) + (1 - fraction) * at(7)
-    x0 = at(0) * x + at(1) * out
+        v = fraction * at("log_max") + (1 - fraction) * at("log_min")
+    x0 = at("out_x") * x + at("out_m") * out
     if clip:
         x0 = x0.clamp(-1, 1)
-    sample = at(2) * x + at(3) * x0
-    for column, history in ((4, h1), (5, h2)):
+    sample = at("x") * x + at("x0") * x0
+    for column, history in (("h1", h1), ("h2", h2)):
         if history is not None:
             sample = sample + at(column) * history
     if noise is not None:
-        std = at(6) if variance == "none" else at(9) * torch.exp(0.5 * v)
+        std = at("std") if variance == "none" else at("noise_on") * torch.exp(0.5 * v)
         sample = sample + std * noise
     return sample.to(x.dtype), x0.to(x.dtype)

@@ -8,6 +8,7 @@ from torch import Tensor
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._like import as_like, is_transformed
 from fastdiff.ops.philox import reference as philox
+from fastdiff.ops.reverse_step.table import COLUMNS, Coefficients
 
 
 def reverse_step(
@@ -29,29 +30,30 @@ def reverse_step(
     if index.device.type == "cpu" and not is_transformed():
         check_index(table, index)
     row = table.index_select(0, index.reshape(1))[0].to(dtype)
-    out_x, out_m, a, b, c1, c2, std, log_min, log_max, noise_on, guidance, _ = row.unbind()
+    k = Coefficients._make(row.unbind()[: len(COLUMNS)])
     channels = x.shape[1]
     state = x.to(dtype)
     out = model_output[:, :channels].to(dtype)
     if uncond is not None:
         base = uncond[:, :channels].to(dtype)
-        out = base + guidance * (out - base)
-    x0 = out_x * state + out_m * out
+        out = base + k.guidance * (out - base)
+    x0 = k.out_x * state + k.out_m * out
     if clip:
         x0 = x0.clamp(-1, 1)  # NaN stays NaN
-    x_next = a * state + b * x0
-    for coefficient, history in ((c1, h1), (c2, h2)):
+    x_next = k.x * state + k.x0 * x0
+    for coefficient, history in ((k.h1, h1), (k.h2, h2)):
         if history is not None:
             x_next = x_next + coefficient * history.to(dtype)
     if seeds is not None:
         noise = philox.normal(seeds, x.shape[1:], step=index, stream=stream, dtype=dtype)
     if noise is not None:
+        std = k.std
         if variance != "none":
             log_var = model_output[:, channels:].to(dtype)
             if variance == "learned_range":
                 fraction = (log_var + 1) / 2
-                log_var = fraction * log_max + (1 - fraction) * log_min
-            std = noise_on * torch.exp(log_var / 2)
+                log_var = fraction * k.log_max + (1 - fraction) * k.log_min
+            std = k.noise_on * torch.exp(log_var / 2)
         x_next = x_next + std * noise.to(dtype)
     outputs = (model_output,) if uncond is None else (model_output, uncond)
     finite = torch.stack([torch.isfinite(o).flatten(1).all(1) for o in outputs]).all(0)

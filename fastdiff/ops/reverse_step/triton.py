@@ -18,9 +18,13 @@ from fastdiff.ops._op import Kernel
 from fastdiff.ops._triton import draw_normals, store
 from fastdiff.ops.reverse_step import VARIANCES
 from fastdiff.ops.reverse_step.planar import strides as planar_strides
+from fastdiff.ops.reverse_step.table import COLUMNS
 
 _BLOCK, _STRIDED_BLOCK = 1024, 512  # elements of a program: 8 a thread; 4 where places take registers
 _NONE, _LEARNED_RANGE = tl.constexpr(0), tl.constexpr(2)  # places in VARIANCES
+_OUT_X, _OUT_M, _X, _X0, _H1, _H2, _STD, _LOG_MIN, _LOG_MAX, _NOISE_ON, _GUIDANCE = map(
+    tl.constexpr, range(len(COLUMNS))
+)
 
 
 @triton.jit
@@ -67,15 +71,18 @@ def coefficient(row, column: tl.constexpr, column_stride, is_row):
 
 @triton.jit
 def standard_deviation(row, column_stride, is_row, v, VARIANCE: tl.constexpr):
-    """sigma; csrc/common/step.h folds the formulas in the same way."""
+    """sigma; csrc/common/reverse_step.h folds the formulas in the same way."""
     if VARIANCE == _NONE:
-        sigma = coefficient(row, 6, column_stride, is_row)
+        sigma = coefficient(row, _STD, column_stride, is_row)
     else:
         offset, slope = 0.0, 0.5
         if VARIANCE == _LEARNED_RANGE:
-            low, high = coefficient(row, 7, column_stride, is_row), coefficient(row, 8, column_stride, is_row)
+            low, high = (
+                coefficient(row, _LOG_MIN, column_stride, is_row),
+                coefficient(row, _LOG_MAX, column_stride, is_row),
+            )
             offset, slope = (high + low) * 0.25, (high - low) * 0.25
-        sigma = coefficient(row, 9, column_stride, is_row) * tl.exp(offset + slope * v)
+        sigma = coefficient(row, _NOISE_ON, column_stride, is_row) * tl.exp(offset + slope * v)
     return sigma
 
 
@@ -106,24 +113,25 @@ def reverse_step_forward_kernel(
         at = places(element, pixels, uncond_channel, uncond_pixel, FLAT)
         base, _, also_bad = model_output(uncond + image * uncond_image, second_half_uncond, at, mask, WIDE)
         bad = bad | also_bad
-        out = base + coefficient(row, 10, column_stride, is_row) * (out - base)
+        out = base + coefficient(row, _GUIDANCE, column_stride, is_row) * (out - base)
 
     state = read(x, x_image, x_channel, x_pixel, image, element, pixels, mask, FLAT)
     start = (
-        coefficient(row, 0, column_stride, is_row) * state + coefficient(row, 1, column_stride, is_row) * out
+        coefficient(row, _OUT_X, column_stride, is_row) * state
+        + coefficient(row, _OUT_M, column_stride, is_row) * out
     )
     if CLIP:  # NaN is neither above nor below
         start = tl.where(start > 1.0, 1.0, tl.where(start < -1.0, -1.0, start))
     following = (
-        coefficient(row, 2, column_stride, is_row) * state
-        + coefficient(row, 3, column_stride, is_row) * start
+        coefficient(row, _X, column_stride, is_row) * state
+        + coefficient(row, _X0, column_stride, is_row) * start
     )
     if h1 is not None:
         h = read(h1, h1_image, h1_channel, h1_pixel, image, element, pixels, mask, FLAT)
-        following += coefficient(row, 4, column_stride, is_row) * h
+        following += coefficient(row, _H1, column_stride, is_row) * h
     if h2 is not None:
         h = read(h2, h2_image, h2_channel, h2_pixel, image, element, pixels, mask, FLAT)
-        following += coefficient(row, 5, column_stride, is_row) * h
+        following += coefficient(row, _H2, column_stride, is_row) * h
     if seeds is not None:
         block = tl.program_id(0) * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
         z = draw_normals(tl.load(seeds + image * seed_stride), block.to(tl.int64), step, stream)

@@ -36,9 +36,10 @@ def rows(levels: Levels, variance: Variance) -> list[Row]:
             alpha_bar=now[i],
             x=c_t[i],
             x0=c_0[i],
-            noise=0.0 if learned else fixed[i],
-            log_range=(log_small[i], np.log(beta[i])) if learned else (0.0, 0.0),
-            learned_noise=learned and bool(noisy[i]),
+            std=0.0 if learned else fixed[i],
+            log_min=log_small[i] if learned else 0.0,
+            log_max=np.log(beta[i]) if learned else 0.0,
+            noise_on=learned and bool(noisy[i]),
         )
         for i in range(levels.steps)
     ]

@@ -25,6 +25,5 @@ def rows(levels: Levels, eta: float = 0.0) -> list[Row]:
     x = np.sqrt((1 - after - std**2) / (1 - now))
     x0 = np.sqrt(after) - x * np.sqrt(now)
     return [
-        Row(time=levels.times[i], alpha_bar=now[i], x=x[i], x0=x0[i], noise=std[i])
-        for i in range(levels.steps)
+        Row(time=levels.times[i], alpha_bar=now[i], x=x[i], x0=x0[i], std=std[i]) for i in range(levels.steps)
     ]
