@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fastdiff.cli import main
 from fastdiff.bench.measure import Options, measure, reduced, smallest_width
+from fastdiff.cli import main
 from fastdiff.errors import FastdiffError
 from fastdiff.models import UNetConfig
 from fastdiff.zoo import PRESETS
