@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -14,9 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
+from torch.utils.hooks import RemovableHandle
+
+try:
+    from fastdiff import _C  # pyright: ignore[reportAttributeAccessIssue]
+except ImportError:  # not built
+    _C = None
 
 _OUR_PACKAGES = ("torch", "fastdiff", "diffusers")
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
+_version = operator.attrgetter("_version")
 # All of the weights are looked at once in this many times of what the look takes.
 _PATIENCE = 200
 
@@ -70,25 +78,39 @@ class Structure:
         self._modules = list(model.modules())
         every = list(map(vars, self._modules))
         self._dictionaries = every
-        self._children = [d["_modules"] for d in every]
-        self._parameters = [d["_parameters"] for d in every]
-        self._hooks = [d[name] for name in ("_forward_hooks", "_forward_pre_hooks") for d in every]
+        held = [d[name] for name in ("_modules", "_parameters") for d in every]
+        self._filled, self._empty = [d for d in held if d], [d for d in held if not d]
+        hooks = [d[name] for name in ("_forward_hooks", "_forward_pre_hooks") for d in every]
+        self._hookless = [h for h in hooks if not h]
+        self._hooked = [h for h in hooks if h]
+        self._registered = RemovableHandle.next_id
         self._dropouts = [m for m in self._modules if isinstance(m, nn.Dropout)]
         self._processors = [d for d in every if "processor" in d]  # of diffusers' attention, no modules
-        self._kept = list(model.parameters())  # alive, so that none gets the number of another
+        self._children_seen = self._children()
         self._seen = self._now()
 
     def has_changed(self) -> bool:
-        return self._now() != self._seen
+        now, seen = self._children(), self._children_seen
+        same = len(now) == len(seen) and all(map(operator.is_, now, seen))
+        return not same or any(self._empty) or self._has_new_hooks() or self._now() != self._seen
+
+    def _has_new_hooks(self) -> bool:
+        registered = RemovableHandle.next_id  # one more with each hook that anyone registers on anything
+        if registered == self._registered:
+            return False
+        self._registered = registered
+        return any(self._hookless)
+
+    # All of it without a loop in Python over the hundreds of modules.
+
+    def _children(self) -> list[Any]:
+        """Modules and parameters: kept alive here, so that none gets the address of another."""
+        return list(itertools.chain.from_iterable(map(dict.values, self._filled)))
 
     def _now(self) -> Any:
-        # Modules compare by identity; a forward put into a module makes its dictionary longer. All of it without a loop
-        # in Python over the hundreds of modules.
-        flat = itertools.chain.from_iterable
+        # A forward put into a module makes its dictionary longer.
         return (
-            list(flat(map(dict.values, self._children))),
-            list(map(id, flat(map(dict.values, self._parameters)))),
-            list(map(len, self._hooks)),
+            list(map(len, self._hooked)),
             list(map(len, self._dictionaries)),
             list(map(type, self._modules)),
             [d.get("processor") for d in self._processors],
@@ -111,73 +133,93 @@ class Weights:
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self._tensors = [t for t in tensors if t.numel()]
-        self._addresses = self._state()
-        bits = [_bits(t.detach()) for t in self._tensors]
-        some = [b[:: _stride(t)] for t, b in zip(self._tensors, bits, strict=True)]
-        self._each = [(s, s.clone()) for s in some]
-        self._few: dict[torch.dtype, list[Tensor]] = {}
-        for s in some:
-            self._few.setdefault(s.dtype, []).append(s)
-        self._seen = {kind: torch.cat(parts) for kind, parts in self._few.items()}
-        self._wide = [b.view(torch.int64) if not b.nbytes % 8 and b.is_contiguous() else b for b in bits]
+        self._counted = [t for t in self._tensors if not t.is_inference()]
+        self._bits = [_bits(t.detach()) for t in self._tensors]
+        self._samples = [_sample(t, b) for t, b in zip(self._tensors, self._bits, strict=True)]
+        self._copies = [s.clone() for s in self._samples]
+        self._addresses, self._versions = self._state()
+        self._sampled = _Compared(self._samples)
         self._sums = self._all()
 
     def have_changed(self) -> bool:
-        with torch.no_grad():
-            if self._state() != self._addresses:
-                return True
-            for kind, parts in self._few.items():
-                if not torch.equal(torch.cat(parts), self._seen[kind]):
-                    return True
-            if time.perf_counter() - self._looked < _PATIENCE * self._cost:
-                return False
-            return self._all() != self._sums
+        if self._state() != (self._addresses, self._versions) or self._sampled.have_changed():
+            return True
+        if time.perf_counter() - self._looked < _PATIENCE * self._cost:
+            return False
+        return self._all() != self._sums
 
     def changed(self) -> set[int]:
         """By their ``id``, the tensors that are not what they were: each looked at as a whole."""
-        before, now = zip(*self._addresses, strict=True), zip(*self._state(), strict=True)
-        sums = zip(self._sums, self._all(), strict=True)
+        addresses, sums = self._state()[0], self._all()
+        versions = {id(t): v for t, v in zip(self._counted, self._versions, strict=True)}
+        now = {id(t): t._version for t in self._counted}
         return {
             id(t)
-            for t, (some, seen), state, (a, b) in zip(
-                self._tensors, self._each, zip(before, now, strict=True), sums, strict=True
-            )
-            if state[0] != state[1] or a != b or not torch.equal(some, seen)
+            for i, t in enumerate(self._tensors)
+            if addresses[i] != self._addresses[i]
+            or versions.get(id(t)) != now.get(id(t))
+            or sums[i] != self._sums[i]
+            or not torch.equal(self._samples[i], self._copies[i])
         }
 
-    def _state(self) -> Any:
+    def _state(self) -> tuple[list[int], list[int]]:
         """Changes with nearly everything that PyTorch does to a tensor."""
-        versions = [0 if t.is_inference() else t._version for t in self._tensors]
-        return list(map(Tensor.data_ptr, self._tensors)), versions
+        return list(map(Tensor.data_ptr, self._tensors)), list(map(_version, self._counted))
 
     def _all(self) -> list[int]:
         start = time.perf_counter()
-        sums = [int(w.sum()) for w in self._wide]
+        with torch.no_grad():
+            sums = [int(b.sum()) for b in self._bits]
         self._looked = time.perf_counter()
         self._cost = self._looked - start
         return sums
 
 
+class _Compared:
+    """Samples of tensors, compared with what they were: by one compiled function, or where there is none by torch."""
+
+    def __init__(self, samples: list[Tensor]) -> None:
+        compiled = [s for s in samples if _C is not None and s.device.type == "cpu" and s.dim() == 1]
+        self._compiled: Any = None
+        if compiled:
+            size = Tensor.element_size
+            self._compiled = _C.Samples(
+                [(s.data_ptr(), s.numel(), s.stride(0) * size(s), size(s)) for s in compiled]
+            )
+        self._groups: dict[Any, list[Tensor]] = {}
+        for s in samples:
+            if not any(s is c for c in compiled):
+                self._groups.setdefault((s.dtype, s.device), []).append(s)
+        self._seen = {key: self._together(group) for key, group in self._groups.items()}
+
+    def have_changed(self) -> bool:
+        if self._compiled is not None and self._compiled.have_changed():
+            return True
+        return any(not torch.equal(self._together(g), self._seen[key]) for key, g in self._groups.items())
+
+    @staticmethod
+    @torch.no_grad()
+    def _together(samples: list[Tensor]) -> Tensor:
+        return torch.cat([s.flatten() for s in samples])
+
+
 def _bits(t: Tensor) -> Tensor:
-    """[numel] whole numbers, a view where the tensor is one block of memory."""
-    return t.as_strided((t.numel(),), (1,)).view(_INTEGERS[t.element_size()]) if _is_dense(t) else _copied(t)
+    """Whole numbers in the tensor's own memory: [numel] where that is one block, else in its shape."""
+    if t.is_complex():
+        t = torch.view_as_real(t)
+    by_stride = sorted(range(t.dim()), key=t.stride, reverse=True)
+    dense = t.permute(by_stride).is_contiguous()
+    return (t.as_strided((t.numel(),), (1,)) if dense else t).view(_INTEGERS[t.element_size()])
 
 
-def _copied(t: Tensor) -> Tensor:
-    return t.contiguous().flatten().view(_INTEGERS[t.element_size()])
-
-
-def _is_dense(t: Tensor) -> bool:
-    return t.is_contiguous() or (t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last))
-
-
-def _stride(t: Tensor) -> int:
-    """Between elements such that each output channel (dimension 0) and each input channel (1) has one among them."""
-    if t.dim() < 2 or t.numel() < 4096:
-        return 1
+def _sample(t: Tensor, bits: Tensor) -> Tensor:
+    """Some of them, of each output channel (dimension 0) and of each input channel (1) one at least; a view."""
+    is_by_outputs = bits.dim() == 1 < t.dim() and t.stride(0) * len(t) == bits.numel()
+    if t.numel() < 4096 or not is_by_outputs:
+        return bits
     outputs, inputs = t.shape[:2]
     channel = t.stride(1)  # 1 in channels_last
     a_row = t.numel() // outputs // channel  # in such steps
-    most = a_row // -(-inputs // outputs)
+    most = max(a_row // -(-inputs // outputs), 1)
     # Without a common divisor, the steps come by every input channel before they repeat one.
-    return channel * next(step for step in range(most, 0, -1) if math.gcd(step, inputs) == 1)
+    return bits[:: channel * next(step for step in range(most, 0, -1) if math.gcd(step, inputs) == 1)]
