@@ -1,4 +1,4 @@
-"""What a call of an op costs beside its arithmetic: small tensors, one thread, turn by turn with eager PyTorch.
+"""What does a call of an op cost beside its arithmetic? Small tensors, one thread, turn by turn with eager PyTorch.
 
     python benchmarks/call_overhead.py [--rounds N] [--out FILE.json]
 
@@ -8,27 +8,23 @@ their ratio. The optimizer's row is a step over ADM-64's 541 tensors, here of on
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
-from fastdiff.bench.machine import device_name
+from fastdiff.bench import machine, results
+from fastdiff.bench.clock import Call, repeated, timings
 from fastdiff.bench.report import table
-from fastdiff.files import atomic_path
 from fastdiff.ops import AdamWHyper, adamw_ema, attention, conv2d, group_norm_silu, reverse_step
 
 CALLS = 400
 TENSORS = 541  # of ADM-64
-
-Call = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -109,18 +105,10 @@ CASES: dict[str, tuple[Callable[[], dict[str, Call]], bool, int]] = {
 
 def measure(name: str, rounds: int) -> Row:
     make, gradient, calls = CASES[name]
-    sides = make()
-    samples: dict[str, list[float]] = {side: [] for side in sides}
     with torch.set_grad_enabled(gradient):
-        for call in sides.values():
-            call()
-        for _ in range(rounds):
-            for side, call in sides.items():
-                start = time.thread_time()
-                for _ in range(calls):
-                    call()
-                samples[side].append((time.thread_time() - start) / calls)
-    return Row(name, *(1e6 * float(np.median(samples[side])) for side in ("eager", "fastdiff")))
+        turns = {side: repeated(call, calls=calls, timer=time.thread_time) for side, call in make().items()}
+        times = timings(turns, rounds)
+    return Row(name, *(1e6 * times[side].median for side in ("eager", "fastdiff")))
 
 
 def main(rounds: int = 61, out: Path | None = None) -> None:
@@ -131,16 +119,13 @@ def main(rounds: int = 61, out: Path | None = None) -> None:
         out: Also write the rows as JSON.
     """
     torch.set_num_threads(1)
-    about = (
-        f"{device_name()}, torch {torch.__version__}; python benchmarks/call_overhead.py --rounds {rounds}"
-    )
+    about = machine.describe()
     rows = [measure(name, rounds) for name in CASES]
-    print(about + "\n")
+    print(machine.in_words(about) + "\n")
     cells = [[r.name, f"{r.eager:.1f}", f"{r.fastdiff:.1f}", f"{r.ratio:.2f}"] for r in rows]
     print(table(["call", "eager, us", "fastdiff, us", "fastdiff / eager"], cells))
     if out is not None:
-        with atomic_path(out) as path:
-            path.write_text(json.dumps({"about": about, "rows": [asdict(r) for r in rows]}, indent=1) + "\n")
+        results.write(out, about, rows=[asdict(r) for r in rows])
 
 
 if __name__ == "__main__":

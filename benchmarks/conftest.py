@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
-from ceilings import ceilings
-from compiling import Compiler
-from ratios import processor
+from parts.compiler import Compiler
 
-import fastdiff
-from fastdiff.bench.machine import backends_in_words, device_name
+from fastdiff.bench import machine
+from fastdiff.bench.ceilings import ceilings
 
 _STATISTICS = ("min", "median", "iqr", "rounds", "iterations")
 
@@ -34,16 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
     """Asked for when there is something to write."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    machine_info["fastdiff"] = {
-        "device": device_name(device),
-        "processor": processor(),
-        "backend": backends_in_words(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "fastdiff": fastdiff.__version__,
-        **ceilings(device),
-    }
+    device = machine.default_device()
+    machine_info["fastdiff"] = machine.describe(device) | ceilings(device)
 
 
 def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""The decision model's speed on one core, turn by turn in one run: trials and densities per second, and their bias.
+"""How fast is the decision model on one core? Trials and densities per second, and their bias, turn by turn.
 
     python benchmarks/decision.py [--peers PYTHON] [--rounds N]
 
-Prints Markdown and writes ``benchmarks/results/decision-<processor>.json``. PYTHON is an interpreter in which
+Prints Markdown and writes ``benchmarks/results/decision-<machine>.json``. PYTHON is an interpreter in which
 ssm-simulators and pyddm are installed; without it only the baselines written here are measured. All sides run on one
 thread and are timed in seconds of processor time, so that what else runs on the machine counts for little.
 """
@@ -11,31 +11,25 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
+import functools
 import math
-import platform
-import re
 import shutil
-import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import tyro
-from decision_peers import TRIALS, A, V
-from ratios import RESULTS, processor
-from tqdm import tqdm
+from parts.decision_peers import TRIALS, A, V
 
-import fastdiff
+from fastdiff.bench import machine, results
+from fastdiff.bench.clock import take_turns, timings
 from fastdiff.decision import moments, pdf, simulate
-from fastdiff.files import atomic_path
-from fastdiff.ops import _library
 
 MEAN = float(moments(V, A).mean)
 Run = Callable[[], tuple[float, float]]  # -> seconds, and the mean time or a density to check
@@ -149,7 +143,7 @@ class Peers:
     """The other packages, in their own interpreter."""
 
     def __init__(self, python: Path) -> None:
-        script = Path(__file__).with_name("decision_peers.py")
+        script = Path(__file__).with_name("parts") / "decision_peers.py"
         self._process = subprocess.Popen(
             [python, script],
             stdin=subprocess.PIPE,
@@ -187,24 +181,20 @@ def fastdiff_density() -> tuple[float, float]:
     return time.process_time() - start, float(values[1, 100])
 
 
-def measure(sides: list[Side], rounds: int, label: str) -> list[dict[str, Any]]:
-    """Each side once a round, in turn; medians."""
-    for side in sides:
-        side.run()  # warm
-    times: dict[str, list[float]] = {side.name: [] for side in sides}
+def measure(sides: list[Side], rounds: int) -> list[dict[str, Any]]:
+    """Each side once a round, in turn; medians with 20% and 80% quantiles."""
     checks: dict[str, float] = {}
-    for _ in tqdm(range(rounds), desc=label, leave=False):
-        for side in sides:
-            seconds, checks[side.name] = side.run()
-            times[side.name].append(seconds)
+
+    def turn(side: Side) -> list[float]:
+        seconds, checks[side.name] = side.run()
+        return [seconds]
+
+    turns = {side.name: functools.partial(turn, side) for side in sides}
+    take_turns(turns, 1)  # warms up
     rows = []
-    for side in sides:
-        median = statistics.median(times[side.name])
-        low, high = (float(q) for q in np.quantile(times[side.name], (0.2, 0.8)))
-        rows.append(
-            {"name": side.name, "amount": side.amount, "median": median, "low": low, "high": high,
-             "per_second": side.amount / median, "check": checks[side.name]}
-        )  # fmt: skip
+    for side, timing in zip(sides, timings(turns, rounds).values(), strict=True):
+        row = {"name": side.name, "amount": side.amount, **asdict(timing)}
+        rows.append(row | {"per_second": side.amount / timing.median, "check": checks[side.name]})
     return rows
 
 
@@ -261,29 +251,17 @@ def main(peers: Path | None = None, rounds: int = 7, small: bool = False) -> Non
             sides.append(Side("C, one trial after another", 10_000 // scale, c_run))
         if other:
             sides.append(Side("ssm-simulators", TRIALS, other.run("ssms")))
-        trials = measure(sides, rounds, "trials")
+        trials = measure(sides, rounds)
     sides = [Side("fastdiff", 802, fastdiff_density)]
     if other:
         sides.append(Side("PyDDM, analytic", 802, other.run("pyddm")))
-    density = measure(sides, 30 if small else 300, "densities")
-    about = {
-        "processor": processor(),
-        "instruction set": str(_library.instruction_set()),
-        "threads": "1",
-        "torch": torch.__version__,
-        "fastdiff": fastdiff.__version__,
-        "python": platform.python_version(),
-        "peers": other.ask("versions") if other else "none",
-    }
+    density = measure(sides, 30 if small else 300)
+    about = machine.describe() | {"peers": other.ask("versions") if other else "none"}
     if other:
         other.close()
-    print(", ".join(f"{key} {value}" for key, value in about.items()), end="\n\n")
-    print(trial_table(trials), density_table(density), sep="\n\n")
+    print(machine.in_words(about), trial_table(trials), density_table(density), sep="\n\n")
     if not small:
-        name = re.sub(r"[^A-Za-z0-9]+", "-", f"decision-{about['processor']}").strip("-").lower()
-        with atomic_path(RESULTS / f"{name}.json") as path:
-            content = {"about": about, "mean": MEAN, "trials": trials, "density": density}
-            Path(path).write_text(json.dumps(content, indent=1) + "\n")
+        results.write(results.path("decision"), about, mean=MEAN, trials=trials, density=density)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Everything that needs a GPU: build, test, measure; ``make gpu``.
+"""How fast is everything on a GPU? Build, test, measure: ``make gpu``.
 
     python benchmarks/gpu.py [--part PART ...] [--minutes M] [--dry-run --device cpu]
 
@@ -20,28 +20,48 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # fastdiff need not be installed
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
-import gpu_attention  # noqa: E402
-import gpu_ceilings  # noqa: E402
-import gpu_dispatch  # noqa: E402
-import gpu_host  # noqa: E402
-import gpu_models  # noqa: E402
-import gpu_ops  # noqa: E402
+import attention  # noqa: E402
+import ops  # noqa: E402
 import torch  # noqa: E402
-from gpu_context import RESULTS, Context, Store, about, copy_out, slug  # noqa: E402
-from gpu_report import report  # noqa: E402
+from parts import gpu_dispatch, gpu_models, gpu_programs  # noqa: E402
+from parts.gpu_report import report  # noqa: E402
+from parts.gpu_store import Context, Store, about, copy_out  # noqa: E402
 
+from fastdiff.bench import results  # noqa: E402
+from fastdiff.bench.ceilings import TF32, ceilings  # noqa: E402
 from fastdiff.ops import _measured  # noqa: E402
+
+
+def measure_ceilings(context: Context) -> None:
+    """What a copy moves a second, and what large matrix products reach."""
+    key = "ceilings/speed"
+    if not context.wanted(key):
+        return
+    count, size = (1 << 18, 256) if context.dry else (1 << 29, 8192)
+    dtypes = ("bfloat16", "float16", TF32, "float32")
+    found = ceilings(
+        context.device,
+        copies={"memory": count},
+        size=size,
+        dtypes=dtypes,
+        rounds=context.rounds,
+        turn=context.turn,
+    )
+    row = {"copy_bytes": 2 * count, "copy_gb_per_s": found["copy_gb_per_s"]["memory"], "matmul_size": size}
+    tflops = {name: gflops / 1e3 for name, gflops in found["matmul_gflops"].items()}
+    context.store.put(key, row | {"matmul_tflops": tflops})
+
 
 # part -> what runs it, and its share of the time; what one leaves, the next ones have.
 PARTS: dict[str, tuple[Callable[[Context], None], float]] = {
-    "build": (gpu_host.run_build, 4),
-    "tests": (gpu_host.run_tests, 6),
-    "ceilings": (gpu_ceilings.run, 0.5),
-    "ops": (gpu_ops.run, 5),
-    "attention": (gpu_attention.run, 1.5),
+    "build": (gpu_programs.run_build, 4),
+    "tests": (gpu_programs.run_tests, 6),
+    "ceilings": (measure_ceilings, 0.5),
+    "ops": (ops.run, 5),
+    "attention": (attention.run, 1.5),
     "models": (gpu_models.run_sampling, 5),
     "training": (gpu_models.run_training, 2),
-    "sanitizer": (gpu_host.run_sanitizer, 1),
+    "sanitizer": (gpu_programs.run_sanitizer, 1),
 }
 
 
@@ -54,7 +74,7 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--keep", action="store_true", help="keep rows of other sources and versions")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results file")
+    parser.add_argument("--results", type=Path, default=results.FOLDER, help="folder of the results file")
     parser.add_argument("--table", type=Path, help="the dispatch table to write; nowhere in a dry run")
     return parser.parse_args(argv)
 
@@ -66,7 +86,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     start = time.monotonic()
     known = about(given.device, given.dry_run)
-    name = f"gpu-{slug(known['device'])}{'-dry-run' * given.dry_run}.json"
+    file = results.path("gpu", given.device)
+    name = f"{file.stem}{'-dry-run' * given.dry_run}.json"
     store = Store(given.results / name, known, keep=given.keep)
     shares = sum(PARTS[part][1] for part in PARTS if part in given.part)
     table = given.table or (None if given.dry_run else _measured.PATH)

@@ -1,32 +1,27 @@
-"""diffusers' models and schedulers, and guided-diffusion's calls, before and after fastdiff, turn by turn in one run.
+"""How fast are diffusers' and guided-diffusion's calls before and after fastdiff? Turn by turn in one run.
 
     python benchmarks/interop.py [--rounds N] [--small]
 
-Prints Markdown and writes benchmarks/results/interop-<processor>.json. Weights are random: times do not depend on them.
+Prints Markdown and writes benchmarks/results/interop-<machine>.json. Weights are random: times do not depend on them.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 import tyro
-from interop_guided import guided_calls
-from ratios import processor
-from timing import interleave
+from parts.guided_calls import guided_calls
 
 import fastdiff
-from fastdiff.bench.machine import device_name
+from fastdiff.bench import machine, results
+from fastdiff.bench.clock import interleave
 from fastdiff.bench.report import table
 from fastdiff.interop import diffusers as ours
 
-RESULTS = Path(__file__).parent / "results"
 # DDPM's U-Net for CIFAR-10, as the pipelines of Ho et al. 2020 have it.
 CIFAR = {
     "sample_size": 32,
@@ -120,16 +115,11 @@ def main(rounds: int = 9, small: bool = False) -> None:
     rows += [_row(what, *sides, rounds, 0.1) for what, sides in guided_calls(small).items()]
     heads = ["", "before", "fastdiff", "times as fast"]
     body = [[r.what, f"{r.before_ms:.2f} ms", f"{r.fastdiff_ms:.2f} ms", f"**{r.ratio:.2f}**"] for r in rows]
-    print(f"{processor()}, {device_name()}, torch {torch.__version__}, diffusers {diffusers.__version__}\n")
-    print(table(heads, body))
+    about = machine.describe("cpu", "diffusers") | {"rounds": rounds}
+    print(machine.in_words(about), table(heads, body), sep="\n\n")
     if not small:
-        slug = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
-        about = {"processor": processor(), "device": device_name(), "torch": torch.__version__}
-        about["diffusers"] = diffusers.__version__
-        file = RESULTS / f"interop-{slug}.json"
-        file.write_text(
-            json.dumps({**about, "rounds": rounds, "rows": [asdict(r) for r in rows]}, indent=1) + "\n"
-        )
+        file = results.path("interop")
+        results.write(file, about, rows=[asdict(r) for r in rows])
         print(f"\nwrote {file.name}")
 
 

@@ -1,33 +1,31 @@
-"""Steps versus FID: the samplers on the bundled model, judged by the bundled classifier's features.
+"""How good is each sampler after how many steps? FID on the bundled model, by the bundled classifier's features.
 
     python benchmarks/samplers.py [--n N] [--nfe 5 10 20 50] [--reference FILE] [--real FILE] [--kept-in FOLDER]
 
 Every sampler makes the same N images (the same seeds and classes) at each number of network evaluations; Heun calls the
 network twice a step. Samples are kept in FOLDER, so that a run goes on where it was stopped. Prints Markdown and writes
-benchmarks/results/samplers.json, which plots/samplers.py draws.
+benchmarks/results/samplers-<machine>.json, which benchmarks/plots.py draws.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import tyro
-from ratios import processor
 from tqdm import tqdm
 
 import fastdiff
-from fastdiff.bench.machine import device_name
+from fastdiff.bench import machine
+from fastdiff.bench import results as files
 from fastdiff.bench.report import table
 from fastdiff.evaluation import Images, Reference, load_features, read_images
 from fastdiff.evaluation.metrics import METRICS, How, compare
 from fastdiff.files import atomic_path
 from fastdiff.sampling.request import sample_seeds
 
-RESULTS = Path(__file__).parent / "results" / "samplers.json"
 DATA = Path("/usr/share/datasets/fashion-mnist")
 SAMPLERS = ("ancestral", "ddim", "euler", "heun", "dpmpp")
 MODEL, PART, BATCH = "fashion-mnist", 250, 50  # images in a file, and at a time
@@ -67,7 +65,7 @@ def main(
     real: Path = DATA / "train-images-idx3-ubyte.gz",
     kept_in: Path = Path("out/samplers"),
     features_of: str = "fashion-mnist-classifier",
-    results: Path = RESULTS,
+    results: Path | None = None,
 ) -> None:
     model: Any = fastdiff.load(MODEL).to(memory_format=torch.channels_last)  # pyright: ignore
     features, how = load_features(features_of), How(batch_size=100, progress=False)
@@ -81,18 +79,17 @@ def main(
         found = compare(samples(model, sampler, steps, n, kept_in), first.statistics, features, how=how)
         calls = 2 * steps - 1 if sampler == "heun" else steps
         rows.append({"sampler": sampler, "steps": steps, "nfe": calls, **found.values})
-    about = {"processor": processor(), "device": device_name(), "torch": torch.__version__}
+    about = machine.describe() | {"model": MODEL, "features": features.name}
     content = {
-        "about": {**about, "fastdiff": fastdiff.__version__, "model": MODEL, "features": features.name},
         "n": n,
         "reference": others.name,
         "real": {"name": f"{n} images of {real.name}", **first.values},
         "rows": rows,
     }
-    with atomic_path(results) as path:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    target = results or files.path("samplers")
+    files.write(target, about, **content)
     print(markdown(content))
-    print(f"\nwrote {results.name}")
+    print(f"\nwrote {target.name}")
 
 
 def markdown(content: dict[str, Any]) -> str:

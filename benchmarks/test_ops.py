@@ -1,9 +1,9 @@
 """Every op's benchmark cases with pytest-benchmark: eager PyTorch, ``torch.compile`` and each backend that runs here.
 
-    pytest benchmarks --benchmark-group-by=group
+    pytest benchmarks --benchmark-group-by=group      # or param:case
 
 The compiler gets the eager calls, in float32 and in one memory layout where a case has two. For ratios to quote, take
-``python benchmarks/ratios.py``: it measures turn by turn.
+``python benchmarks/ops.py``: it measures turn by turn.
 """
 
 from __future__ import annotations
@@ -12,63 +12,60 @@ from typing import Any
 
 import pytest
 import torch
-from compiling import Compiler
-from suite_cases import CASES, DTYPES, dtypes
+from ops import CASES, Function, checked_calls, dtypes
+from parts.compiler import Compiler
 
-from fastdiff.backend import Backend, use_backend
-from fastdiff.ops._case import Case
+from fastdiff.backend import Backend
+from fastdiff.bench.machine import default_device
+from fastdiff.bench.sides import DTYPES
 from fastdiff.ops._op import OPS
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = default_device()
 IMPLEMENTATIONS = [
     "eager",
     *(b.value for b in Backend if b not in (Backend.REFERENCE, Backend.EAGER)),
     "compiled",
 ]
-# What is compared runs one after the other, so that a busy machine slows it alike.
+BENCHMARKED = {f"{case.op}-{case.name}": case for case in CASES if case.benchmark}
+# What is compared runs one after the other, so that a busy machine slows it alike. Cases go by their names, for these
+# are what `--benchmark-group-by=param:case` prints.
 PARAMETERS = [
-    pytest.param(implementation, case, dtype, id=f"{implementation}-{case.op}-{case.name}-{dtype}")
-    for case in CASES
+    pytest.param(implementation, name, dtype, id=f"{implementation}-{name}-{dtype}")
+    for name, case in BENCHMARKED.items()
     for dtype in dtypes(case)
     for implementation in IMPLEMENTATIONS
-    if implementation != "compiled" or (dtype == "f32" and "contiguous" not in case.name)
+    if implementation != "compiled" or (dtype == "float32" and "contiguous" not in name)
 ]
 
 
 @pytest.mark.parametrize(("implementation", "case", "dtype"), PARAMETERS)
-def test_forward(benchmark: Any, compiler: Compiler, implementation: str, case: Case, dtype: str) -> None:
-    benchmark.group = f"{case.op} {case.name} {dtype}"
+def test_forward(benchmark: Any, compiler: Compiler, implementation: str, case: str, dtype: str) -> None:
+    chosen = BENCHMARKED[case]
+    benchmark.group = f"{chosen.op} {chosen.name} {dtype}"
     benchmark.extra_info |= {
         "kind": "op",
-        "what": case.op,
-        "case": case.name,
+        "what": chosen.op,
+        "case": chosen.name,
         "dtype": dtype,
         "side": implementation,
-        "bytes": case.elements * DTYPES[dtype].itemsize,
-        "flops": case.flops,
+        "bytes": chosen.elements * DTYPES[dtype].itemsize,
+        "flops": chosen.flops,
     }
-    function: Any = case.baseline or case.eager
-    kwargs = case.inputs(DTYPES[dtype], DEVICE)
+    eager: Any = chosen.baseline or chosen.eager
     with torch.inference_mode():
         if implementation == "compiled":
-            function = compiler(function, lambda compiled: compiled(**kwargs))
-        if implementation in ("eager", "compiled"):
-            benchmark(function, **kwargs)
+            kwargs = chosen.inputs(DTYPES[dtype], DEVICE)
+            call = compiler.compiled(eager, lambda compiled: compiled(**kwargs))
+            benchmark(call, **kwargs)
+        elif implementation == "eager":
+            benchmark(eager, **chosen.inputs(DTYPES[dtype], DEVICE))
+        elif reason := OPS[chosen.op].why_not(Backend(implementation)):
+            pytest.skip(reason)
         else:
-            if reason := OPS[case.op].why_not(Backend(implementation)):
-                pytest.skip(reason)
-            with use_backend(implementation):
-                _check(case, dtype)
-                benchmark(case.fused, **kwargs)
+            functions = {"eager": Function(eager), "own": Function(chosen.fused, implementation)}
+            calls, wrong = checked_calls(chosen, dtype, "forward", DEVICE, functions)
+            assert not wrong
+            benchmark(calls["own"])
     if benchmark.stats:  # none with --benchmark-disable
-        benchmark.extra_info["GB/s"] = round(
-            benchmark.extra_info["bytes"] / benchmark.stats["median"] / 1e9, 2
-        )
-
-
-def _check(case: Case, dtype: str) -> None:
-    """A fast kernel that is wrong is worth nothing. (Random bits may differ where a probability was rounded.)"""
-    results = (f(**case.inputs(DTYPES[dtype], DEVICE)) for f in (case.fused, case.eager))
-    first, second = (o if isinstance(o, torch.Tensor) else o[0] for o in results)
-    near = torch.isclose(first.float(), second.float(), rtol=0.05, atol=0.05)
-    assert float(near.float().mean()) > (0.99 if case.op == "bernoulli_step" else 0.999999)
+        speed = benchmark.extra_info["bytes"] / benchmark.stats["median"]
+        benchmark.extra_info["GB/s"] = round(speed / 1e9, 2)

@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from compiling import Compiler
+from parts.compiler import Compiler
 
-from fastdiff.bench.measure import Options, reduced
-from fastdiff.bench.steps import SIDES, make_step
+from fastdiff.bench.machine import default_device
+from fastdiff.bench.measure import reduced
+from fastdiff.bench.sides import SIDES
+from fastdiff.bench.steps import Options, make_step
 from fastdiff.models import UNetConfig
 from fastdiff.zoo import PRESETS
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device(default_device())
 BATCH = {"fashion-mnist": 8, "adm-64": 2}
 WIDTH = {"adm-64": 32}  # on a CPU: model_channels instead of the preset's
 COMPILED = ("fashion-mnist",)  # the larger network takes the compiler minutes
@@ -36,7 +38,7 @@ def test_step(benchmark: Any, compiler: Compiler, preset: str, side: str) -> Non
     if DEVICE.type == "cpu" and preset in WIDTH:
         config, name = reduced(config, WIDTH[preset]), f"{preset} at width {WIDTH[preset]}"
     benchmark.group = f"training step {name}"
-    benchmark.extra_info |= {"kind": "training", "what": "training step", "case": name, "dtype": "f32"}
+    benchmark.extra_info |= {"kind": "training", "what": "training step", "case": name, "dtype": "float32"}
     benchmark.extra_info |= {"side": side, "images": BATCH[preset]}
     step = make_step(side, config, PRESETS[preset].diffusion, Options(batch=BATCH[preset]), DEVICE)
     if side == "torch.compile":

@@ -1,35 +1,28 @@
-"""Training runs of the bundled model: ``fastdiff train`` on its own ops beside the same run on eager PyTorch.
+"""How fast is training? ``fastdiff train`` on its own ops beside the same run of the bundled model on eager PyTorch.
 
     python benchmarks/training.py [--rounds N] [--batch-size N] [--data FILE]
 
 Everything counts that a run does between two checkpoints: images drawn and noised, loss, backward, clipping, AdamW and
 the moving average. The sides take turns of a few steps in one run; medians with 20% and 80% quantiles. Prints Markdown
-and writes ``benchmarks/results/training-<processor>.json``.
+and writes ``benchmarks/results/training-<machine>.json``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import json
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import tyro
-from engine import slug
-from ratios import RESULTS, processor
-from timing import interleave
 
-import fastdiff
-from fastdiff.backend import use_backend
-from fastdiff.files import atomic_path
-from fastdiff.ops import _library
+from fastdiff.bench import machine, results
+from fastdiff.bench.clock import interleave
+from fastdiff.bench.report import table
+from fastdiff.bench.sides import call_on
 from fastdiff.training import TrainConfig
 from fastdiff.training.config import Precision
 from fastdiff.training.loop import Trainer
@@ -47,6 +40,7 @@ class Options:
     rounds: int = 9  # turns each side takes
     seconds: float = 2.0  # a turn lasts at least a step, and about this
     threads: int | None = None  # None = as many as PyTorch takes
+    out: Path | None = None  # the results file, instead of the machine's
 
 
 def random_images(path: Path) -> Path:
@@ -56,35 +50,22 @@ def random_images(path: Path) -> Path:
     return path
 
 
-def run(config: TrainConfig, backend: str | None) -> Callable[[], object]:
-    """Makes one step of a run of its own at each call."""
-    trainer = Trainer(config)
-
-    def step() -> None:
-        with use_backend(backend) if backend else contextlib.nullcontext():
-            trainer._update()
-
-    return step
-
-
 def main(options: Options) -> None:
     """Measure, print, write."""
     if options.threads:
         torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or random_images(Path(folder) / "random.npz")
-        sides = {}
+        sides: dict[str, Callable[[], object]] = {}
         for precision in PRECISIONS:
             for name, backend in ((EAGER, "eager"), ("fastdiff", None)):
                 out = Path(folder) / f"{precision}-{name}"
-                sides[f"{precision}, {name}"] = run(
-                    TrainConfig(
-                        data=data, out=out, batch_size=options.batch_size, precision=precision, progress=False
-                    ),
-                    backend,
+                config = TrainConfig(
+                    data=data, out=out, batch_size=options.batch_size, precision=precision, progress=False
                 )
+                sides[f"{precision}, {name}"] = call_on(backend, Trainer(config).update)
         times = interleave(sides, rounds=options.rounds, seconds=options.seconds)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for precision in PRECISIONS:
         eager, own = (times[f"{precision}, {name}"] for name in (EAGER, "fastdiff"))
         rows.append(
@@ -96,24 +77,12 @@ def main(options: Options) -> None:
                 "seconds_a_step": {EAGER: asdict(eager), "fastdiff": asdict(own)},
             }
         )
-    print(
-        "| training run | eager PyTorch, images/s | fastdiff, images/s | times as fast |\n|---|---:|---:|---:|"
-    )
-    for row in rows:
-        own, eager = row["fastdiff_images_per_second"], row["eager_images_per_second"]
-        print(f"| {row['precision']} | {eager:.1f} | {own:.1f} | **{row['ratio']:.2f}** |")
-    about = {
-        "device": processor(),
-        "kernels": str(_library.instruction_set()),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "fastdiff": fastdiff.__version__,
-        "date": datetime.date.today().isoformat(),
-        "batch_size": options.batch_size,
-        "command": shlex.join(["python", "benchmarks/training.py", *sys.argv[1:]]),
-    }
-    with atomic_path(RESULTS / f"training-{slug(processor())}.json") as path:
-        path.write_text(json.dumps({"about": about, "runs": rows}, indent=1) + "\n")
+    head = ("training run", "eager PyTorch, images/s", "fastdiff, images/s", "times as fast")
+    speeds = ("eager_images_per_second", "fastdiff_images_per_second")
+    cells = [[*(f"{row[side]:.1f}" for side in speeds), f"**{row['ratio']:.2f}**"] for row in rows]
+    print(table(head, [[row["precision"], *rest] for row, rest in zip(rows, cells, strict=True)]))
+    about = machine.describe() | {"batch_size": options.batch_size}
+    results.write(options.out or results.path("training"), about, rows=rows)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def network(preset: str, batch: int, device: str = "cpu") -> Network:
         fit = [n for n, p in PRESETS.items() if isinstance(p.model, UNetConfig) and p.model.low_res is None]
         raise FastdiffError(f"no preset {preset!r} to measure; known: {', '.join(fit)}")
     model = load(preset).to(device) if preset in bundled() else fresh(config, device)
-    model.diffusion = PRESETS[preset].diffusion
+    model.requires_grad_(True).diffusion = PRESETS[preset].diffusion
     x = torch.randn(batch, config.in_channels, config.image_size, config.image_size).to(device)
     t = torch.full((batch,), 500, device=device)
     labels = torch.arange(batch, device=device)

@@ -166,6 +166,11 @@ class Sampler:
         )
         return torch.cat(list(self._run(self._encoding_plan, asked, progress)))
 
+    @property
+    def captured(self) -> int:
+        """How many loops are kept as CUDA graphs, to be replayed."""
+        return len(self._captures)
+
     def close(self) -> None:
         """Free what is kept between calls. The sampler stays usable, and makes it again when it is needed."""
         self._captures.release()

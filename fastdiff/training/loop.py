@@ -104,7 +104,7 @@ class Trainer:
         optimizer.prepare()
         scale = LossScale() if config.precision == "float16" else None
         self.state = TrainState(model, optimizer, make_times(config.timesteps, diffusion.steps), scale)
-        self._update = Update(
+        self.update = Update(
             config, self._task, self._batches, parallel, self._processes, self.state, self._device
         )
         self._logged = 0, 0.0  # steps and seconds at the last line of the log
@@ -159,7 +159,7 @@ class Trainer:
         with bar, interrupts() as interrupted, closing(self._batches), closing(self._log):
             started = time.perf_counter() - state.seconds
             while state.step < config.steps and not self._processes.any(interrupted.is_set()):
-                state.pending.append(self._update())
+                state.pending.append(self.update())
                 state.seconds = time.perf_counter() - started
                 bar.update(config.batch_size)
                 self._write_what_is_due(bar)

@@ -102,7 +102,7 @@ def test_captured_sampling_equals_eager_sampling(network: UNet, sampler: str, pr
     options: dict[str, Any] = {"sampler": sampler, "steps": 4, "guidance_scale": 2.0, "batch_size": 3}
     with Sampler(model, precision=precision, **options) as captured:
         images = [captured(5, classes=[0, 1, 2, 3, 0], seed=s, progress=False) for s in (1, 2, 1)]
-        assert len(captured._captures) == 2
+        assert captured.captured == 2
     plain = Sampler(model, precision=precision, capture=False, **options)
     for image, seed in zip(images, (1, 2, 1), strict=True):
         assert torch.equal(image, plain(5, classes=[0, 1, 2, 3, 0], seed=seed, progress=False))
@@ -127,7 +127,7 @@ def test_sampling_frees_its_memory(network: UNet) -> None:
     before = allocated()
     sampler = Sampler(model, steps=3, precision="bfloat16")
     images = sampler(8, classes=1, progress=False)
-    assert len(sampler._captures) == 1 and allocated() > before
+    assert sampler.captured == 1 and allocated() > before
     sampler.close()
     del images
     assert allocated() <= before + (1 << 20)

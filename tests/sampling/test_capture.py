@@ -77,11 +77,11 @@ def test_sampler_captures(without_gpu, sampler: str, precision: str | None) -> N
     arguments = dict(classes=[0, 1, 2, 2, 3], seed=3, progress=False)
     with Sampler(model, **options) as captured:
         images = captured(5, **arguments)
-        kept = len(captured._captures)
+        kept = captured.captured
         assert kept <= 3, "classes 0 and 1, 2 alone, and the smaller batch"
         assert torch.equal(captured(5, **arguments), images)
-        assert len(captured._captures) == kept
-    assert len(captured._captures) == 0
+        assert captured.captured == kept
+    assert captured.captured == 0
     assert torch.equal(Sampler(model, **options, capture=False)(5, **arguments), images)
     assert torch.equal(captured(5, **arguments), images), "usable after it was closed"
 
@@ -98,7 +98,7 @@ def test_a_refused_recording_is_told_once_and_not_tried_again(without_gpu, caplo
     sampler = Sampler(Model().to(DEVICE), steps=3)
     with caplog.at_level(logging.WARNING, logger="fastdiff"):
         images = [sampler(2, classes=1, progress=False) for _ in range(2)]
-    assert len(tried) == 1 and len(sampler._captures) == 0
+    assert len(tried) == 1 and sampler.captured == 0
     (line,) = _told(caplog)
     assert line == "sampling: not captured as a CUDA graph: operation not permitted when stream is capturing"
     assert torch.equal(*images)
@@ -114,7 +114,7 @@ def test_a_captured_model_follows_its_weights(without_gpu) -> None:
         second = sampler(2, classes=1, progress=False)
         assert not torch.equal(first, second)
         assert torch.equal(second, Sampler(model, steps=3, precision=precision, capture=False)(2, classes=1))
-        assert len(sampler._captures) == 1, "changed in place: the same graph"
+        assert sampler.captured == 1, "changed in place: the same graph"
         sampler.close()
 
 
@@ -176,16 +176,16 @@ def test_recordings_are_found_again_and_freed() -> None:
     with Sampler(model, steps=4) as sampler, use_backend("reference"):
         sampler(4, progress=False)
         sampler(4, seed=1, progress=False)
-        assert len(sampler._captures) == 1
+        assert sampler.captured == 1
         sampler(3, progress=False)
-        assert len(sampler._captures) == 2, "another batch size"
+        assert sampler.captured == 2, "another batch size"
         model.middle_block[0].in_layers[2].weight.data = (
             model.middle_block[0].in_layers[2].weight.data.clone()
         )
         sampler(3, progress=False)
-        assert len(sampler._captures) == 3, "a parameter lies elsewhere"
+        assert sampler.captured == 3, "a parameter lies elsewhere"
         for n in (5, 6):
             sampler(n, progress=False)
-        assert len(sampler._captures) == capture.KEPT
+        assert sampler.captured == capture.KEPT
         sampler.close()
-        assert len(sampler._captures) == 0
+        assert sampler.captured == 0

@@ -58,7 +58,7 @@ def test_overflow_skips_the_step_and_is_counted(toy: dict[str, Any], large_scale
     config = TrainConfig(**toy, precision="float16", steps=8, checkpoint_every=100)
     trainer = Trainer(config)
     before = {name: tensor.clone() for name, tensor in trainer.state.tensors()}
-    trainer._update()
+    trainer.update()
     assert trainer.state.step == 1
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.state.tensors())
     result = train(config)

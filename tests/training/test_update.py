@@ -27,7 +27,7 @@ def test_parts_add_up_to_the_batch(toy: dict[str, Any], no_dropout: None, microb
 
 
 def test_loss_and_norm_are_the_whole_batchs(toy: dict[str, Any], no_dropout: None) -> None:
-    rows = [Trainer(TrainConfig(**toy, microbatch=size))._update() for size in (0, 3)]
+    rows = [Trainer(TrainConfig(**toy, microbatch=size)).update() for size in (0, 3)]
     torch.testing.assert_close(rows[1], rows[0], rtol=1e-5, atol=1e-7)
 
 
@@ -37,7 +37,7 @@ def test_every_average_is_saved_under_its_decay(toy: dict[str, Any]) -> None:
     trainer = Trainer(config)
     expected = [EMA(trainer.state.model, rate) for rate in rates]
     for step in range(12):
-        trainer._update()
+        trainer.update()
         for ema in expected:
             ema.update(trainer.state.model, step)
     result = train(config)
@@ -55,6 +55,6 @@ def test_the_averaged_model_shares_memory_with_the_averages(toy: dict[str, Any])
     trainer = Trainer(TrainConfig(**toy))
     weights = list(trainer.state.averaged().parameters())
     before = [weight.detach().clone() for weight in weights]
-    trainer._update()
+    trainer.update()
     assert not all(torch.equal(a, b) for a, b in zip(weights, before, strict=True))
     assert not any(weight.requires_grad for weight in weights)

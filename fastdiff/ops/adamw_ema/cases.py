@@ -1,7 +1,7 @@
 """Updates of a few tensors at once: odd sizes, empty ones, several chunks, 16-bit gradients, all extras.
 
 Cases are functions of their inputs, as the tests want them: they work on copies and return what came out, flattened.
-``benchmarks/adamw_ema.py`` times the op in place.
+``benchmarks/parts/optimizer_cases.py`` times the op in place.
 """
 
 from __future__ import annotations

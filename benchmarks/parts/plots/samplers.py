@@ -1,0 +1,60 @@
+"""Draws FID, precision and recall of each sampler over the network calls of an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+from parts.plots.style import QUIET, save
+
+# Colours that are told apart also by the colour-blind (Okabe & Ito), and a mark each.
+STYLES = {
+    "ancestral": ("#D55E00", "o"),
+    "ddim": ("#E69F00", "s"),
+    "euler": ("#56B4E9", "^"),
+    "heun": ("#009E73", "D"),
+    "dpmpp": ("#0072B2", "v"),
+}
+NAMES = {
+    "ancestral": "ancestral",
+    "ddim": "DDIM",
+    "euler": "Euler",
+    "heun": "Heun",
+    "dpmpp": "DPM-Solver++ 2M",
+}
+
+
+def draw(content: dict[str, Any], folder: Path) -> None:
+    """``samplers.png``: FID on the left, precision and recall on the right, all over network calls."""
+    figure, panels = plt.subplots(
+        1, 3, figsize=(10.5, 3.9), dpi=130, layout="constrained", width_ratios=(1.6, 1, 1)
+    )
+    for axes, metric in zip(panels, ("fid", "precision", "recall"), strict=True):
+        _panel(axes, content, metric)
+    panels[0].set(yscale="log", ylabel=f"FID on {content['about']['features']} features")
+    panels[0].yaxis.set_major_formatter("{x:g}")
+    panels[0].set_title("FID, lower is better", fontsize=10)
+    panels[1].set_title("precision, higher is better", fontsize=10)
+    panels[2].set_title("recall, higher is better", fontsize=10)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    save(figure, folder / "samplers.png")
+
+
+def _panel(axes: Any, content: dict[str, Any], metric: str) -> None:
+    for sampler, (colour, mark) in STYLES.items():
+        rows = sorted((r for r in content["rows"] if r["sampler"] == sampler), key=lambda r: r["nfe"])
+        x, y = [r["nfe"] for r in rows], [r[metric] for r in rows]
+        axes.plot(x, y, color=colour, marker=mark, markersize=5, linewidth=1.6, label=NAMES[sampler])
+    real = content["real"][metric]
+    axes.axhline(
+        real, color=QUIET, linestyle=(0, (4, 3)), linewidth=1, label=f"as many real images ({content['n']})"
+    )
+    calls = sorted({r["nfe"] for r in content["rows"] if r["sampler"] != "heun"})
+    axes.set(xscale="log", xlabel="network calls per image")
+    axes.set_xticks(calls, [str(c) for c in calls])
+    axes.minorticks_off()
+    axes.grid(alpha=0.35)
+    axes.spines[["top", "right"]].set_visible(False)

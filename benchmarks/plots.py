@@ -1,0 +1,33 @@
+"""The pictures of docs/img, drawn from results files.
+
+    python benchmarks/plots.py FILE [FOLDER]
+
+FILE is a results file of suite.py, models.py or samplers.py, or the log.jsonl of a training run; what it is of decides
+what is drawn: bars.png and roofline.png, engine.png, samplers.png, or loss_curve.png. FOLDER is docs/img if left out.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from parts.plots import loss_curve, models, samplers, suite
+
+DRAW = {"suite": suite.draw, "models": models.draw, "samplers": samplers.draw}
+
+
+def main(file: Path, folder: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".jsonl":
+        loss_curve.draw([json.loads(line) for line in text.splitlines()], folder)
+        return
+    content = json.loads(text)
+    DRAW[content["about"]["program"]](content, folder)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    images = Path(__file__).resolve().parent.parent / "docs" / "img"
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) == 3 else images)
