@@ -144,7 +144,8 @@ def ratio(row: Row, side: str = "fastdiff") -> float:
 def measure_ops(device: str, only: str | None, rounds: int) -> list[Row]:
     """fastdiff as it chooses its kernels, beside eager PyTorch."""
     rows = []
-    for case in tqdm([c for c in CASES if only in (None, c.op)], desc="ops", leave=False):
+    chosen = [case for case in CASES if f"{case.op} {case.name}".startswith(only or "")]
+    for case in tqdm(chosen, desc="ops", leave=False):
         for dtype in dtypes(case):
             for direction in ("forward", "backward") if case.differentiable else ("forward",):
                 functions = {"fastdiff": Function(case.fused)}
@@ -209,7 +210,7 @@ def main(only: str | None = None, rounds: int = 15, networks: bool = True) -> No
     """Measure and print.
 
     Args:
-        only: An op's name: leave out the others and the networks.
+        only: Leave out the networks and the cases whose op and name do not begin so: "conv2d", "adamw_ema ddpm".
         rounds: Turns each side takes.
         networks: Also measure whole U-Nets.
     """
