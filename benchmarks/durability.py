@@ -54,15 +54,15 @@ class Setting:
     """How many of each."""
 
     kills: int = 40
-    """Runs that are killed, of training and of sampling each."""
+    """Number of killed runs of training, and as many of sampling."""
     damages: int = 100
-    """Damaged files, of each kind of file."""
+    """Number of damaged files of each kind."""
     fills: int = 40
-    """Full disks, of training and of sampling each."""
+    """Number of full disks in training, and as many in sampling."""
     only: str = ""
-    """Series whose names begin so, such as "sample"; left out, all."""
+    """Prefix of the names of the series to run, such as "sample". Default: all series."""
     seed: int = 0
-    """Of moments, places and kinds of damage."""
+    """Random seed of the moments of kills and of the places and kinds of damage."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Undisturbed:
             self.results[job.name] = content(folder / job.name / job.result)
 
     def judge(self, job: Job, out: Path) -> str:
-        """Of a job that has ended."""
+        """Verdict on a finished job's result: "same" as that of an undisturbed run, or "WRONG"."""
         file = out / job.result
         return "same" if file.exists() and content(file) == self.results[job.name] else "WRONG"
 
@@ -228,7 +228,7 @@ def small_disk(folder: Path, size: int) -> Iterator[tuple[Path, bool]]:
 
 
 def _taken_up(whole: Undisturbed, job: Job, ended: Ended, out: Path, damaged: Path | None = None) -> str:
-    """Of a run that ended with a sentence: whether it ends well once there is room, and a damaged file is gone."""
+    """Verdict on a run that ended with an error: does it succeed once there is room and a damaged file is deleted?"""
     lines = [line for line in ended.said.splitlines() if line.startswith("fastdiff: ")]
     if ended.code != 2 or "Traceback" in ended.said or not lines:
         return _broken(ended, out)

@@ -136,9 +136,9 @@ def measure(setting: str, options: Options, peak: float) -> Result:
 
 
 def direct_gflop(net: Network, batch: int) -> float:
-    """Of one image: convolutions, computed directly, and linear layers, a multiplication and a sum counting as two.
+    """GFLOP per image of convolutions, computed directly, and linear layers; a multiplication and a sum count as two.
 
-    Products of attention, norms and activations are not in it.
+    Attention's products, norms and activations are not counted.
     """
     macs = count_macs(net.model, net)
     return 2 * (macs["convolution"] + macs["linear"]) / batch / 1e9

@@ -221,7 +221,7 @@ class Walks:
         return whole - out + torch.where(self.hit, 0.0, o.rebate * end)
 
     def log_density(self) -> Tensor:
-        """Of the time and side of a hit, or of where a walk is at maturity."""
+        """Log density of the time and side of a hit, or of a walk's position at maturity."""
         o, sigma = self.o, self.leaf["volatility"]
         low, high = o.ends
         start, width = (self.leaf["spot"] / low).log(), math.log(high / low)

@@ -251,7 +251,7 @@ def open_tensors(path: Path) -> Iterator[StoredTensors]:
 
 
 def crc32(name: str, tensor: Tensor) -> int:
-    """Of a tensor's name, type, shape and bytes."""
+    """CRC-32 checksum of a tensor's name, dtype, shape and bytes."""
     import torch
 
     begin = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

@@ -61,7 +61,7 @@ def test_suite_writes_what_its_pictures_need(tmp_path: Path) -> None:
 
 @needs_tyro
 def test_durability_counts_how_runs_end() -> None:
-    """Of sampling, which is quick; the whole series takes minutes."""
+    """Only sampling is tested, which is quick; the whole series takes minutes."""
     printed = _run(
         str(BENCHMARKS / "durability.py"),
         "--only",

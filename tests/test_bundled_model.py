@@ -76,7 +76,7 @@ def test_classifier_is_small_and_described() -> None:
 @pytest.mark.skipif(not DATA.exists(), reason="needs the Debian package dataset-fashion-mnist")
 @pytest.mark.parametrize(("t", "right"), [(0, 0.84), (500, 0.77), (900, 0.3)])
 def test_classifier_is_right_at_every_noise_level(t: int, right: float) -> None:
-    """Of 500 test images; docs/evaluation.md has all of them."""
+    """Accuracy on 500 test images; docs/evaluation.md has it for all of them."""
     classifier = fastdiff.load("fashion-mnist-classifier")
     path = DATA / "t10k-images-idx3-ubyte.gz"
     data = load_data(path, image_size=32, channels=1, num_classes=10, fit="pad")

@@ -80,7 +80,7 @@ def _cpuinfo() -> str:
 
 
 def version(package: str) -> str:
-    """Of an installed package, or "not installed"."""
+    """Version of an installed package, or "not installed"."""
     try:
         return package_version(package)
     except PackageNotFoundError:

@@ -25,7 +25,7 @@ class Throughput:
 
     @property
     def utilisation(self) -> float:
-        """Of 120e12 operations a second, after optimizing."""
+        """Share of the V100's peak, 120e12 operations a second, that the optimized training reaches."""
         return self.optimized / self.theoretical
 
 

@@ -107,7 +107,7 @@ def _state_dict(file: Path, content: Any, weights: str | None) -> dict[str, Tens
 
 
 def _flat(content: dict[Any, Any], depth: int = 1) -> Iterator[tuple[Any, Any]]:
-    """Of dicts in dicts, with their names joined by dots."""
+    """The items of nested dicts, with the names of the levels joined by dots."""
     for name, value in content.items():
         if isinstance(value, dict) and isinstance(name, str) and depth < _DEEPEST:
             yield from ((f"{name}.{k}" if isinstance(k, str) else k, v) for k, v in _flat(value, depth + 1))

@@ -38,8 +38,8 @@ class Sample:
     """Sample images from a diffusion model.
 
     Writes OUT/samples.png (a grid with captions) and OUT/samples.npz (arr_0: images, NHWC uint8; arr_1: labels).
-    After Ctrl-C the finished images are kept, and the same command continues from there. Under torchrun the processes
-    share the work; the images do not depend on the number of processes.
+    After Ctrl-C the finished images are kept, and the same command continues from there. On several GPUs, which share
+    the same images: torchrun --nproc-per-node=N -m -- fastdiff sample ...
     """
 
     checkpoint: str = "fashion-mnist"

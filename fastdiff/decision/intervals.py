@@ -19,7 +19,7 @@ _FURTHEST = 12.0  # standard errors that a profile is followed
 
 @dataclass(frozen=True)
 class Interval:
-    """Of one coordinate's parameter, in its own units."""
+    """Confidence interval of the parameter of one coordinate, in the parameter's units."""
 
     low: float
     high: float

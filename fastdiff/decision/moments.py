@@ -14,7 +14,7 @@ from fastdiff.errors import FastdiffError
 
 
 class Moments(NamedTuple):
-    """Of the response time, in seconds and seconds squared."""
+    """Probability of the upper boundary, and moments of the response time in seconds and seconds squared."""
 
     p_upper: Tensor
     mean: Tensor

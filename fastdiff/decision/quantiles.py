@@ -17,7 +17,7 @@ _FEWEST = 10  # responses that have quantiles; fewer make one cell
 
 
 class QuantileDistance:
-    r"""Of a problem: with O observed and E expected numbers in each cell,
+    r"""Chi-square and G-square statistic of a problem, with O observed and E expected responses in each cell:
 
     .. math::
         \chi^2 = \sum (O - E)^2 / E, \qquad G^2 = 2 \sum O \log (O / E)

@@ -39,7 +39,7 @@ class Trained:
     test: Tensor
     """[M,*], as the network takes them."""
     scale: data.Standardised | None = None
-    """Of images: what turns them into greys again."""
+    """For images: the transformation back to grey values."""
 
 
 def swiss_roll(

@@ -46,7 +46,7 @@ class Packed:
         return [p for layer in self.layers for p in (layer.weight, layer.bias) if p is not None]
 
     def copied(self) -> list[Tensor]:
-        """Of these, the ones that are not read themselves at each call."""
+        """Those parameters of which a packed copy is read at each call in place of the parameter itself."""
         return self.parameters()
 
     def ready(self) -> None:

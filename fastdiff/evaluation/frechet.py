@@ -61,7 +61,7 @@ class FrechetDistance:
 
     @property
     def reference(self) -> Moments:
-        """Of the reference so far; its covariance is unbiased, as ``np.cov``."""
+        """Mean and covariance of the reference features so far; the covariance is unbiased, as that of ``np.cov``."""
         metric = self._metric
         n = int(metric.real_features_num_samples)
         if n < 2:

@@ -53,7 +53,7 @@ class Condition:
         return 1
 
     def moments(self, mean: Tensor, variance: Tensor, t: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """Of the Gaussian that is proportional to N(x; mean, variance) r(x).
+        """Mean and variance of the Gaussian that is proportional to N(x; mean, variance) r(x).
 
         Args:
             mean: [N,C,*], of the state that the step leads to.

@@ -73,7 +73,7 @@ class Conditioner:
         return mean + variance.sqrt() * noise
 
     def _variance(self, step: int, mean: Tensor, output: Tensor) -> Tensor:
-        """Of p(x_{t-1} | x_t), as ``reverse_step`` defines it: a scalar, or like mean if the model learned it."""
+        """Variance of p(x_{t-1} | x_t) as ``reverse_step`` defines it: a scalar, or of the mean's shape if learned."""
         row = self._table[step]
         if self._plan.variance == "none":
             return row[_STD] ** 2

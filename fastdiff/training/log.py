@@ -95,7 +95,7 @@ class Log:
 
 
 class NoLog(Log):
-    """Of a process that leaves writing to another."""
+    """The log of a process that leaves the writing to another one: it writes nothing."""
 
     def __init__(self) -> None:
         super().__init__(Path())

@@ -60,7 +60,7 @@ class Parallel:
         return self.forward.no_sync()
 
     def gradient_norm(self) -> Tensor:
-        """Of the whole gradient, on every process."""
+        """Norm of the whole gradient, which is the same on every process."""
         return full(get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None]))
 
 

@@ -25,7 +25,7 @@ UNBIASED = [("exact", 0.001), ("bridge", 0.01)]
 
 
 def _standard_errors(rt: torch.Tensor) -> tuple[float, float]:
-    """Of the mean and of the variance."""
+    """Standard errors of the mean and of the variance."""
     x = rt.double() - rt.double().mean()
     n = len(x)
     return float(x.std()) / math.sqrt(n), math.sqrt(float((x**4).mean() - (x**2).mean() ** 2) / n)

@@ -49,7 +49,7 @@ def test_a_hook_fires_and_its_answer_counts(name: str) -> None:
 
 
 def _times(output: Any, factor: float) -> Any:
-    """Of a tensor, or of the first of what a block puts out."""
+    """``factor`` times a tensor, or times the first output of a block."""
     return factor * output if isinstance(output, Tensor) else (factor * output[0], *output[1:])
 
 

@@ -38,7 +38,7 @@ def compared_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("compared_by")
 @pytest.mark.parametrize("make", TENSORS.values(), ids=TENSORS.keys())
 def test_a_write_past_the_count_of_versions_is_seen(make: Callable[[], Tensor]) -> None:
-    """Of one output channel, the first, the last or another, at the very next look; and by name which tensor it was."""
+    """A write to the first, last or another output channel is seen at the next look, which also names the tensor."""
     tensor, other = make(), torch.randn(30)
     weights = Weights([other, tensor])
     for row in (0, -1, len(tensor) // 3) if tensor.dim() else ((),):

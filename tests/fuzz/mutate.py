@@ -90,5 +90,5 @@ def one_sentence() -> Iterator[list[FastdiffError]]:
 
 
 def numbered(number: int) -> np.random.Generator:
-    """Of one round."""
+    """Random generator of one round."""
     return np.random.default_rng([2015, number])

@@ -123,7 +123,7 @@ VALUES += ([0], [10**9], [[1]], {}, {"a": 1}, [None], float("nan"), float("inf")
 
 
 def test_configurations(tmp_path: Path, model: UNet) -> None:
-    """Of every field and many values: the weights are what they are, and nothing else is built."""
+    """Every field is set to many values: a model fits the weights in the file, or an error is raised."""
     whole = {"kind": "unet", "model": asdict(CONFIG), "diffusion": {"steps": 50}, "class_names": ["a"]}
     path = tmp_path / "x.safetensors"
     for number in rounds(200):

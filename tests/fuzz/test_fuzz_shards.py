@@ -130,7 +130,7 @@ def test_what_is_left_of_damaged_shards(tmp_path: Path) -> None:
 
 
 def test_damaged_pictures(tmp_path: Path) -> None:
-    """Of every format: one sentence, or a picture with 8 bits a channel."""
+    """A damaged file of any format gives an error of one sentence, or a picture with 8 bits a channel."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 12, 3), dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6

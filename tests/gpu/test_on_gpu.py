@@ -155,7 +155,7 @@ def test_bfloat16_network_against_float64(network: UNet, layout: torch.memory_fo
     assert len(truth) == len(eager) == len(ours)
 
     def distance(got: list[Tensor]) -> tuple[float, float]:
-        """Of the output, and of all gradients together."""
+        """Relative errors of the output, and of all gradients together."""
         off = [(g.cpu().double() - w).norm() / w.norm() for g, w in zip(got[:1], truth[:1], strict=True)]
         grads = torch.stack([(g.cpu().double() - w).norm() for g, w in zip(got[1:], truth[1:], strict=True)])
         size = torch.stack([w.norm() for w in truth[1:]]).norm()

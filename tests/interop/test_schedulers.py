@@ -182,7 +182,7 @@ def test_every_other_step_is_one_pass(name: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("config", [{}, {"clip_sample": False}], ids=["clipped", "linear"])
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_those_of_diffusers(name: str, config: dict[str, Any]) -> None:
-    """Of a reward of the last state and of each estimate of x_0, in what went in; one step in two needs them."""
+    """Gradients, with respect to the inputs, of a reward of the last state and of every other estimate of x_0."""
     gradients = []
     for module, prefix in ((diffusers, ""), (ours, "Fast")):
         scheduler = getattr(module, f"{prefix}{name}")(**config if name.startswith("DD") else {})

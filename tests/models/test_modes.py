@@ -29,7 +29,7 @@ def _inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _gradients(function, model, x: Tensor, *rest: Tensor) -> dict[str, Tensor]:
-    """Of a loss that weighs all outputs differently, in the image and in every parameter."""
+    """Gradients of a loss that weighs all outputs differently, for the image and for every parameter."""
     x = x.clone().requires_grad_()
     out = function(x, *rest)
     named = {"x": x, **dict(model.named_parameters())}

@@ -203,7 +203,7 @@ def test_dropout_of_gradients_in_another_layout() -> None:
 
 
 def test_views_of_what_is_made_again() -> None:
-    """Of a norm's result, given to another function that is, and to a product."""
+    """Views of a recomputed norm's result, which is given to another recomputed function and to a product."""
     norm, last = GroupNormSiLU(32), nn.Conv2d(16, 4, 1)
     x = torch.randn(2, 32, 4, 4, requires_grad=True)
 

@@ -263,7 +263,7 @@ LEAVES = ("x", "model_output", "table", "uncond", "h1", "h2", "noise")
 @pytest.mark.parametrize("noise", ["given", "seeds"])
 @pytest.mark.parametrize(("variance", "clip"), [("none", False), ("learned", False), ("learned_range", True)])
 def test_gradients(backend: str, variance: str, clip: bool, noise: str) -> None:
-    """Of x' and x_0, against autograd through the plain operations in float64."""
+    """Gradients of x' and x_0, against autograd through the plain operations in float64."""
     kwargs = _differentiable(noise, variance, clip)
     weights = [torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(i)) for i in (1, 2)]
 

@@ -168,7 +168,7 @@ def test_bias_of_inpainting() -> None:
 
 
 def test_repeats_take_most_of_the_bias_away() -> None:
-    """Of the mean. The variance settles where the steps' own takes it: fixed_small has too little, with few steps."""
+    """This holds for the mean. The variance is that of the steps, and too small with fixed_small and few steps."""
     for steps, repeats, mean, variance in (
         (50, 5, 0.728, 0.315),
         (50, 20, 0.782, 0.256),

@@ -101,7 +101,7 @@ def test_headers(mode: str) -> None:
 
 
 def test_16_bits() -> None:
-    """Of colours the upper 8 bits, as viewers show them; grey ones, which are mostly measurements, are refused."""
+    """Colours are read as their upper 8 bits, as viewers show them; 16-bit greys, mostly measurements, are refused."""
     grey = Image.fromarray(np.full((8, 8), 300, np.uint16))
     with pytest.raises(FastdiffError, match="x has more than 8 bits a channel"):
         decode(encoded(grey, "PNG"), "x")

@@ -70,7 +70,7 @@ def dpm_solver_step(
 
 
 def _order(scheduler: Any, index: int, behind: int) -> int:
-    """Of the update at a step with so many behind it: lower there, and at the end where the configuration says so."""
+    """Order of the update at step ``index``: lower with few steps behind it, and at the end if so configured."""
     last, few, config = len(scheduler.timesteps) - 1, len(scheduler.timesteps) < 15, scheduler.config
     at_end = config.euler_at_final or (config.lower_order_final and few) or config.final_sigmas_type == "zero"
     if index == last and at_end:

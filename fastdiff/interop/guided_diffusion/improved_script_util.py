@@ -18,7 +18,7 @@ _SR_LEVELS = {256: "1,1,2,2,4,4", 64: "1,2,3,4"}
 
 
 def model_and_diffusion_defaults() -> dict[str, Any]:
-    """Of training and sampling."""
+    """Default options for training and sampling."""
     return {
         "image_size": 64,
         "num_channels": 128,
@@ -61,7 +61,7 @@ def create_model(
 
 
 def sr_model_and_diffusion_defaults() -> dict[str, Any]:
-    """Of the upsampler: large_size and small_size instead of image_size."""
+    """Default options of the upsampler: large_size and small_size in place of image_size."""
     defaults = model_and_diffusion_defaults()
     del defaults["image_size"]
     return {"large_size": 256, "small_size": 64} | defaults

@@ -23,7 +23,7 @@ _SR_LEVELS = {512: (1, 1, 2, 2, 4, 4), 256: (1, 1, 2, 2, 4, 4), 64: (1, 2, 3, 4)
 
 
 def diffusion_defaults() -> dict[str, Any]:
-    """Of training and sampling alike."""
+    """Default options of the diffusion process, for training and sampling alike."""
     return {
         "learn_sigma": False,
         "diffusion_steps": 1000,
@@ -37,7 +37,7 @@ def diffusion_defaults() -> dict[str, Any]:
 
 
 def classifier_defaults() -> dict[str, Any]:
-    """Of classifiers."""
+    """Default options of classifiers."""
     return {
         "image_size": 64,
         "classifier_use_fp16": False,
@@ -51,7 +51,7 @@ def classifier_defaults() -> dict[str, Any]:
 
 
 def model_and_diffusion_defaults() -> dict[str, Any]:
-    """Of U-Nets and their process."""
+    """Default options of U-Nets and their diffusion process."""
     model = {
         "image_size": 64,
         "num_channels": 128,
@@ -77,7 +77,7 @@ def classifier_and_diffusion_defaults() -> dict[str, Any]:
 
 
 def sr_model_and_diffusion_defaults() -> dict[str, Any]:
-    """Of the upsampler: large_size and small_size instead of image_size, no channel_mult or new attention order."""
+    """Default options of the upsampler, with large_size and small_size, without channel_mult and attention order."""
     defaults = model_and_diffusion_defaults()
     accepted = inspect.signature(sr_create_model_and_diffusion).parameters
     return {"large_size": 256, "small_size": 64} | {k: v for k, v in defaults.items() if k in accepted}

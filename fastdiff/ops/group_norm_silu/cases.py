@@ -54,7 +54,7 @@ def _inputs(
 
 
 def _flops(affine: bool = True, adaptive: bool = False, silu: bool = True, **_: Any) -> int:
-    """Of an element: mean 1, variance 3, centred and divided 2, scaled and shifted 2 each, SiLU 3."""
+    """Operations per element: mean 1, variance 3, centring and dividing 2, each scale and shift 2, SiLU 3."""
     return 6 + 2 * affine + 2 * adaptive + 3 * silu
 
 

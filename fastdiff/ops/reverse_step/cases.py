@@ -75,8 +75,8 @@ def _inputs(
 def _flops(
     clip: bool = False, guidance: bool = False, history: int = 0, noise: str | None = None, **options: Any
 ) -> int:
-    """Of an element: x0 and the update 3 each; clip 2, guidance 3, a history tensor 2; noise 2, drawing it (logarithm,
-    root, cosine or sine, 2 products) 5, its learned deviation 4."""
+    """Operations per element: x0 and the update 3 each; clip 2, guidance 3, a history tensor 2; noise 2, drawing it
+    (logarithm, root, cosine or sine, 2 products) 5, its learned standard deviation 4."""
     drawn = (2 if noise else 0) + (5 if noise == "seeds" else 0)
     learned = 4 if noise and options.get("variance", "none") != "none" else 0
     return 6 + 2 * clip + 3 * guidance + 2 * history + drawn + learned

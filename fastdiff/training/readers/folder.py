@@ -103,7 +103,7 @@ class _Walk:
             self._bar.update(len(self._names) - self._bar.n)
 
     def names(self, listed: Mapping[str, object], *, by_folder: bool) -> list[str]:
-        """Of images, each once, ordered folder by folder.
+        """Names of the image files, each file once, ordered by folder.
 
         Args:
             listed: names that have a label; of a file with several names it is the one that is kept.

@@ -67,10 +67,10 @@ def decode(file: Path | io.BytesIO, name: str) -> Image.Image:
 
 
 def read_header(file: io.BytesIO, name: str) -> Header:
-    """Of a picture that :func:`decode` would take, as far as it can be told without its pixels.
+    """Channels and size of a picture that :func:`decode` would accept, from its header alone.
 
     Raises:
-        FastdiffError: as :func:`decode`, but for pixels that are broken.
+        FastdiffError: as :func:`decode`, except for broken pixels.
     """
     with _opened(file, name) as image:
         transparent = image.mode in _TRANSPARENT or "transparency" in image.info
