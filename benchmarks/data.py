@@ -29,8 +29,6 @@ from tqdm import tqdm
 
 from fastdiff.bench.machine import processor
 from fastdiff.training.batches import Shuffled
-from fastdiff.training.data import ImageData, load_data
-from fastdiff.training.loading import ImageLoader
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ import tyro
 import fastdiff
 from fastdiff.bench.report import table
 from fastdiff.evaluation import read_images
-from fastdiff.ops.philox import normal
-from fastdiff.sampling.request import sample_seeds
+from fastdiff.ops.philox import normal, sample_seeds
 
 DATA = Path("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz")
 BATCH = 200

@@ -24,7 +24,7 @@ from fastdiff.bench.report import table
 from fastdiff.evaluation import Images, Reference, load_features, read_images
 from fastdiff.evaluation.metrics import METRICS, How, compare
 from fastdiff.files import atomic_path
-from fastdiff.sampling.request import sample_seeds
+from fastdiff.ops.philox import sample_seeds
 
 DATA = Path("/usr/share/datasets/fashion-mnist")
 SAMPLERS = ("ancestral", "ddim", "euler", "heun", "dpmpp")

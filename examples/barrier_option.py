@@ -24,7 +24,7 @@ from fastdiff.decision import cdf, log_pdf, survival
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import first_passage
 from fastdiff.ops.decision import PARAMETERS, Passage
-from fastdiff.sampling.request import sample_seeds
+from fastdiff.ops.philox import sample_seeds
 
 Method = Literal["exact", "bridge", "euler"]
 SHIFT = 0.5826  # -zeta(1/2) / sqrt(2 pi)

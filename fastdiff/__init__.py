@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from fastdiff.checkpoint import save as save
     from fastdiff.diffusion.config import DiffusionConfig as DiffusionConfig
     from fastdiff.diffusion.gaussian import GaussianDiffusion as GaussianDiffusion
-    from fastdiff.engine import optimize as optimize
     from fastdiff.errors import FastdiffError as FastdiffError
+    from fastdiff.inference import optimize as optimize
     from fastdiff.interop.diffusers.accelerate import accelerate as accelerate
     from fastdiff.ops import attention as attention
     from fastdiff.ops import bernoulli_step as bernoulli_step
@@ -53,7 +53,7 @@ _HOME = {
     "save": "checkpoint",
     "DiffusionConfig": "diffusion.config",
     "GaussianDiffusion": "diffusion.gaussian",
-    "optimize": "engine",
+    "optimize": "inference",
     "FastdiffError": "errors",
     "accelerate": "interop.diffusers.accelerate",
     "attention": "ops",

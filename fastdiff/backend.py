@@ -139,3 +139,20 @@ def log_once(op: str | None, backend: Backend, reason: str) -> None:
     if key not in _logged:
         _logged.add(key)
         logger.warning("%s: not on the %s backend: %s", op or "all ops", backend.value, reason)
+
+
+def usable_device(name: str) -> torch.device:
+    """The device, tried out.
+
+    Raises:
+        FastdiffError: it is unknown or not there.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # "meta" has no values
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        unknown = reason.startswith("Expected one of")  # and then all that PyTorch has ever heard of
+        why = "" if unknown else f" ({reason})"
+        raise FastdiffError(f"device {name!r} cannot be used; give cpu, cuda or cuda:N{why}") from None
+    return device

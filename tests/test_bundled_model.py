@@ -10,7 +10,7 @@ from torch import Tensor
 
 import fastdiff
 from fastdiff.checkpoint.load import ASSETS
-from fastdiff.training.data import load_data
+from fastdiff.data.images import load_data
 
 DATA = Path("/usr/share/datasets/fashion-mnist")
 SAMPLES = 60

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from fastdiff.data.fit import fit_image
+from fastdiff.data.images import load_data
 from fastdiff.errors import FastdiffError
 from fastdiff.evaluation.frechet import inception_score
 from fastdiff.evaluation.images import Images
@@ -18,8 +20,6 @@ from fastdiff.evaluation.metrics import How
 from fastdiff.images import grid
 from fastdiff.scalars import plain
 from fastdiff.training import AdamWEMA, TrainConfig
-from fastdiff.training.data import load_data
-from fastdiff.training.fit import fit_image
 
 KINDS: dict[str, Callable[[Any], Any]] = {
     "numpy": lambda x: np.asarray(x)[()],  # np.int64, np.float64

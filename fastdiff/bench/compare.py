@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastdiff.bench.clock import take_turns
 from fastdiff.bench.sides import Side
-from fastdiff.engine import Optimized, is_for, optimize
+from fastdiff.inference import Optimized, is_for, optimize
 from fastdiff.sampling import Sampler
 
 STEPS = 2  # of the sampler, per turn: a first one, and one with history

@@ -53,10 +53,10 @@ class Bench:
         return 0
 
     def _measure(self) -> None:
+        from fastdiff.backend import usable_device
         from fastdiff.bench import report
         from fastdiff.bench.measure import Options, measure, smallest_width
         from fastdiff.models.config import UNetConfig
-        from fastdiff.training.setup import usable_device
         from fastdiff.zoo import PRESETS
 
         device = usable_device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))

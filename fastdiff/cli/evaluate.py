@@ -16,6 +16,7 @@ from tqdm import tqdm
 from tyro.conf import Positional, arg
 
 import fastdiff
+from fastdiff.backend import usable_device
 from fastdiff.bench.machine import device_name
 from fastdiff.checkpoint import bundled
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser
@@ -25,7 +26,6 @@ from fastdiff.evaluation.images import Images, Shape, read_images
 from fastdiff.evaluation.metrics import METRICS, Comparison, How, check_reference, compare
 from fastdiff.evaluation.reference import Reference, read_reference, write_reference
 from fastdiff.files import atomic_path
-from fastdiff.training.setup import usable_device
 
 SAMPLED = 5000  # images sampled from a checkpoint by default
 SUFFIXES = (".safetensors", ".pt")

@@ -14,10 +14,10 @@ from tyro.conf import Positional, arg
 import fastdiff
 from fastdiff.bench.machine import device_name
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser
+from fastdiff.data.readers import open_image, read_npz
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
 from fastdiff.images import grid
-from fastdiff.training.readers import open_image, read_npz
 
 FILES = ("inpaint.png", "inpaint.npz")
 UNKNOWN_COLOUR = (224, 122, 62)  # of hidden pixels in the picture

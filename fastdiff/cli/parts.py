@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from fastdiff.data.readers import read_npz
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path, crc32, parse_json, writing
-from fastdiff.training.readers import read_npz
 
 POLL_SECONDS = 0.2
 

@@ -27,8 +27,8 @@ from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path, locked, remove_halves, writing
 from fastdiff.images import grid
 from fastdiff.models import ClassifierConfig
+from fastdiff.ops.philox import sample_seeds
 from fastdiff.sampling.cascade import classifier_log_probability, upsampler_seeds
-from fastdiff.sampling.request import sample_seeds
 
 FILES = ("samples.png", "samples.npz")
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 import fastdiff
+from fastdiff.backend import usable_device
 from fastdiff.errors import FastdiffError
 from fastdiff.models import ClassifierConfig
-from fastdiff.training.setup import usable_device
 
 
 def load_denoiser(

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdiff.decision.parameters import Parameters, T0Mode, ZMode, as_tensor, parameters
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.decision import METHODS, first_passage, reference, step_count
-from fastdiff.sampling.request import MAX_SEED, sample_seeds
+from fastdiff.ops.philox import MAX_SEED, sample_seeds
 
 Method = Literal["exact", "bridge", "euler"]
 _CHUNK = {

@@ -108,9 +108,9 @@ def read_images(path: Path, size: int, channels: int) -> Tensor:
     """Images of an IDX file, an .npz or a folder, [N, channels, size, size] uint8; smaller ones are padded.
 
     Raises:
-        FastdiffError: see :func:`fastdiff.training.data.load_data`.
+        FastdiffError: see :func:`fastdiff.data.images.load_data`.
     """
-    from fastdiff.training.data import load_data
+    from fastdiff.data.images import load_data
 
     data = load_data(path, image_size=size, channels=channels, num_classes=None, fit="pad")
     return data.fetch(torch.arange(len(data)))

@@ -20,7 +20,7 @@ from torch import Tensor
 from fastdiff.diffusion.binomial import BinomialDiffusion
 from fastdiff.dpm2015.bound import Network
 from fastdiff.ops import bernoulli_step
-from fastdiff.sampling.request import sample_seeds
+from fastdiff.ops.philox import sample_seeds
 
 _SMALLEST = 1e-30
 

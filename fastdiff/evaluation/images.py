@@ -8,11 +8,11 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
+from fastdiff.data.fit import Fit
+from fastdiff.data.images import FittedImages, load_data
+from fastdiff.data.readers import Arrays, EncodedImages, Header, read
 from fastdiff.errors import FastdiffError
 from fastdiff.scalars import plain
-from fastdiff.training.config import Fit
-from fastdiff.training.data import FittedImages, load_data
-from fastdiff.training.readers import Arrays, EncodedImages, Header, read
 
 Shape = tuple[int, int, int]  # (C, H, W)
 _COLOURS = {1: "grey", 3: "RGB"}
@@ -74,7 +74,7 @@ def read_images(
 
     Args:
         shape: that they must have; None: that of the first.
-        fit: how to make another size fit, see :func:`fastdiff.training.fit.fit_image`; None: raise.
+        fit: how to make another size fit, see :func:`fastdiff.data.fit.fit_image`; None: raise.
         why: who asks for that shape, for the message.
         num_classes: read labels too, below this number, if there are any.
         labels: the labels file of IDX images, found by name if None.

@@ -12,11 +12,10 @@ from tqdm import tqdm
 
 from fastdiff.diffusion.gaussian import GaussianDiffusion
 from fastdiff.diffusion.likelihood import BitsPerDim, bits_per_dim
-from fastdiff.engine import for_inference
 from fastdiff.errors import FastdiffError
 from fastdiff.evaluation.images import Images
-from fastdiff.ops.philox import normal
-from fastdiff.sampling.request import sample_seeds
+from fastdiff.inference import for_inference
+from fastdiff.ops.philox import normal, sample_seeds
 from fastdiff.scalars import plain
 
 

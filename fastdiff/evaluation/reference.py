@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastdiff.data.fit import Fit
+from fastdiff.data.readers.arrays import read_arrays
 from fastdiff.errors import FastdiffError
 from fastdiff.evaluation.frechet import Moments
 from fastdiff.evaluation.images import Images, Shape, read_images
 from fastdiff.files import atomic_path
-from fastdiff.training.config import Fit
-from fastdiff.training.readers.arrays import read_arrays
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from fastdiff.diffusion.config import DiffusionConfig, Prediction
 from fastdiff.diffusion.gaussian import GaussianDiffusion, Model
-from fastdiff.engine import for_inference
 from fastdiff.errors import FastdiffError
+from fastdiff.inference import for_inference
 from fastdiff.sampling.capture import Captures
 from fastdiff.sampling.condition import Condition
 from fastdiff.sampling.conditioner import conditioned

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
+from fastdiff.ops.philox import sample_seeds
 from fastdiff.sampling.api import Sampler, to_uint8
-from fastdiff.sampling.request import Classes, sample_seeds
+from fastdiff.sampling.request import Classes
 from fastdiff.scalars import whole
 
 UPSAMPLER_RUN = 1 << 31  # flipped in a run's seed, so that both models of a cascade draw other numbers

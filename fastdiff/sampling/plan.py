@@ -104,12 +104,10 @@ def make_plan(
         variance: the diffusion's; it matters to rows with ``noise_on`` only.
         guidance_scale: w of uncond + w (cond - uncond); None without guidance.
     """
+    out_x, out_m = zip(*(_to_x0(prediction, row.alpha_bar) for row in rows), strict=True)
     columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS if hasattr(Row, name)}
-    columns["out_x"], columns["out_m"] = zip(
-        *(_to_x0(prediction, row.alpha_bar) for row in rows), strict=True
-    )
-    weight = 1.0 if guidance_scale is None else guidance_scale
-    table = make_table(len(rows), **columns, guidance=weight)
+    guidance = 1.0 if guidance_scale is None else guidance_scale
+    table = make_table(len(rows), out_x=out_x, out_m=out_m, **columns, guidance=guidance)
     levels = torch.tensor([*(row.alpha_bar for row in rows), 1.0], dtype=torch.float64)
     learned = any(row.noise_on for row in rows) and variance in ("learned", "learned_range")
     return Plan(

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from fastdiff.engine.watch import Structure, Weights
 from fastdiff.errors import FastdiffError
+from fastdiff.inference.watch import Structure, Weights
 
 # adm-fp16: what guided-diffusion ships. Convolutions of the trunk in float16; norms' statistics, linear layers,
 #           embeddings, the output layer and the softmax of attention in float32.

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from fastdiff.errors import FastdiffError
-from fastdiff.ops.philox import normal
+from fastdiff.ops.philox import normal, sample_seeds
 from fastdiff.sampling.condition import Condition
 from fastdiff.scalars import whole
 
 INITIAL_STREAM = 1  # the Philox stream that x_T is drawn from; ``reverse_step`` draws from stream 0
-MAX_SEED = 1 << 32
 
 Classes = int | Sequence[int] | Tensor
 
@@ -51,19 +50,6 @@ class Request:
         if self.noise is None:
             return normal(self.seeds, tuple(shape), step=0, stream=INITIAL_STREAM)
         return self.noise.to(torch.float64 if self.noise.dtype == torch.float64 else torch.float32)
-
-
-def sample_seeds(n: int, seed: int = 0, first: int = 0) -> Tensor:
-    """Philox keys [n] int64 of samples first, ..., first + n - 1 of run ``seed``: (seed << 32) | number.
-
-    Raises:
-        FastdiffError: a seed outside 0 ... 2^32 - 1.
-    """
-    seed = whole(seed)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < MAX_SEED:
-        raise FastdiffError(f"seed must be a whole number from 0 to {MAX_SEED - 1}, got {seed!r}")
-    high = seed - MAX_SEED if seed >= MAX_SEED // 2 else seed  # the key's 64 bits, read as a signed number
-    return (high << 32) + torch.arange(first, first + n, dtype=torch.int64)
 
 
 def make_request(

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from fastdiff.engine.trunk import FusedTrunk
+from fastdiff.inference.trunk import FusedTrunk
 
 # Wrappers whose work is done by objects that know the module they were made for.
 _WRAPPERS = ("torch.jit", "torch.nn.parallel", "torch.distributed", "torch._dynamo")

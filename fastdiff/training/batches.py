@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdiff.ops.philox import normal
-from fastdiff.sampling.request import sample_seeds
+from fastdiff.data.images import ImageData
+from fastdiff.data.loading import ImageLoader
+from fastdiff.ops.philox import normal, sample_seeds
 from fastdiff.training.config import TrainConfig
-from fastdiff.training.data import ImageData
-from fastdiff.training.loading import ImageLoader
 from fastdiff.training.timesteps import LossSecondMomentTimes, UniformTimes
 
 NOISE_STREAM = 4  # of Philox; those below it are sampling's

@@ -6,12 +6,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from fastdiff.data.fit import Fit
 from fastdiff.diffusion.loss import Loss
 from fastdiff.errors import FastdiffError
 from fastdiff.models.config import Recompute
 from fastdiff.scalars import plain
 
-Fit = Literal["crop", "random-crop", "pad"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Timesteps = Literal["uniform", "loss-second-moment"]
 Strategy = Literal["ddp", "fsdp"]

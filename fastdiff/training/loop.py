@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fastdiff.backend import usable_device
+from fastdiff.data.fit import Fit
+from fastdiff.data.images import ImageData, load_data
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
 from fastdiff.files import locked, remove_halves
 from fastdiff.models import ModelConfig, build_model
 from fastdiff.training.batches import Batches
-from fastdiff.training.config import Fit, TrainConfig
-from fastdiff.training.data import ImageData, load_data
+from fastdiff.training.config import TrainConfig
 from fastdiff.training.distributed import Processes, join, local_device
 from fastdiff.training.interrupt import interrupts
 from fastdiff.training.log import Log, NoLog
@@ -26,7 +28,7 @@ from fastdiff.training.optimizer import AdamWEMA
 from fastdiff.training.parallel import Parallel
 from fastdiff.training.precision import LossScale
 from fastdiff.training.preview import HELD
-from fastdiff.training.setup import architecture, usable_device
+from fastdiff.training.setup import architecture
 from fastdiff.training.state import (
     FOLDER,
     TrainState,

@@ -6,8 +6,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
 from fastdiff.files import parse_json
@@ -88,20 +86,3 @@ def _build(kind: type[C], options: Any, path: Path) -> C:
         return kind(**values)
     except TypeError as error:
         raise FastdiffError(f"{path}: {error}") from None
-
-
-def usable_device(name: str) -> torch.device:
-    """The device, tried out.
-
-    Raises:
-        FastdiffError: it is unknown or not there.
-    """
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()  # "meta" has no values
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        unknown = reason.startswith("Expected one of")  # and then all that PyTorch has ever heard of
-        why = "" if unknown else f" ({reason})"
-        raise FastdiffError(f"device {name!r} cannot be used; give cpu, cuda or cuda:N{why}") from None
-    return device

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from fastdiff.data.images import ImageData
 from fastdiff.training.batches import Batches
 from fastdiff.training.config import TrainConfig
-from fastdiff.training.data import ImageData
 from fastdiff.training.distributed import Processes
 from fastdiff.training.precision import autocast
 from fastdiff.training.tasks import Task

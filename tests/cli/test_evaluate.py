@@ -165,7 +165,7 @@ def test_the_bundled_model_is_better_than_noise(command, tmp_path) -> None:
 
 
 def _test_images(n: int) -> np.ndarray:
-    from fastdiff.training.readers.arrays import read_idx
+    from fastdiff.data.readers.arrays import read_idx
 
     return read_idx(DATA)[:n]
 

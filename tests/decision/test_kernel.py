@@ -17,7 +17,7 @@ from fastdiff.backend import Backend, use_backend
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import _library, first_passage
 from fastdiff.ops.decision import PARAMETERS, decision_op
-from fastdiff.sampling.request import sample_seeds
+from fastdiff.ops.philox import sample_seeds
 
 WAYS = [("exact", False), ("bridge", False), ("bridge", True), ("euler", False), ("euler", True)]
 # Philox4x32-10 of counter 0 and key 0 (Salmon et al. 2011, known-answer tests of Random123)

@@ -14,8 +14,7 @@ import fastdiff
 from fastdiff.errors import FastdiffError
 from fastdiff.evaluation import Images, image_nll
 from fastdiff.models import UNetConfig, build_model
-from fastdiff.ops.philox import normal
-from fastdiff.sampling.request import sample_seeds
+from fastdiff.ops.philox import normal, sample_seeds
 
 CONFIG = UNetConfig(
     image_size=8,

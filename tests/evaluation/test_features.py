@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 import fastdiff
 from fastdiff.errors import FastdiffError
-from fastdiff.evaluation.features import ClassifierFeatures, load_features
-from fastdiff.evaluation.inception import InceptionFeatures
+from fastdiff.evaluation.features import ClassifierFeatures, InceptionFeatures, load_features
 
 MODULE = "torch_fidelity.feature_extractor_inceptionv3"
 

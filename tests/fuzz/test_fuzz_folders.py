@@ -11,7 +11,7 @@ import pytest
 from mutate import numbered, one_sentence, rounds
 from PIL import Image
 
-from fastdiff.training.readers import Folder, read
+from fastdiff.data.readers import Folder, read
 
 FOLDERS = ("cat", "dog", "cat/x", "cat/y", "dog/x", "dog/x/z", ".hidden", "../outside", "../outside/in")
 NAMES = ("0.png", "1.PNG", "a\nb.png", "é.png", "2.txt", ".3.png", "4", "5.heic", "\udcff.png")

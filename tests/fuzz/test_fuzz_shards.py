@@ -15,7 +15,7 @@ import pytest
 from mutate import damaged, numbered, one_sentence, rounds
 from PIL import Image
 
-from fastdiff.training.readers import Arrays, EncodedImages, read
+from fastdiff.data.readers import Arrays, EncodedImages, read
 
 COUNT = 5
 pytestmark = pytest.mark.filterwarnings("ignore")  # what Pillow and zipfile remark of damaged files

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdiff.ops import normal
-from fastdiff.sampling.request import INITIAL_STREAM, sample_seeds
+from fastdiff.ops.philox import sample_seeds
+from fastdiff.sampling.request import INITIAL_STREAM
 
 UNIT = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 

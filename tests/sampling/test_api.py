@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.diffusion.gaussian import GaussianDiffusion
 from fastdiff.errors import FastdiffError
+from fastdiff.ops.philox import sample_seeds
 from fastdiff.sampling import Sampler, encode, sample, sample_batches, to_uint8
 from fastdiff.sampling.loop import run
-from fastdiff.sampling.request import sample_seeds
 from fastdiff.sampling.samplers import SAMPLERS, sampling_plan
 
 

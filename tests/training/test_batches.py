@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from fastdiff.data.images import ImageData
 from fastdiff.training import TrainConfig
 from fastdiff.training.batches import Batches, Shuffled
-from fastdiff.training.data import ImageData
 from fastdiff.training.timesteps import UniformTimes
 
 TIMES = UniformTimes(100)

@@ -19,11 +19,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fastdiff.data.images import ImageData, load_data
+from fastdiff.data.loading import ImageLoader, usual_workers
 from fastdiff.errors import FastdiffError
 from fastdiff.training import TrainConfig, train
 from fastdiff.training.batches import Shuffled
-from fastdiff.training.data import ImageData, load_data
-from fastdiff.training.loading import ImageLoader, usual_workers
 
 ORDER = Shuffled(20, seed=1)
 
@@ -176,8 +176,8 @@ def test_a_loader_left_open_does_not_hold_up_the_exit(folder: Path) -> None:
     code = f"""
 import torch
 from pathlib import Path
-from fastdiff.training.data import load_data
-from fastdiff.training.loading import ImageLoader
+from fastdiff.data.images import load_data
+from fastdiff.data.loading import ImageLoader
 data = load_data(Path({str(folder)!r}), image_size=8, channels=3, num_classes=None)
 loader = ImageLoader(data, lambda step: torch.arange(6), 1)
 loader.images(0)

@@ -40,7 +40,7 @@ class FusedSteps:
         """-> sample, pred_xstart."""
         variance = self._process.config.variance
         learned = variance if self._process.config.learns_variance else "none"
-        return self._step("ancestral", x, output, noise, clip, learned)
+        return self._step(None, x, output, noise, clip, learned)
 
     def ddim(self, x: Tensor, output: Tensor, noise: Tensor, clip: bool, eta: float) -> dict[str, Tensor]:
         """-> sample, pred_xstart. The model's variance has no say."""
@@ -54,11 +54,13 @@ class FusedSteps:
             self._tables[key] = torch.from_numpy(after).to(x.device, torch.float32)
         return self._tables[key][t].reshape(-1, *[1] * (x.dim() - 1))
 
-    def _step(self, kind, x: Tensor, output: Tensor, noise: Tensor | None, clip: bool, variance: str):
+    def _step(
+        self, eta: float | None, x: Tensor, output: Tensor, noise: Tensor | None, clip: bool, variance: str
+    ):
         assert self._current is not None
-        key = kind, x.device
+        key = eta, x.device
         if key not in self._tables:
-            self._tables[key] = self._table(kind).to(x.device)
+            self._tables[key] = self._table(eta).to(x.device)
         index = self._numbers(x.device)[self._current[1]]
         sample, x0, _ = reverse_step(
             x, output, self._tables[key], index, noise=noise, clip=clip, variance=variance
@@ -70,10 +72,10 @@ class FusedSteps:
             self._rows[device] = torch.arange(self._process.steps, device=device)
         return self._rows[device]
 
-    def _table(self, kind: object) -> Tensor:
-        """[T, 12] float64, the row of t = 0 first: ancestral sampling's, or DDIM's for eta = ``kind``."""
+    def _table(self, eta: float | None) -> Tensor:
+        """[T, 12] float64, the row of t = 0 first: DDIM's, or ancestral sampling's where eta is None."""
         config, alphas_bar = self._process.config, self._process.alphas_bar.numpy()
         times = np.arange(self._process.steps, dtype=np.float64)
         levels = Levels(np.append(alphas_bar[::-1], 1.0), np.append(times[::-1], 0.0))
-        rows = ancestral.rows(levels, config.variance) if kind == "ancestral" else ddim.rows(levels, kind)
+        rows = ancestral.rows(levels, config.variance) if eta is None else ddim.rows(levels, eta)
         return make_plan(rows, config.prediction, config.variance).table.flip(0)

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fastdiff.training.fit import centre_crop, random_crop, scale_shorter_side
-from fastdiff.training.readers.pictures import known_formats
+from fastdiff.data.fit import centre_crop, random_crop, scale_shorter_side
+from fastdiff.data.readers.pictures import known_formats
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif"}
 

@@ -11,9 +11,24 @@ from fastdiff.backend import Backend
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.philox import reference
+from fastdiff.scalars import whole
 
 _WORDS = 2**32
+MAX_SEED = 1 << 32
 NORMAL_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def sample_seeds(n: int, seed: int = 0, first: int = 0) -> Tensor:
+    """Philox keys [n] int64 of samples first, ..., first + n - 1 of run ``seed``: (seed << 32) | number.
+
+    Raises:
+        FastdiffError: a seed outside 0 ... 2^32 - 1.
+    """
+    seed = whole(seed)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < MAX_SEED:
+        raise FastdiffError(f"seed must be a whole number from 0 to {MAX_SEED - 1}, got {seed!r}")
+    high = seed - MAX_SEED if seed >= MAX_SEED // 2 else seed  # the key's 64 bits, read as a signed number
+    return (high << 32) + torch.arange(first, first + n, dtype=torch.int64)
 
 
 def normal(

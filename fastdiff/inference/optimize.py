@@ -9,12 +9,11 @@ from typing import Any
 import torch
 
 from fastdiff.backend import Backend, forced
-from fastdiff.engine.diffusers_unet import FusedUNet2D, unet2d_class
-from fastdiff.engine.freeing import FreedWeights
-from fastdiff.engine.packed import PackedConv
-from fastdiff.engine.trunk import FusedTrunk
-from fastdiff.engine.unet import FusedUNet
 from fastdiff.errors import FastdiffError
+from fastdiff.inference.diffusers_unet import FusedUNet2D, unet2d_class
+from fastdiff.inference.freeing import FreedWeights
+from fastdiff.inference.packed import PackedConv
+from fastdiff.inference.trunk import FusedTrunk, FusedUNet
 from fastdiff.models import UNet
 from fastdiff.ops.conv2d import forward_op as conv2d_op
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fastdiff.data.images import ImageData, load_data
+from fastdiff.data.readers import read_idx, read_npz
 from fastdiff.errors import FastdiffError
-from fastdiff.training.data import ImageData, load_data
-from fastdiff.training.readers import read_idx, read_npz
 
 COUNT, BLOCK = 6, tarfile.BLOCKSIZE
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdiff.engine.blocks import (
+from fastdiff.errors import FastdiffError
+from fastdiff.inference.blocks import (
     AttentionParts,
     FusedAttention,
     FusedConv,
@@ -23,10 +24,9 @@ from fastdiff.engine.blocks import (
     FusedUpsample,
     ResidualParts,
 )
-from fastdiff.engine.checks import activation, convolution, linear, norm, require
-from fastdiff.engine.trunk import FusedTrunk, Layers, outside_of_graphs
-from fastdiff.engine.watch import why_not_called, why_not_fused
-from fastdiff.errors import FastdiffError
+from fastdiff.inference.checks import activation, convolution, linear, norm, require
+from fastdiff.inference.trunk import FusedTrunk, Layers, outside_of_graphs
+from fastdiff.inference.watch import why_not_called, why_not_fused
 
 _DOWN = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 _UP = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from fastdiff.data.readers.left_out import LeftOut
+from fastdiff.data.readers.pictures import Header, decode, read_header
 from fastdiff.errors import FastdiffError, reason
-from fastdiff.training.readers.left_out import LeftOut
-from fastdiff.training.readers.pictures import Header, decode, read_header
 
 
 @dataclass(frozen=True)

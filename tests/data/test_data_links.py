@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from fastdiff.data.images import ImageData, load_data
 from fastdiff.errors import FastdiffError
-from fastdiff.training.data import ImageData, load_data
 
 
 @pytest.fixture

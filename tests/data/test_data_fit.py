@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fastdiff.data.fit import fit_image
+from fastdiff.data.images import load_data
 from fastdiff.interop.guided_diffusion import image_datasets
-from fastdiff.training.data import load_data
-from fastdiff.training.fit import fit_image
 
 SIZE = 16
 # (height, width): equal, smaller, up to twice, just twice, several halvings, odd sides on the way, long. None of them

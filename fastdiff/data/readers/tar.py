@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from fastdiff.training.readers.left_out import LeftOut
+from fastdiff.data.readers.left_out import LeftOut
 
 _BLOCK, _RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 

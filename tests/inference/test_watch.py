@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastdiff.engine import watch
-from fastdiff.engine.watch import Structure, Weights
+from fastdiff.inference import watch
+from fastdiff.inference.watch import Structure, Weights
 
 TENSORS: dict[str, Callable[[], Tensor]] = {
     "convolution": lambda: torch.randn(48, 40, 3, 3),

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from fastdiff.data.images import ImageData
 from fastdiff.errors import FastdiffError
-from fastdiff.training.data import ImageData
 
 MOST_WORKERS = 8  # of the default: each holds two batches
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}

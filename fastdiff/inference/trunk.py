@@ -12,11 +12,21 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from fastdiff.backend import Backend, forced, logger
-from fastdiff.engine.blocks import FusedResBlock, PlainLayer
-from fastdiff.engine.features import Features, Pair
-from fastdiff.engine.packed import Packed, PackedConv, PackedProjections, is_freed
-from fastdiff.engine.watch import Structure, Weights, drops_out, has_global_hooks, why_not_fused
 from fastdiff.errors import FastdiffError
+from fastdiff.inference import checks
+from fastdiff.inference.blocks import FusedConv, FusedResBlock, PlainLayer, fused
+from fastdiff.inference.features import Features, Pair
+from fastdiff.inference.packed import Packed, PackedConv, PackedProjections, is_freed
+from fastdiff.inference.watch import (
+    Structure,
+    Weights,
+    drops_out,
+    has_global_hooks,
+    why_not_called,
+    why_not_fused,
+)
+from fastdiff.models import UNet, trunk
+from fastdiff.nn import ResBlock
 
 _PLAIN = (Backend.EAGER, Backend.REFERENCE)  # wanted for comparison: then all of it
 _BUILDING = threading.RLock()
@@ -260,3 +270,46 @@ def _has_observers() -> bool:
 def outside_of_graphs(fused: Any, *args: Any) -> Any:
     """A call that a compiler leaves as it is."""
     return fused(*args)
+
+
+class FusedUNet(FusedTrunk):
+    """Takes the place of ``UNet.denoise``: fastdiff's U-Net on fused blocks."""
+
+    is_lenient = True
+
+    def __init__(self, model: UNet, dtype: torch.dtype) -> None:
+        super().__init__(model, "denoise", dtype)
+
+    def _make(self) -> Layers:
+        model = self.model
+        return Layers(
+            down=[self._block(block) for block in model.input_blocks],
+            middle=self._block(model.middle_block),
+            up=[self._block(block) for block in model.output_blocks],
+            out=self._out(model.out),
+        )
+
+    def _block(self, block: nn.Module) -> list[Any]:
+        if reason := why_not_called(block, trunk.Block):
+            return [self.as_it_is(block, reason=reason, embedded=True)]
+        layers: Any = block
+        return [self.place(layer, fused, embedded=isinstance(layer, ResBlock)) for layer in layers]
+
+    def _out(self, out: Any) -> FusedConv | PlainLayer:
+        def make(layer: Any, dtype: torch.dtype) -> FusedConv:
+            norm, _, conv = layer
+            return FusedConv(checks.convolution(conv), dtype, norm=checks.norm(norm, silu=True))
+
+        return self.place(out, make)
+
+    def __call__(self, x: Tensor, emb: Tensor) -> Tensor:
+        """x [N, C, H, W], embedding [N, E] -> prediction, as ``UNet.denoise``."""
+        if not self.applies(x):
+            return self.plain(x, emb)
+        if torch.compiler.is_compiling():
+            return outside_of_graphs(self, x, emb)
+        layers, model = self.layers(), self.model
+        if layers is None:
+            return self.plain(x, emb)
+        trunk.check_image(model.config, x, model._image_channels, emb)
+        return self.run(layers, x, emb)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fastdiff.data.readers.arrays import Arrays as Arrays
+from fastdiff.data.readers.arrays import read_idx as read_idx
+from fastdiff.data.readers.arrays import read_idx_pair
+from fastdiff.data.readers.arrays import read_npz as read_npz
+from fastdiff.data.readers.encoded import EncodedImages as EncodedImages
+from fastdiff.data.readers.folder import Folder as Folder
+from fastdiff.data.readers.folder import read_folder
+from fastdiff.data.readers.left_out import LeftOut
+from fastdiff.data.readers.pictures import Header as Header
+from fastdiff.data.readers.pictures import open_image as open_image
+from fastdiff.data.readers.webdataset import find_shards, read_shards
+from fastdiff.data.readers.zips import read_zip
 from fastdiff.errors import FastdiffError
-from fastdiff.training.readers.arrays import Arrays as Arrays
-from fastdiff.training.readers.arrays import read_idx as read_idx
-from fastdiff.training.readers.arrays import read_idx_pair
-from fastdiff.training.readers.arrays import read_npz as read_npz
-from fastdiff.training.readers.encoded import EncodedImages as EncodedImages
-from fastdiff.training.readers.folder import Folder as Folder
-from fastdiff.training.readers.folder import read_folder
-from fastdiff.training.readers.left_out import LeftOut
-from fastdiff.training.readers.pictures import Header as Header
-from fastdiff.training.readers.pictures import open_image as open_image
-from fastdiff.training.readers.webdataset import find_shards, read_shards
-from fastdiff.training.readers.zips import read_zip
 
 
 def read(

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastdiff.engine import checks
-from fastdiff.engine.features import Features, Pair
-from fastdiff.engine.packed import Packed, PackedConv, PackedStrided
 from fastdiff.errors import FastdiffError
+from fastdiff.inference import checks
+from fastdiff.inference.features import Features, Pair
+from fastdiff.inference.packed import Packed, PackedConv, PackedStrided
 from fastdiff.nn import AttentionBlock, Downsample, ResBlock, Upsample, split_heads
 from fastdiff.nn.resample import downsample_mean, upsample_nearest
 from fastdiff.ops import attention, group_norm_silu

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
+from fastdiff.data.fit import fit_image
+from fastdiff.data.images import load_data
+from fastdiff.data.readers.pictures import FORMATS, decode, open_image, read_header
 from fastdiff.errors import FastdiffError
-from fastdiff.training.data import load_data
-from fastdiff.training.fit import fit_image
-from fastdiff.training.readers.pictures import FORMATS, decode, open_image, read_header
 
 WIDE = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
 # What a viewer shows of WIDE, by the EXIF value that its file has (CIPA DC-008, figure "Orientation").

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import fastdiff
 from fastdiff.backend import use_backend
-from fastdiff.engine.trunk import FusedTrunk
 from fastdiff.errors import FastdiffError
+from fastdiff.inference.trunk import FusedTrunk
 from fastdiff.models import ClassifierConfig, UNet, build_model
 
 # Results

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from fastdiff.errors import FastdiffError
 from fastdiff.scalars import plain
-from fastdiff.training.config import Fit
 
+Fit = Literal["crop", "random-crop", "pad"]
 _MODES = {1: "L", 3: "RGB"}
 
 

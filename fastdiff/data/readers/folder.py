@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from fastdiff.data.readers.encoded import EncodedImages, pack, unpack
+from fastdiff.data.readers.labels import LISTING, labels_by_folder, labels_by_listing, read_listing
+from fastdiff.data.readers.left_out import LeftOut
+from fastdiff.data.readers.pictures import EXTENSIONS, is_hidden, is_image
 from fastdiff.errors import FastdiffError
-from fastdiff.training.readers.encoded import EncodedImages, pack, unpack
-from fastdiff.training.readers.labels import LISTING, labels_by_folder, labels_by_listing, read_listing
-from fastdiff.training.readers.left_out import LeftOut
-from fastdiff.training.readers.pictures import EXTENSIONS, is_hidden, is_image
 
 _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFBLK: "device", stat.S_IFCHR: "device"}
 

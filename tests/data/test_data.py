@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from fastdiff.data.images import load_data
 from fastdiff.errors import FastdiffError
-from fastdiff.training.data import load_data
 
 IMAGES = np.arange(3 * 6 * 6, dtype=np.uint8).reshape(3, 6, 6)
 LABELS = np.array([2, 0, 1], np.uint8)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdiff.engine.packed import PackedConv, is_freed
 from fastdiff.errors import FastdiffError
+from fastdiff.inference.packed import PackedConv, is_freed
 
 
 class FreedWeights:

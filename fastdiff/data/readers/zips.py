@@ -12,11 +12,11 @@ from typing import IO
 
 import numpy as np
 
+from fastdiff.data.readers.encoded import EncodedImages, pack, unpack
+from fastdiff.data.readers.labels import LISTING, labels_by_folder, labels_by_listing, read_listing
+from fastdiff.data.readers.left_out import LeftOut
+from fastdiff.data.readers.pictures import EXTENSIONS, is_hidden, is_image
 from fastdiff.errors import FastdiffError, reason
-from fastdiff.training.readers.encoded import EncodedImages, pack, unpack
-from fastdiff.training.readers.labels import LISTING, labels_by_folder, labels_by_listing, read_listing
-from fastdiff.training.readers.left_out import LeftOut
-from fastdiff.training.readers.pictures import EXTENSIONS, is_hidden, is_image
 
 _SIGNATURE = b"PK\3\4"
 _HEADER = struct.Struct("<4s22xHH")  # before each member: signature, lengths of its name and extra field

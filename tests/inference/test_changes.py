@@ -16,9 +16,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrize, prune
 
 import fastdiff
-from fastdiff.engine import trunk, watch
-from fastdiff.engine.packed import PackedConv
 from fastdiff.errors import FastdiffError
+from fastdiff.inference import trunk, watch
+from fastdiff.inference.packed import PackedConv
 from fastdiff.models import UNet
 
 INNER = [

@@ -12,12 +12,12 @@ from typing import IO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from fastdiff.data.readers.encoded import EncodedImages, pack, unpack
+from fastdiff.data.readers.left_out import LeftOut
+from fastdiff.data.readers.pictures import EXTENSIONS, is_hidden, is_image
+from fastdiff.data.readers.tar import members
 from fastdiff.errors import FastdiffError, reason
 from fastdiff.files import parse_json
-from fastdiff.training.readers.encoded import EncodedImages, pack, unpack
-from fastdiff.training.readers.left_out import LeftOut
-from fastdiff.training.readers.pictures import EXTENSIONS, is_hidden, is_image
-from fastdiff.training.readers.tar import members
 
 _TAR = re.compile(r"\.(tar(\.\w+)?|t[bgx]z2?|tzst)$", re.IGNORECASE)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")

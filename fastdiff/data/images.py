@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fastdiff.data.fit import Fit, fit_image
+from fastdiff.data.readers import Arrays, EncodedImages, read
 from fastdiff.errors import FastdiffError
 from fastdiff.scalars import plain
-from fastdiff.training.config import Fit
-from fastdiff.training.fit import fit_image
-from fastdiff.training.readers import Arrays, EncodedImages, read
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def load_data(
         num_classes: classes of the model; None leaves the labels out.
         labels: the labels file of IDX images, found by name if None.
         class_names: replace the data's own.
-        fit: "crop", "random-crop" or "pad", see :func:`fastdiff.training.fit.fit_image`.
+        fit: "crop", "random-crop" or "pad", see :func:`fastdiff.data.fit.fit_image`.
         seed: of random crops.
         skip_broken: leave out what cannot be read of folders and archives, and log it, instead of raising.
         progress: show a bar where it takes longer than a second.
