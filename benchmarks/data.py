@@ -28,6 +28,8 @@ from PIL import Image, features
 from tqdm import tqdm
 
 from fastdiff.bench.machine import processor
+from fastdiff.data.images import ImageData, load_data
+from fastdiff.data.loading import ImageLoader
 from fastdiff.training.batches import Shuffled
 
 
