@@ -21,7 +21,7 @@ def test_parts_add_up_to_the_batch(toy: dict[str, Any], no_dropout: None, microb
         trainer = Trainer(TrainConfig(**toy, microbatch=size, timesteps="loss-second-moment"))
         batch = trainer._batches.draw(0, trainer.state.times)
         batch.weight.copy_(torch.linspace(0.5, 2, 8))
-        measures = trainer._update._backward(batch)
+        measures = trainer.update._backward(batch)
         found.append([measures, *(p.grad for p in trainer.state.model.parameters())])
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
 
