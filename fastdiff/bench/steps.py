@@ -15,8 +15,7 @@ from fastdiff.bench.v100 import UTILISATION
 from fastdiff.diffusion import DiffusionConfig, GaussianDiffusion
 from fastdiff.diffusion.loss import Loss, training_losses
 from fastdiff.models import UNet, UNetConfig, build_model
-from fastdiff.training.ema import EMA
-from fastdiff.training.optimizer import AdamWEMA, clip_factor
+from fastdiff.training.optimizer import EMA, AdamWEMA, clip_factor
 
 _DECAY = 0.9999  # of the moving average, as in ADM's training
 

@@ -21,7 +21,7 @@ from fastdiff.inference import checks
 from fastdiff.inference.features import Features, Pair
 from fastdiff.inference.packed import Packed, PackedConv, PackedStrided
 from fastdiff.nn import AttentionBlock, Downsample, ResBlock, Upsample, split_heads
-from fastdiff.nn.resample import downsample_mean, upsample_nearest
+from fastdiff.nn.layers import downsample_mean, upsample_nearest
 from fastdiff.ops import attention, group_norm_silu
 
 

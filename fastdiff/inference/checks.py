@@ -8,7 +8,7 @@ from torch import nn
 
 from fastdiff.errors import FastdiffError
 from fastdiff.nn import GroupNormSiLU
-from fastdiff.nn.conv import Conv2d
+from fastdiff.nn.layers import Conv2d
 
 
 def require(covered: bool, what: str) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fastdiff.errors import FastdiffError
 from fastdiff.models import trunk
-from fastdiff.models.config import Recompute, UNetConfig
+from fastdiff.models.classifier import Classifier
+from fastdiff.models.config import ClassifierConfig, ModelConfig, Recompute, UNetConfig
 from fastdiff.nn import Conv2d, GroupNormSiLU, zero_module
 
 
@@ -155,3 +156,10 @@ class SuperResUNet(UNet):
             )
         mode = self.config.low_res or "bilinear"
         return F.interpolate(low_res, size=x.shape[2:], mode=mode, align_corners=False)
+
+
+def build_model(config: ModelConfig) -> UNet | Classifier:
+    """A network with fresh weights: :class:`Classifier`, :class:`SuperResUNet` or :class:`UNet`."""
+    if isinstance(config, ClassifierConfig):
+        return Classifier(config)
+    return UNet(config) if config.low_res is None else SuperResUNet(config)

@@ -2,12 +2,12 @@
 
 from fastdiff.nn.attention import AttentionBlock as AttentionBlock
 from fastdiff.nn.attention import split_heads as split_heads
-from fastdiff.nn.conv import Conv2d as Conv2d
-from fastdiff.nn.embedding import timestep_embedding as timestep_embedding
-from fastdiff.nn.norm import GroupNormSiLU as GroupNormSiLU
+from fastdiff.nn.layers import Conv2d as Conv2d
+from fastdiff.nn.layers import Downsample as Downsample
+from fastdiff.nn.layers import GroupNormSiLU as GroupNormSiLU
+from fastdiff.nn.layers import Upsample as Upsample
+from fastdiff.nn.layers import timestep_embedding as timestep_embedding
 from fastdiff.nn.recompute import Dropout as Dropout
 from fastdiff.nn.recompute import recomputing as recomputing
-from fastdiff.nn.resample import Downsample as Downsample
-from fastdiff.nn.resample import Upsample as Upsample
 from fastdiff.nn.resblock import ResBlock as ResBlock
 from fastdiff.nn.resblock import zero_module as zero_module

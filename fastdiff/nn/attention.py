@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from fastdiff.nn.norm import GroupNormSiLU
+from fastdiff.nn.layers import GroupNormSiLU
 from fastdiff.nn.resblock import zero_module
 from fastdiff.ops import attention
 

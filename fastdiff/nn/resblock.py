@@ -7,10 +7,8 @@ from typing import Literal, TypeVar
 
 from torch import Tensor, nn
 
-from fastdiff.nn.conv import Conv2d
-from fastdiff.nn.norm import GroupNormSiLU
+from fastdiff.nn.layers import Conv2d, GroupNormSiLU, downsample_mean, upsample_nearest
 from fastdiff.nn.recompute import Dropout
-from fastdiff.nn.resample import downsample_mean, upsample_nearest
 
 M = TypeVar("M", bound=nn.Module)
 

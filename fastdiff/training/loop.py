@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,21 +16,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastdiff.backend import usable_device
+from fastdiff.checkpoint import save
 from fastdiff.data.fit import Fit
 from fastdiff.data.images import ImageData, load_data
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
 from fastdiff.files import locked, remove_halves
-from fastdiff.models import ModelConfig, build_model
+from fastdiff.models import Classifier, ModelConfig, UNet, build_model
 from fastdiff.training.batches import Batches
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.distributed import Processes, join, local_device
-from fastdiff.training.interrupt import interrupts
 from fastdiff.training.log import Log, NoLog
-from fastdiff.training.optimizer import AdamWEMA
+from fastdiff.training.optimizer import AdamWEMA, LossScale
 from fastdiff.training.parallel import Parallel
-from fastdiff.training.precision import LossScale
-from fastdiff.training.preview import HELD
 from fastdiff.training.setup import architecture
 from fastdiff.training.state import (
     FOLDER,
@@ -37,10 +38,9 @@ from fastdiff.training.state import (
     load_checkpoint,
     save_checkpoint,
 )
-from fastdiff.training.tasks import make_task
+from fastdiff.training.tasks import HELD, Validation, make_task
 from fastdiff.training.timesteps import make_times
 from fastdiff.training.update import Update
-from fastdiff.training.validation import Validation
 
 
 class TrainResult(NamedTuple):
@@ -81,35 +81,46 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, processes: Processes | None = None) -> None:
-        self.config = config
-        self._processes = processes or Processes()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        self.config = config
+        self._processes = processes or Processes()
         self._device = usable_device(config.device)
-        rows = self._processes.rows(config.batch_size)
-        first = self._processes.first
-        self._log = Log(config.out, tensorboard=config.tensorboard) if first else NoLog()
+        self._log = Log(config.out, tensorboard=config.tensorboard) if self._processes.first else NoLog()
+        self._logged = 0, 0.0  # steps and seconds at the last line of the log
+
         model_config, diffusion = architecture(config)
         self._task = make_task(config, model_config, diffusion)
         data = self._load(model_config, config.data, config.labels, config.fit)
+        rows = self._processes.rows(config.batch_size)
         self._batches = Batches(data, config, self._task.null_class, rows)
         self._validation = self._make_validation(model_config, diffusion)
         self._identity = identity(config, len(data), model_config, diffusion)
-        torch.manual_seed(config.seed)
-        model = build_model(model_config).train()
-        model.diffusion, model.class_names = diffusion, data.class_names
-        model.recompute = config.recompute if config.recompute != "none" else model.recompute
+
+        model = self._make_model(model_config, diffusion, data.class_names)
         parallel = Parallel(model, config.strategy, self._processes, self._device)
+        self.state = self._make_state(model, diffusion)
+        self.update = Update(
+            config, self._task, self._batches, parallel, self._processes, self.state, self._device
+        )
+
+    def _make_model(
+        self, model_config: ModelConfig, diffusion: DiffusionConfig, class_names: tuple[str, ...]
+    ) -> UNet | Classifier:
+        torch.manual_seed(self.config.seed)
+        model = build_model(model_config).train()
+        model.diffusion, model.class_names = diffusion, class_names
+        model.recompute = self.config.recompute if self.config.recompute != "none" else model.recompute
+        return model
+
+    def _make_state(self, model: UNet | Classifier, diffusion: DiffusionConfig) -> TrainState:
+        config = self.config
         optimizer = AdamWEMA(
             model.parameters(), config.lr, weight_decay=config.weight_decay, ema_rates=config.ema
         )
         optimizer.prepare()
         scale = LossScale() if config.precision == "float16" else None
-        self.state = TrainState(model, optimizer, make_times(config.timesteps, diffusion.steps), scale)
-        self.update = Update(
-            config, self._task, self._batches, parallel, self._processes, self.state, self._device
-        )
-        self._logged = 0, 0.0  # steps and seconds at the last line of the log
+        return TrainState(model, optimizer, make_times(config.timesteps, diffusion.steps), scale)
 
     def _load(self, model: ModelConfig, path: Path, labels: Path | None, fit: Fit) -> ImageData:
         return load_data(
@@ -238,8 +249,6 @@ class Trainer:
 
     def _save(self) -> Path:
         """The averages as models. Returns the first one's file."""
-        from fastdiff.checkpoint import save
-
         files = [
             self.config.out / ("model.safetensors" if i == 0 else f"model-ema-{decay}.safetensors")
             for i, decay in enumerate(self.config.ema)
@@ -267,3 +276,24 @@ class Trainer:
                 "try a smaller lr or clip_norm"
             )
         return rows
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, so that a step is finished first; a second one stops at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # only the main thread may handle signals
+        return
+
+    def handle(*_: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,16 +1,26 @@
-"""AdamW with moving averages of the weights, one pass over memory for both."""
+"""AdamW with moving averages of the weights in one pass over memory; averages by themselves; mixed precision."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import AdamWHyper, adamw_ema
-from fastdiff.training.shards import local, locals_of
+from fastdiff.training.config import Precision
+from fastdiff.training.parallel import local, locals_of
+
+M = TypeVar("M", bound=nn.Module)
+
+# The loss scale of float16.
+GROWTH, BACKOFF = 2.0, 0.5
+INTERVAL = 2000  # steps without an overflow after which the scale grows
+SMALLEST = 1.0  # gradients that overflow at this scale are not float16's fault
 
 
 class AdamWEMA(torch.optim.Optimizer):
@@ -172,3 +182,66 @@ def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
         max_norm: the largest allowed.
     """
     return (max_norm / (norm + 1e-6)).clamp(max=1.0)
+
+
+def warmed_up(decay: float, step: int) -> float:
+    """d = min(decay, (1 + k) / (10 + k)) of update k = ``step``, counted from 0.
+
+    Early on the average forgets quickly, so that the random initial weights do not linger.
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
+class EMA(Generic[M]):
+    r"""A copy of ``model`` whose weights follow it: avg <- d avg + (1 - d) w after every step.
+
+    d is :func:`warmed_up`. Buffers are copied as they are. For loops with an optimizer of their own:
+    :class:`AdamWEMA` averages in the pass that updates the weights.
+
+    Attributes:
+        model: the averaged model, in eval mode, without gradients.
+    """
+
+    def __init__(self, model: M, decay: float) -> None:
+        self.decay = decay
+        self.model: M = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: M, step: int) -> None:
+        """Follow ``model`` after its update ``step`` (counted from 0)."""
+        averages: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(averages, list(model.parameters()), 1 - warmed_up(self.decay, step))
+        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context in which a model computes in ``precision``, as PyTorch's autocast has it."""
+    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
+
+
+@dataclass
+class LossScale:
+    """The factor that keeps float16's small gradients from vanishing, by ``torch.amp.GradScaler``'s policy.
+
+    A step whose gradient is not finite is left out and halves the scale; 2000 good ones in a row double it. It is kept
+    on the host, and the gradient is divided by it inside the optimizer's one pass.
+    """
+
+    scale: float = 2.0**16
+    good_steps: int = 0
+
+    def update(self, *, finite: bool) -> None:
+        """After a step whose scaled gradient was finite, or not."""
+        self.good_steps += 1
+        if not finite:
+            self.scale *= BACKOFF
+            self.good_steps = 0
+        elif self.good_steps == INTERVAL:
+            self.scale *= GROWTH
+            self.good_steps = 0
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether gradients overflow even unscaled: the run diverged."""
+        return self.scale < SMALLEST

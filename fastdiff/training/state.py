@@ -17,9 +17,8 @@ from fastdiff.errors import FastdiffError
 from fastdiff.files import DamagedFile, open_tensors, parse_json, write_tensors, writing
 from fastdiff.models import Classifier, ModelConfig, UNet, build_model
 from fastdiff.training.config import TrainConfig
-from fastdiff.training.optimizer import AdamWEMA
-from fastdiff.training.precision import LossScale
-from fastdiff.training.shards import fill, full
+from fastdiff.training.optimizer import AdamWEMA, LossScale
+from fastdiff.training.parallel import fill, full
 from fastdiff.training.timesteps import LossSecondMomentTimes, UniformTimes
 
 FOLDER = "checkpoints"

@@ -1,24 +1,39 @@
-"""What a step minimises: the loss of a denoiser, of an upsampler, or of a classifier of noisy images."""
+"""What a step minimises: the loss of a denoiser, of an upsampler, or of a classifier of noisy images.
+
+And how far a model has come: its loss on held-out images, and a picture.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from fastdiff.data.images import ImageData
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.diffusion.gaussian import GaussianDiffusion
 from fastdiff.diffusion.loss import Loss, training_losses
 from fastdiff.errors import FastdiffError
+from fastdiff.images import grid
 from fastdiff.models import Classifier, ClassifierConfig, ModelConfig, UNet
-from fastdiff.training import preview
-from fastdiff.training.batches import Batch
+from fastdiff.sampling.api import sample, to_uint8
+from fastdiff.sampling.cascade import upsample
+from fastdiff.training.batches import Batch, Batches
 from fastdiff.training.config import TrainConfig
+from fastdiff.training.distributed import Processes
+from fastdiff.training.optimizer import autocast
+from fastdiff.training.timesteps import UniformTimes
 
+HELD = 8  # images that an upsampler's picture shows
+_ROWS, _COLUMNS = 4, 10  # of a denoiser's picture
+_PICTURE_STEPS = 20
 UPSCALING = 4  # of both released upsamplers, 64 to 256 and 128 to 512
 
 Network = Callable[..., Tensor]
@@ -99,7 +114,7 @@ class Denoising:
 
     def picture(self, model: UNet | Classifier, held: Tensor, labels: Tensor | None) -> Image.Image | None:
         assert isinstance(model, UNet)
-        return preview.samples(model)
+        return _samples(model)
 
 
 class Upsampling(Denoising):
@@ -128,7 +143,7 @@ class Upsampling(Denoising):
 
     def picture(self, model: UNet | Classifier, held: Tensor, labels: Tensor | None) -> Image.Image | None:
         assert isinstance(model, UNet)
-        return preview.enlarged(model, held, self.reduce(held), labels)
+        return _enlarged(model, held, self.reduce(held), labels)
 
 
 class Classification:
@@ -165,3 +180,58 @@ class Classification:
 
     def picture(self, model: UNet | Classifier, held: Tensor, labels: Tensor | None) -> Image.Image | None:
         return None
+
+
+def _samples(model: UNet) -> Image.Image:
+    """A grid of samples, always from the same noise, with the classes in turn if the model has any."""
+    n = _ROWS * _COLUMNS
+    classes = None
+    if model.config.num_classes is not None:
+        classes = torch.arange(n) % model.config.num_classes
+    images = sample(model, n, classes=classes, sampler="dpmpp", steps=_PICTURE_STEPS, progress=False)
+    return grid(to_uint8(images).cpu().numpy(), columns=_COLUMNS, tile=64)
+
+
+def _enlarged(model: UNet, originals: Tensor, small: Tensor, labels: Tensor | None) -> Image.Image:
+    """Three rows: small images, each pixel a square; enlarged by the model; as they were.
+
+    Args:
+        model: an upsampler.
+        originals: [N,C,H,W] in [-1, 1]. small: the same, reduced. labels: their classes.
+    """
+    made = upsample(model, small, classes=labels, sampler="dpmpp", steps=_PICTURE_STEPS, progress=False)
+    squares = torch.nn.functional.interpolate(small, size=originals.shape[2:], mode="nearest")
+    rows = [to_uint8(images).cpu().numpy() for images in (squares, made, originals)]
+    return grid(np.concatenate(rows), columns=len(originals), tile=64)
+
+
+class Validation:
+    """The task's measures on batches that are always the same: images, noise and times.
+
+    Args:
+        config: the run's; nothing is mirrored and no label dropped.
+        task: what is measured.
+        data: the images.
+        times: number of the process's times; all are as likely.
+        processes: those that share the work.
+    """
+
+    def __init__(
+        self, config: TrainConfig, task: Task, data: ImageData, times: int, processes: Processes
+    ) -> None:
+        self._config, self._task, self._processes = config, task, processes
+        rows = processes.rows(config.batch_size)
+        self._batches = Batches(data, replace(config, flip=False), null_class=None, rows=rows)
+        self._times = UniformTimes(times)
+
+    @torch.no_grad()
+    def measure(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Means of the measures, as val_<name>."""
+        count, means = self._config.val_batches, torch.zeros(len(self._task.measures), device=device)
+        # Workers that decode images are not kept until the next time.
+        with autocast(device, self._config.precision), contextlib.closing(self._batches):
+            for step in range(count):
+                batch = self._batches.draw(step, self._times).to(device)
+                means += self._task.losses(model, batch).mean(dim=0) / count
+        values = self._processes.mean(means).tolist()
+        return {f"val_{name}": value for name, value in zip(self._task.measures, values, strict=True)}

@@ -11,10 +11,8 @@ from fastdiff.errors import FastdiffError
 from fastdiff.training.batches import Batch, Batches, seeded
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.distributed import Processes
-from fastdiff.training.ema import warmed_up
-from fastdiff.training.optimizer import clip_factor
+from fastdiff.training.optimizer import LossScale, autocast, clip_factor, warmed_up
 from fastdiff.training.parallel import Parallel
-from fastdiff.training.precision import LossScale, autocast
 from fastdiff.training.state import TrainState
 from fastdiff.training.tasks import Task
 from fastdiff.training.timesteps import LossSecondMomentTimes

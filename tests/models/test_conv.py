@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import fastdiff.nn.conv as module
+import fastdiff.nn.layers as module
 from fastdiff.backend import use_backend
 from fastdiff.nn import Conv2d
 

@@ -17,7 +17,7 @@ from fastdiff.backend import use_backend
 from fastdiff.errors import FastdiffError
 from fastdiff.models import ClassifierConfig, UNetConfig, trunk
 from fastdiff.nn import Dropout, GroupNormSiLU, recomputing
-from fastdiff.nn.resample import upsample_nearest
+from fastdiff.nn.layers import upsample_nearest
 
 CONFIG = UNetConfig(
     image_size=8,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fastdiff.training.ema import EMA
+from fastdiff.training.optimizer import EMA
 
 
 def test_formula() -> None:

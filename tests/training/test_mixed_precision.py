@@ -13,9 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from fastdiff.errors import FastdiffError
-from fastdiff.training import TrainConfig, precision, train
+from fastdiff.training import TrainConfig, train
+from fastdiff.training.config import Precision
 from fastdiff.training.loop import Trainer
-from fastdiff.training.precision import LossScale
+from fastdiff.training.optimizer import LossScale
 from fastdiff.training.state import checkpoints
 
 TOO_LARGE = 2.0**24  # a scale at which the toy's gradients overflow for some steps
@@ -37,7 +38,7 @@ def large_scale(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_policy_is_grad_scalers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "INTERVAL", 3)
+    monkeypatch.setattr("fastdiff.training.optimizer.INTERVAL", 3)
     theirs = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)  # pyright: ignore
     mine = LossScale(1024.0)
     weight = torch.nn.Parameter(torch.ones(1))
@@ -96,7 +97,7 @@ def test_a_scale_that_collapses_names_the_step(toy: dict[str, Any], monkeypatch:
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
-def test_resumes_bit_for_bit(toy: dict[str, Any], large_scale: None, name: precision.Precision) -> None:
+def test_resumes_bit_for_bit(toy: dict[str, Any], large_scale: None, name: Precision) -> None:
     options = {**toy, "precision": name, "ema": (0.9, 0.99), "microbatch": 1, "flip": True}
     whole, stopped = ({**options, "out": toy["out"] / kind} for kind in ("whole", "stopped"))
     train(TrainConfig(**whole, steps=7))

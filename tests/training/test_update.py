@@ -9,8 +9,8 @@ import torch
 
 import fastdiff
 from fastdiff.training import TrainConfig, train
-from fastdiff.training.ema import EMA
 from fastdiff.training.loop import Trainer
+from fastdiff.training.optimizer import EMA
 
 
 @pytest.mark.parametrize("microbatch", [1, 3, 4, 100])

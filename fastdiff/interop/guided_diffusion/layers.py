@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from fastdiff import nn as layers
 from fastdiff.models import trunk
 from fastdiff.models.classifier import AttentionPool
-from fastdiff.nn.conv import Conv2d
+from fastdiff.nn.layers import Conv2d
 from fastdiff.ops import attention
 
 
