@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 import torch
 
+# Triton's kernels then run on the CPU's tensors. It must be chosen before triton is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import toolchain
+
+from fastdiff.backend import Backend
+from fastdiff.ops._library import LIBRARIES
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--proofs", action="store_true", help="run what `make test` leaves out, and that alone")
@@ -22,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "proof: takes minutes, or repeats in full what another test samples")
+    config.addinivalue_line("markers", "large: a case of the size that a network has")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -39,6 +50,34 @@ def _poison_empty_memory() -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def emulated_library() -> Path:
+    """The CUDA kernels compiled for the CPU; built where it is not there yet."""
+    if given := os.environ.get("FASTDIFF_EMULATION_LIBRARY"):
+        return Path(given)
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to build the emulation with")
+    return toolchain.build_emulated()
+
+
+@pytest.fixture(scope="session")
+def emulated_cuda(emulated_library: Path) -> None:
+    """``use_backend("emulation")`` runs the CUDA kernels on the CPU's tensors, from here on.
+
+    In an order of threads that changes from launch to launch: where a barrier is missing, values are wrong.
+    """
+    os.environ.setdefault("FASTDIFF_EMULATION_ORDER", "shuffle")
+    LIBRARIES.open(Backend.EMULATION, emulated_library, "")
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """The parameter of ``backends.each``, for ``use_backend``."""
+    if request.param is Backend.EMULATION:
+        request.getfixturevalue("emulated_cuda")
+    return request.param
 
 
 def _cpu_seconds() -> float:

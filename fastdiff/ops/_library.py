@@ -36,7 +36,7 @@ class Libraries:
         self._open_cpu()
         self.open(Backend.CUDA, folder / "cuda.so", f"{_BUILD}, where nvcc is")
         if path := os.environ.get("FASTDIFF_EMULATION_LIBRARY"):
-            self.open(Backend.EMULATION, Path(path), "tests/gpu/toolchain.py")
+            self.open(Backend.EMULATION, Path(path), "tests/toolchain.py")
         else:
             self.reasons[Backend.EMULATION] = "FASTDIFF_EMULATION_LIBRARY names no library"
 

@@ -8,23 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import tiny
 import torch
 
 import fastdiff
 from fastdiff.cli import main
-from fastdiff.models import ClassifierConfig, ModelConfig, UNetConfig, build_model
+from fastdiff.models import ModelConfig, build_model
 
-TINY = UNetConfig(
-    image_size=8,
-    in_channels=1,
-    out_channels=1,
-    model_channels=32,
-    channel_mult=(1,),
-    num_res_blocks=1,
-    attention_resolutions=(),
-    num_classes=3,
-    null_label=True,
-)
+TINY = replace(tiny.GRAY, null_label=True)
 NAMES = ("circle", "Square", "long triangle")
 
 
@@ -51,9 +42,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "unnamed": replace(TINY, null_label=False),
         "unconditional": replace(TINY, num_classes=None, null_label=False),
         "low-res": replace(TINY, low_res="bilinear"),
-        "classifier": ClassifierConfig(
-            image_size=8, in_channels=1, model_channels=32, channel_mult=(1,), attention_resolutions=()
-        ),
+        "classifier": tiny.GRAY_CLASSIFIER,
         "nan": TINY,
     }
     files = {

@@ -7,7 +7,9 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import backends
 import numpy as np
 import pytest
 import torch
@@ -19,9 +21,17 @@ from fastdiff.ops import _library, first_passage
 from fastdiff.ops.decision import PARAMETERS, decision_op
 from fastdiff.ops.philox import sample_seeds
 
+each_backend = backends.each("decision")
 WAYS = [("exact", False), ("bridge", False), ("bridge", True), ("euler", False), ("euler", True)]
 # Philox4x32-10 of counter 0 and key 0 (Salmon et al. 2011, known-answer tests of Random123)
 WORDS = (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)
+
+
+@pytest.fixture(autouse=True)
+def _few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter takes turns with programs, and computes the lanes of one at once."""
+    if backends.INTERPRETED:
+        monkeypatch.setattr("fastdiff.ops.decision.triton._LANES", 128)
 
 
 def _trials(n: int = 2003) -> tuple[Tensor, dict[str, Tensor]]:
@@ -33,14 +43,16 @@ def _trials(n: int = 2003) -> tuple[Tensor, dict[str, Tensor]]:
     }
 
 
+@backends.each_kernel("decision")
 @pytest.mark.parametrize(("method", "every_step"), WAYS)
-def test_kernel_agrees_with_the_reference(method, every_step: bool) -> None:
-    seeds, p = _trials()
+def test_kernel_agrees_with_the_reference(backend: Backend, method, every_step: bool) -> None:
+    seeds, p = _trials(250 if backend is Backend.TRITON else 2003)
+    dt, t_max = (0.02, 0.8) if backend is Backend.TRITON else (0.01, 1.5)
     results = []
-    for backend in ("cpu", "reference"):
-        with use_backend(backend):
+    for one in (backend, Backend.REFERENCE):
+        with use_backend(one):
             results.append(
-                first_passage(seeds, **p, method=method, dt=0.01, t_max=1.5, every_step=every_step)
+                first_passage(seeds, **p, method=method, dt=dt, t_max=t_max, every_step=every_step)
             )
     one, two = results
     same = one.choice == two.choice
@@ -50,8 +62,8 @@ def test_kernel_agrees_with_the_reference(method, every_step: bool) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-def test_known_answers_of_philox_move_the_walker(backend: str, steps: int) -> None:
+@each_backend
+def test_known_answers_of_philox_move_the_walker(backend: Backend, steps: int) -> None:
     """Far from both boundaries the first four steps are four normals made of the four known words."""
     u = [word * 2.0**-32 + 2.0**-33 for word in WORDS]
     z = [
@@ -86,8 +98,9 @@ def _digest() -> str:
 def test_every_instruction_set_gives_the_same_bits(capability: str) -> None:
     if _library.instruction_set() == capability:
         pytest.skip("this is the library under test anyway")
+    here = Path(__file__).parent
     code = (
-        f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_kernel as t; "
+        f"import sys; sys.path[:0] = {[str(here), str(here.parent)]!r}; import test_kernel as t; "
         "from fastdiff.ops import _library; print(_library.instruction_set(), t._digest())"
     )
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
@@ -108,8 +121,8 @@ def test_threads_change_nothing() -> None:
     assert torch.equal(results[0].rt, results[1].rt) and torch.equal(results[0].choice, results[1].choice)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-def test_strides_and_any_subset_of_trials(backend: str) -> None:
+@backends.each("decision", Backend.TRITON)  # tests/gpu/test_triton_interpreted.py has it
+def test_strides_and_any_subset_of_trials(backend: Backend) -> None:
     seeds, p = _trials(300)
     with use_backend(backend):
         whole = first_passage(seeds, **p, method="bridge", dt=0.01)
@@ -117,9 +130,9 @@ def test_strides_and_any_subset_of_trials(backend: str) -> None:
     torch.testing.assert_close(part.rt, whole.rt[5::7], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@each_backend
 @pytest.mark.parametrize("method", ["exact", "bridge", "euler"])
-def test_trials_that_cannot_begin_are_nan(backend: str, method) -> None:
+def test_trials_that_cannot_begin_are_nan(backend: Backend, method) -> None:
     seeds, p = _trials(20)
     p["z"][3], p["z"][4], p["v"][5], p["a"][6], p["s"][7] = -1, 10, math.nan, math.nan, 0
     with use_backend(backend):
@@ -135,14 +148,14 @@ def _alike(n: int, **values: float) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("method", ["exact", "bridge", "euler"])
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@each_backend
 @pytest.mark.parametrize(
     "values",
     [{"v": 1e9, "a": 1.4, "z": 0.7, "s": 1e-4}, {"v": -1e9, "a": 1.4, "z": 1.0, "s": 1e-4}],
     ids=["up", "down"],
 )
 def test_a_drift_whose_steps_are_below_an_ulp_goes_straight(
-    backend, method, every_step: bool, values
+    backend: Backend, method, every_step: bool, values
 ) -> None:
     with use_backend(backend):
         end = first_passage(torch.arange(9), **_alike(9, **values), method=method, every_step=every_step)
@@ -157,7 +170,7 @@ def test_a_drift_whose_steps_are_below_an_ulp_goes_straight(
 
 @pytest.mark.parametrize("every_step", [False, True])
 @pytest.mark.parametrize("method", ["bridge", "euler"])
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@each_backend
 @pytest.mark.parametrize("dt", [1e-3, 1e-60])
 def test_a_walk_that_cannot_move_is_out_of_time(backend, method, every_step: bool, dt: float) -> None:
     s = 1e-12 if dt == 1e-3 else 1.0
@@ -168,11 +181,11 @@ def test_a_walk_that_cannot_move_is_out_of_time(backend, method, every_step: boo
     torch.testing.assert_close(end.position, torch.full((9,), 0.75))
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@each_backend
 @pytest.mark.parametrize("v", [900.0, -2500.0, 1e6])
-def test_times_where_the_drift_takes_over(backend: str, v: float) -> None:
+def test_times_where_the_drift_takes_over(backend: Backend, v: float) -> None:
     """To a boundary a distance b away the time is inverse Gaussian: mean b / |v|, variance b / |v|^3."""
-    n, b = 20_000 if backend == "cpu" else 2000, 1.25 if v > 0 else 1.75
+    n, b = 20_000 if backend is Backend.CPU else 2000, 1.25 if v > 0 else 1.75
     with use_backend(backend):
         end = first_passage(torch.arange(n), **_alike(n, v=v, a=3.0, z=1.75))
     assert (end.choice == int(v > 0)).all()

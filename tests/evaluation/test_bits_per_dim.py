@@ -7,25 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from torch import Tensor
 
 import fastdiff
 from fastdiff.errors import FastdiffError
 from fastdiff.evaluation import Images, image_nll
-from fastdiff.models import UNetConfig, build_model
+from fastdiff.models import build_model
 from fastdiff.ops.philox import normal, sample_seeds
 
-CONFIG = UNetConfig(
-    image_size=8,
-    in_channels=1,
-    out_channels=1,
-    model_channels=32,
-    channel_mult=(1,),
-    num_res_blocks=1,
-    attention_resolutions=(),
-    num_classes=3,
-)
+CONFIG = tiny.GRAY
 STEPS = 12
 
 

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import tiny
 import torch
 
 from fastdiff.evaluation.images import Images
-from fastdiff.models import ClassifierConfig, build_model
-
-TINY = ClassifierConfig(
-    image_size=8,
-    in_channels=1,
-    model_channels=32,
-    channel_mult=(1,),
-    num_res_blocks=1,
-    attention_resolutions=(),
-    num_outputs=5,
-)
+from fastdiff.models import build_model
 
 
 def tiny_classifier(**options: Any) -> Any:
     torch.manual_seed(0)
-    model = build_model(ClassifierConfig(**{**vars(TINY), **options}))
+    model = build_model(replace(tiny.GRAY_CLASSIFIER, **options))
     for p in model.parameters():
         p.data += 0.1 * torch.randn(p.shape)
     return model.eval().requires_grad_(False)

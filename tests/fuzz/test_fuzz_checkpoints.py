@@ -10,28 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from mutate import damaged, numbered, one_sentence, rounds
 from safetensors.torch import save_file
 
 import fastdiff
 from fastdiff.checkpoint.save import METADATA_KEY
-from fastdiff.models import UNet, UNetConfig, build_model
+from fastdiff.models import UNet, build_model
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.optimizer import AdamWEMA
 from fastdiff.training.state import TrainState, identity, load_checkpoint, save_checkpoint
 from fastdiff.training.timesteps import UniformTimes
 
-CONFIG = UNetConfig(
-    image_size=8,
-    in_channels=1,
-    out_channels=1,
-    model_channels=32,
-    channel_mult=(1,),
-    num_res_blocks=1,
-    attention_resolutions=(),
-    num_classes=3,
-)
+CONFIG = tiny.GRAY
 MOST_SECONDS = 10.0  # of the processor, for a file of a few hundred kilobytes
 
 

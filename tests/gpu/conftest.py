@@ -1,35 +1,12 @@
-"""The emulated CUDA library, for a test or for a subprocess."""
+"""The CUDA kernels, on a GPU or emulated."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-import toolchain
 import torch
 
 from fastdiff.backend import Backend
-from fastdiff.ops._library import LIBRARIES, unavailable
-
-
-@pytest.fixture(scope="session")
-def emulated_library() -> Path:
-    """Built where it is not there yet."""
-    if shutil.which("g++") is None:
-        pytest.skip("no g++ to build the emulation with")
-    return toolchain.build_emulated()
-
-
-@pytest.fixture
-def emulated_cuda(emulated_library: Path) -> Iterator[None]:
-    """``use_backend("emulation")`` runs the CUDA kernels on the CPU's tensors."""
-    before = LIBRARIES.reasons.get(Backend.EMULATION)
-    LIBRARIES.open(Backend.EMULATION, emulated_library, "")
-    yield
-    if before is not None:
-        LIBRARIES.reasons[Backend.EMULATION] = before
+from fastdiff.ops._library import unavailable
 
 
 @pytest.fixture
@@ -41,9 +18,3 @@ def cuda_kernels(request: pytest.FixtureRequest) -> Backend:
     if reason := unavailable(Backend.CUDA):
         pytest.skip(reason)
     return Backend.CUDA
-
-
-@pytest.fixture
-def device(cuda_kernels: Backend) -> str:
-    """Where these kernels' tensors are."""
-    return "cuda" if cuda_kernels is Backend.CUDA else "cpu"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import tiny
 import torch
 from torch import Tensor, nn
 
-from fastdiff.models import UNet, UNetConfig, build_model
+from fastdiff.models import UNet, build_model
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-SMALL: dict[str, Any] = dict(
-    image_size=8, model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(4,)
-)
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "additive_embedding": dict(use_scale_shift_norm=False),
@@ -33,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def small_model(**options: Any) -> UNet:
     """Small and random, also where layers start at zero."""
-    model = build_model(UNetConfig(**{**SMALL, **options}))
+    model = build_model(replace(tiny.UNET, **options))
     generator = torch.Generator().manual_seed(0)
     for p in model.parameters():
         fan_in = p[0].numel() if p.dim() > 1 else 25

@@ -5,21 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import tiny
 import torch
 from adm_formulas import Formulas, random_model
 
 from fastdiff.errors import FastdiffError
-from fastdiff.models import ClassifierConfig, build_model
+from fastdiff.models import build_model
 
-BASE = ClassifierConfig(
-    image_size=8,
-    model_channels=32,
-    channel_mult=(1, 2),
-    num_res_blocks=1,
-    attention_resolutions=(4,),
-    num_head_channels=16,
-    num_outputs=7,
-)
+BASE = replace(tiny.CLASSIFIER, num_head_channels=16, num_outputs=7)
 POOLS = ["attention", "adaptive", "spatial", "spatial_v2"]
 
 

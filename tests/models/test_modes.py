@@ -5,22 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import tiny
 import torch
 from adm_formulas import Formulas, random_model
 from torch import Tensor, nn
 
 from fastdiff.backend import use_backend
-from fastdiff.models import UNetConfig
 
-CONFIG = UNetConfig(
-    image_size=8,
-    model_channels=32,
-    channel_mult=(1, 2),
-    num_res_blocks=1,
-    attention_resolutions=(4,),
-    num_heads=2,
-    num_classes=4,
-)
+CONFIG = replace(tiny.UNET, num_heads=2, num_classes=4)
 
 
 def _inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:

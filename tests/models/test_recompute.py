@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from adm_formulas import random_model
 from torch import Tensor, nn
@@ -15,20 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdiff.backend import use_backend
 from fastdiff.errors import FastdiffError
-from fastdiff.models import ClassifierConfig, UNetConfig, trunk
+from fastdiff.models import trunk
 from fastdiff.nn import Dropout, GroupNormSiLU, recomputing
 from fastdiff.nn.layers import upsample_nearest
 
-CONFIG = UNetConfig(
-    image_size=8,
-    model_channels=32,
-    channel_mult=(1, 2),
-    num_res_blocks=1,
-    attention_resolutions=(4,),
-    num_heads=2,
-    num_classes=4,
-    dropout=0.5,
-)
+CONFIG = replace(tiny.UNET, num_heads=2, num_classes=4, dropout=0.5)
 OPTIONS: dict[str, dict[str, Any]] = {
     "adm": {},
     "ddpm": {"use_scale_shift_norm": False, "resblock_updown": False, "dropout": 0.0},
@@ -178,9 +170,7 @@ def test_compiles_as_one_graph(recompute: str) -> None:
 
 
 def test_classifier() -> None:
-    config = ClassifierConfig(
-        image_size=8, model_channels=32, channel_mult=(1, 2), num_res_blocks=1, num_heads=2, num_outputs=7
-    )
+    config = replace(tiny.CLASSIFIER, num_heads=2, num_outputs=7)
     gradients = []
     for recompute in ("none", "selective"):
         model = random_model(config, torch.float32).train()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import tiny
 import torch
 from adm_formulas import Formulas, random_model
 from torch import Tensor
@@ -12,14 +13,7 @@ from torch import Tensor
 from fastdiff.models import UNetConfig, build_model
 from fastdiff.nn import timestep_embedding
 
-BASE = UNetConfig(
-    image_size=8,
-    model_channels=32,
-    channel_mult=(1, 2),
-    num_res_blocks=1,
-    attention_resolutions=(4,),
-    num_heads=2,
-)
+BASE = replace(tiny.UNET, num_heads=2)
 CONFIGS: dict[str, UNetConfig] = {
     "base": BASE,
     "additive": replace(BASE, use_scale_shift_norm=False),

@@ -1,18 +1,24 @@
-"""The tests of ops on another backend than the one that is chosen: ``FASTDIFF_TEST_BACKEND=reference pytest ...``."""
+"""Tests of ops with their calls forced onto a backend."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 
-from fastdiff.backend import use_backend
+from fastdiff.backend import Backend, use_backend
 
 
-@pytest.fixture(autouse=True)
-def _test_backend() -> Iterator[None]:
-    name = os.environ.get("FASTDIFF_TEST_BACKEND")
-    with use_backend(name) if name else contextlib.nullcontext():
+@pytest.fixture
+def forced(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The parameter of ``backends.each_case``: None forces nothing."""
+    if request.param is None:
+        yield
+        return
+    if request.param is Backend.EMULATION:
+        request.getfixturevalue("emulated_cuda")
+        if request.node.callspec.params.get("dtype") is torch.float64:
+            pytest.skip("the kernels decline float64")
+    with use_backend(request.param):
         yield

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
+import backends
 import pytest
 import torch
 from torch import Tensor
@@ -16,9 +16,7 @@ from fastdiff.ops import AdamWHyper, adamw_ema
 from fastdiff.ops.adamw_ema import adamw_ema_op
 
 SHAPES = ((8, 4, 3, 3), (33,), (16, 8, 1, 1), (5, 7))
-# tests/gpu/test_triton_interpreter.py runs this module in a process where Triton interprets.
-KERNELS = [Backend.CPU] + [Backend.TRITON] * (os.environ.get("TRITON_INTERPRET") == "1")
-each_kernel = pytest.mark.parametrize("backend", KERNELS, ids=lambda b: b.value)
+each_kernel = backends.each_kernel("adamw_ema")
 
 
 def tensors(seed: int, layout: torch.memory_format = torch.contiguous_format) -> list[Tensor]:
@@ -40,7 +38,7 @@ def arguments(layout: torch.memory_format = torch.contiguous_format) -> dict[str
     }
 
 
-@pytest.mark.parametrize("backend", [Backend.REFERENCE, *KERNELS, Backend.EAGER], ids=lambda b: b.value)
+@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU, Backend.EAGER], ids=lambda b: b.value)
 def test_two_hundred_steps_are_those_of_torch(backend: Backend) -> None:
     mine = arguments()
     params = [p.clone().requires_grad_() for p in mine["params"]]
@@ -130,7 +128,7 @@ def test_any_layout_without_gaps() -> None:
     assert torch.equal(mine["params"][3], other["params"][3]) and mine["params"][3].stride() == (1, 5)
 
 
-@pytest.mark.parametrize("backend", [Backend.REFERENCE, *KERNELS], ids=lambda b: b.value)
+@backends.each("adamw_ema")
 def test_versions_count_up(backend: Backend) -> None:
     """Autograd, and the packed weights of an optimized model, see that something was written."""
     mine = arguments()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import backends
 import pytest
 import torch
 from torch import Tensor
@@ -14,14 +15,14 @@ from fastdiff.errors import FastdiffError
 from fastdiff.ops import bernoulli_step, random_bits
 from fastdiff.ops.bernoulli_step import step_op
 
-both_backends = pytest.mark.parametrize("backend", ["reference", "cpu"])
+each_backend = backends.each("bernoulli_step")
 STEP = torch.tensor(5)
 # The first words of key 0, counter 0 (Random123's known answers for philox4x32-10).
 WORDS = (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)
 
 
-@both_backends
-def test_published_words(backend: str) -> None:
+@each_backend
+def test_published_words(backend: Backend) -> None:
     """u of the four words: 0.399, 0.881, 0.736, 0.605."""
     with use_backend(backend):
         for p in (0.3, 0.5, 0.7, 0.8, 0.9):
@@ -30,10 +31,10 @@ def test_published_words(backend: str) -> None:
             assert got.tolist() == [expected]
 
 
-@both_backends
-def test_threshold_is_exact(backend: str) -> None:
+@each_backend
+def test_threshold_is_exact(backend: Backend) -> None:
     """p on either side of a word's u, as near as float32 goes: also where 2^32 p has fractions."""
-    n = 1 << 18
+    n = 1 << 12 if backend is Backend.TRITON else 1 << 18
     seeds = torch.tensor([9])
     words = random_bits(seeds, n, step=5)
     u = (words.double() + 0.5) / 2**32
@@ -50,8 +51,8 @@ def test_threshold_is_exact(backend: str) -> None:
             assert torch.equal(got.double(), (u < probability.double()).double())
 
 
-@both_backends
-def test_extreme_probabilities(backend: str) -> None:
+@each_backend
+def test_extreme_probabilities(backend: Backend) -> None:
     p = torch.tensor(
         [[0.0, 2.0**-149, 2.0**-40, 2.0**-33, 1 - 2.0**-24, 1.0, 2.0, -1.0, -math.inf, math.inf]]
     )
@@ -60,11 +61,11 @@ def test_extreme_probabilities(backend: str) -> None:
     assert got.tolist() == [[0, 0, 0, 0, 1, 1, 1, 0, 0, 1]]
 
 
-@both_backends
+@each_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_rates(backend: str, dtype: torch.dtype) -> None:
+def test_rates(backend: Backend, dtype: torch.dtype) -> None:
     """Within five standard errors of p, and of c d / (c d + (1 - c)(1 - d)) with a factor."""
-    n = 1 << 17
+    n = 1 << 12 if backend is Backend.TRITON else 1 << 17
     seeds = torch.tensor([1, 2])
     for c, d in ((0.125, None), (0.75, None), (0.25, 0.75), (0.875, 0.25), (0.5, 0.0625)):
         probability = torch.full((2, n), c, dtype=dtype)
@@ -87,15 +88,16 @@ def _arguments(n: int = 5, shape: tuple[int, ...] = (3, 50, 51), **changes: Any)
     return kwargs | changes
 
 
+@backends.each_kernel("bernoulli_step")
 @pytest.mark.parametrize("with_factor", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_backends_agree_to_the_bit(dtype: torch.dtype, with_factor: bool) -> None:
+def test_backends_agree_to_the_bit(backend: Backend, dtype: torch.dtype, with_factor: bool) -> None:
     kwargs = _arguments()
     kwargs["probability"] = kwargs["probability"].to(dtype)
     kwargs["factor"] = kwargs["factor"] if with_factor else None
     results = []
-    for backend in ("reference", "cpu"):
-        with use_backend(backend):
+    for one in (Backend.REFERENCE, backend):
+        with use_backend(one):
             results.append(bernoulli_step(**kwargs))
     assert torch.equal(*results)
 
@@ -112,8 +114,8 @@ def test_threads_draw_the_same() -> None:
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
-@both_backends
-def test_a_sample_is_the_same_in_any_batch(backend: str) -> None:
+@each_backend
+def test_a_sample_is_the_same_in_any_batch(backend: Backend) -> None:
     kwargs = _arguments(n=4, shape=(21,))
     with use_backend(backend):
         whole = bernoulli_step(**kwargs)
@@ -124,8 +126,8 @@ def test_a_sample_is_the_same_in_any_batch(backend: str) -> None:
         assert torch.equal(bernoulli_step(**strided), whole[::2])
 
 
-@both_backends
-def test_steps_and_streams_differ(backend: str) -> None:
+@each_backend
+def test_steps_and_streams_differ(backend: Backend) -> None:
     kwargs = _arguments()
     with use_backend(backend):
         first = bernoulli_step(**kwargs)
@@ -133,8 +135,8 @@ def test_steps_and_streams_differ(backend: str) -> None:
         assert not torch.equal(first, bernoulli_step(**kwargs, stream=1))
 
 
-@both_backends
-def test_known_bits_are_set_and_a_half_knows_nothing(backend: str) -> None:
+@each_backend
+def test_known_bits_are_set_and_a_half_knows_nothing(backend: Backend) -> None:
     c = torch.tensor([[0.0, 1.0, 0.5, 1.0, 0.0, math.nan]])
     d = torch.tensor([[1.0, 0.0, 1.0, 1.0, 0.0, 1.0]])  # also against a model that is certain of the opposite
     kwargs = _arguments()
@@ -144,8 +146,8 @@ def test_known_bits_are_set_and_a_half_knows_nothing(backend: str) -> None:
         assert torch.equal(bernoulli_step(**half), bernoulli_step(**kwargs | {"factor": None}))
 
 
-@both_backends
-def test_nan_comes_through(backend: str) -> None:
+@each_backend
+def test_nan_comes_through(backend: Backend) -> None:
     c = torch.tensor([[0.0, math.nan, 1.0]])
     with use_backend(backend):
         got = bernoulli_step(c, torch.tensor([1]), STEP)
@@ -213,8 +215,8 @@ def test_kernels_decline_tensors_beyond_their_storage(name: str) -> None:
     assert "reaches beyond its storage" in str(step_op.why_not(Backend.CPU, *kwargs.values(), 0))
 
 
-@both_backends
-def test_bits_have_no_slope_and_come_in_batches(backend: str) -> None:
+@each_backend
+def test_bits_have_no_slope_and_come_in_batches(backend: Backend) -> None:
     kwargs = _arguments(n=3, shape=(21,))
     c = kwargs["probability"].clone().requires_grad_()
     with use_backend(backend):

@@ -9,42 +9,60 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import backends
 import pytest
 import torch
 from torch import Tensor
 
 from fastdiff.backend import Backend, use_backend
 from fastdiff.ops._case import Case
-from fastdiff.ops._library import unavailable
+from fastdiff.ops._library import instruction_set, unavailable
 from fastdiff.ops._op import OPS
 from fastdiff.ops.cases import CASES
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "f64": torch.float64}
 # Relative to the result's size. In float64 the truth is no better than what it judges: sums in another order.
 FLOORS = {torch.float32: 8 * torch.finfo(torch.float32).eps, torch.float64: 1e-11}
-# Triton's interpreter and the emulated CUDA library (tests/gpu) run on the CPU's tensors, also beside a GPU.
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = {
     Backend.REFERENCE: "cpu",
     Backend.CPU: "cpu",
-    Backend.TRITON: "cpu" if INTERPRETED else "cuda",
+    Backend.TRITON: "cpu" if backends.INTERPRETED else "cuda",
     Backend.CUDA: "cuda",
     Backend.EMULATION: "cpu",
 }
+# Parts of names of cases that only take longer where a GPU is simulated.
+LARGE = (
+    *("256x", "x256", "4x128x", "many_pixels", "64x1x32", "4096x20", "16x3x64", "T1024", "T256"),
+    *("B4", "B1-", "several_blocks"),
+)
 
 
 def _runs(case: Case, backend: Backend, dtype: torch.dtype) -> bool:
     if backend is Backend.REFERENCE:
         return not case.benchmark  # large sizes are for kernels, which cut them up
-    if case.falls_back:
+    if case.falls_back or dtype is torch.float64:
         return False
     if case.op == "conv2d" and case.benchmark and dtype is torch.float16:
         return False  # eager has no fast convolution in float16 here: minutes at these sizes
-    return dtype is not torch.float64 and OPS[case.op].why_not(backend) is None
+    if backend in backends.SIMULATED:
+        return backends.has(case.op, backend) and not any(name in case.name for name in LARGE)
+    return OPS[case.op].why_not(backend) is None
+
+
+def _marks(case: Case, backend: Backend, dtype: torch.dtype) -> list[pytest.MarkDecorator]:
+    large = [pytest.mark.large] * case.benchmark
+    is_repeated = case.benchmark or dtype is torch.float16  # a GPU's 16-bit types share their kernels
+    return large + [pytest.mark.proof] * (backend in backends.SIMULATED and is_repeated)
 
 
 PARAMETERS = [
-    pytest.param(case, backend, dtype, id=f"{case.op}-{backend.value}-{short}-{case.name}")
+    pytest.param(
+        case,
+        backend,
+        dtype,
+        id=f"{case.op}-{backend.value}-{short}-{case.name}",
+        marks=_marks(case, backend, dtype),
+    )
     for case in CASES
     for backend in DEVICES
     for short, dtype in DTYPES.items()
@@ -81,7 +99,7 @@ def _errors(got: list[Tensor], truth: list[Tensor]) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize(("case", "backend", "dtype"), PARAMETERS)
+@pytest.mark.parametrize(("case", "backend", "dtype"), PARAMETERS, indirect=["backend"])
 def test_values_and_gradients(case: Case, backend: Backend, dtype: torch.dtype) -> None:
     kwargs = case.inputs(dtype, DEVICES[backend])
     truth = _run(case.eager, case, {k: _exact(v) for k, v in kwargs.items()})
@@ -101,6 +119,8 @@ def test_values_and_gradients(case: Case, backend: Backend, dtype: torch.dtype) 
     assert got[0].stride() == torch.empty_like(first).stride()
 
 
-def test_cpu_backend_is_built() -> None:
+def test_cpu_backend_is_built_for_this_instruction_set() -> None:
     """In this suite the compiled library is not optional."""
     assert unavailable(Backend.CPU) is None
+    wanted = os.environ.get("FASTDIFF_TEST_INSTRUCTION_SET", instruction_set())
+    assert instruction_set() == wanted

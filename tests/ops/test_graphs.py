@@ -5,36 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import backends
 import pytest
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fastdiff.backend import Backend, use_backend
 from fastdiff.ops._case import Case
 from fastdiff.ops.cases import CASES
 
 # Two of each op: its plainest, and the one with the most tensors. adamw_ema writes in place and returns nothing.
-_BY_OP: dict[str, list[Case]] = {}
-for _case in CASES:
-    if not _case.benchmark and not _case.falls_back and _case.op != "adamw_ema":
-        _BY_OP.setdefault(_case.op, []).append(_case)
-
-
-def _tensor_count(case: Case) -> int:
-    return len(_tensors(case))
+CHOSEN = backends.plainest_and_fullest(
+    [c for c in CASES if not c.benchmark and not c.falls_back and c.op != "adamw_ema"]
+)
+EACH_CASE = backends.each_case(CHOSEN)
 
 
 def _tensors(case: Case) -> dict[str, Tensor]:
     return {k: v for k, v in case.inputs(torch.float32, "cpu").items() if isinstance(v, Tensor)}
-
-
-CHOSEN = list(
-    {
-        f"{c.op}-{c.name}": c for cases in _BY_OP.values() for c in (cases[0], max(cases, key=_tensor_count))
-    }.values()
-)
-EACH_CASE = pytest.mark.parametrize("case", CHOSEN, ids=lambda c: f"{c.op}-{c.name}")
 
 
 def _function(case: Case) -> tuple[Callable[..., Any], list[Tensor], list[Tensor]]:
@@ -62,13 +50,11 @@ def _same(got: Any, wanted: Any) -> None:
 
 
 @EACH_CASE
-@pytest.mark.parametrize("backend", [Backend.CPU, Backend.REFERENCE], ids=lambda b: b.value)
-def test_jit_trace(case: Case, backend: Backend) -> None:
+def test_jit_trace(case: Case, forced: None) -> None:
     function, tensors, others = _function(case)
-    with use_backend(backend):
-        traced = torch.jit.trace(function, tuple(tensors), check_trace=False)
-        assert f"fastdiff::{_operator(case)}(" in str(traced.graph)
-        _same(traced(*others), function(*others))
+    traced = torch.jit.trace(function, tuple(tensors), check_trace=False)
+    assert f"fastdiff::{_operator(case)}(" in str(traced.graph)
+    _same(traced(*others), function(*others))
 
 
 def _operator(case: Case) -> str:
@@ -86,7 +72,7 @@ class _Module(torch.nn.Module):
 
 @EACH_CASE
 @pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
-def test_export(case: Case, strict: bool) -> None:
+def test_export(case: Case, forced: None, strict: bool) -> None:
     function, tensors, others = _function(case)
     program = torch.export.export(_Module(function), tuple(tensors), strict=strict)
     assert any(_is_the_operator(node, case) for node in program.graph.nodes)
@@ -94,7 +80,7 @@ def test_export(case: Case, strict: bool) -> None:
 
 
 @EACH_CASE
-def test_make_fx(case: Case) -> None:
+def test_make_fx(case: Case, forced: None) -> None:
     function, tensors, others = _function(case)
     graph = make_fx(function)(*tensors)
     assert any(_is_the_operator(node, case) for node in graph.graph.nodes)
@@ -105,8 +91,8 @@ def _is_the_operator(node: torch.fx.Node, case: Case) -> bool:
     return node.target is getattr(torch.ops.fastdiff, _operator(case)).default
 
 
-@pytest.mark.parametrize("case", [c for c in CHOSEN if c.differentiable], ids=lambda c: f"{c.op}-{c.name}")
-def test_a_traced_module_is_differentiable(case: Case) -> None:
+@backends.each_case([c for c in CHOSEN if c.differentiable])
+def test_a_traced_module_is_differentiable(case: Case, forced: None) -> None:
     """Parameters that want a gradient while they are traced, and get it of what was traced."""
     function, tensors, _ = _function(case)
     names = list(_tensors(case))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import backends
 import pytest
 import torch
 from torch import Tensor
 
 import fastdiff.backend
-from fastdiff.backend import use_backend
+from fastdiff.backend import Backend, use_backend
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import group_norm_silu
 from fastdiff.ops.group_norm_silu import eager, forward_op
 
-BACKENDS = ["reference", "cpu"]
+each_backend = backends.each("group_norm_silu")
 
 
 def _normal(*shape: int, dtype: torch.dtype = torch.float32, **options: Any) -> Tensor:
@@ -45,9 +46,9 @@ def test_mistakes_are_explained(arguments: dict[str, Any], says: str) -> None:
         group_norm_silu(**{"x": X, "num_groups": 32, **arguments})
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_backend
 @pytest.mark.parametrize("shape", [(2, 64, 4, 4), (3, 32, 5, 7), (1, 64, 1, 9), (4, 64, 1, 1)], ids=str)
-def test_layout_is_kept(backend: str, shape: tuple[int, ...]) -> None:
+def test_layout_is_kept(backend: Backend, shape: tuple[int, ...]) -> None:
     for layout in (torch.contiguous_format, torch.channels_last):
         x = _normal(*shape).to(memory_format=layout)
         with use_backend(backend):
@@ -62,8 +63,8 @@ def test_scale_and_shift_may_have_trailing_dimensions() -> None:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_nan_and_infinity_stay_in_their_group(backend: str, bad: float, layout: Any) -> None:
+@each_backend
+def test_nan_and_infinity_stay_in_their_group(backend: Backend, bad: float, layout: Any) -> None:
     x = X.clone(memory_format=layout)
     x[1, 5, 2, 2] = bad  # group 2: channels 4 and 5
     with use_backend(backend):
@@ -73,8 +74,8 @@ def test_nan_and_infinity_stay_in_their_group(backend: str, bad: float, layout: 
     assert y.isfinite().all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_gradient_in_another_layout_than_x(backend: str) -> None:
+@each_backend
+def test_gradient_in_another_layout_than_x(backend: Backend) -> None:
     x, grad = _normal(2, 64, 6, 6).requires_grad_(), _normal(2, 64, 6, 6)
     with use_backend(backend):
         y = group_norm_silu(x, 32)
@@ -87,8 +88,8 @@ def test_gradient_in_another_layout_than_x(backend: str) -> None:
     torch.testing.assert_close(expanded, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_no_images_have_gradients(backend: str) -> None:
+@each_backend
+def test_no_images_have_gradients(backend: Backend) -> None:
     x, w = torch.empty(0, 64, 4, 4, requires_grad=True), torch.ones(64, requires_grad=True)
     with use_backend(backend):
         dx, dw = torch.autograd.grad(group_norm_silu(x, 32, w).sum(), (x, w))
@@ -96,8 +97,8 @@ def test_no_images_have_gradients(backend: str) -> None:
     assert (dw == 0).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_no_pixels_have_statistics(backend: str) -> None:
+@each_backend
+def test_no_pixels_have_statistics(backend: Backend) -> None:
     with use_backend(backend):
         _, mean, rstd = forward_op(torch.empty(2, 64, 0, 4), 32, None, None, None, None, 1e-5, True)
     assert (mean == 0).all() and (rstd == 0).all()
@@ -109,12 +110,14 @@ def test_only_the_gradients_asked_for() -> None:
     assert w.grad is not None and x.grad is None
 
 
+@each_backend
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=["bf16", "f16", "f32"])
-def test_a_group_of_one_value_has_no_gradient(dtype: torch.dtype) -> None:
+def test_a_group_of_one_value_has_no_gradient(backend: Backend, dtype: torch.dtype) -> None:
     """It is its own mean, whatever it is."""
     x = torch.randn(3, 32, 1, 1, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     weight = torch.linspace(0.5, 2, 32).to(dtype)
-    (dx,) = torch.autograd.grad(group_norm_silu(x, 32, weight, weight).float().square().sum(), x)
+    with use_backend(backend):
+        (dx,) = torch.autograd.grad(group_norm_silu(x, 32, weight, weight).float().square().sum(), x)
     assert not dx.any()
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import backends
 import pytest
 import torch
 from torch import Tensor
@@ -19,6 +20,11 @@ from fastdiff.ops._op import FusedOp
 from fastdiff.ops.cases import CASES
 
 SMALL = [case for case in CASES if not case.benchmark]
+# PyTorch's check under dynamic shapes compiles a call several times over: of each op the first case and the largest.
+DYNAMIC = backends.plainest_and_fullest(SMALL)
+
+
+QUICK_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
 
 
 def _run(function: Any, case: Case) -> list[Tensor]:
@@ -49,11 +55,30 @@ def test_opcheck(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
                 if isinstance(a, Tensor) and a.requires_grad:
                     leaf.requires_grad_()
         operator = getattr(torch.ops.fastdiff, op.name).default
-        torch.library.opcheck(operator, leaves, rtol=1e-3, atol=1e-3)  # sums in another order
+        checks = QUICK_CHECKS if case not in DYNAMIC else (*QUICK_CHECKS, "test_aot_dispatch_dynamic")
+        torch.library.opcheck(
+            operator, leaves, test_utils=checks, rtol=1e-3, atol=1e-3
+        )  # sums in another order
 
 
-@pytest.mark.parametrize("backend", [Backend.REFERENCE, Backend.CPU], ids=lambda b: b.value)
-@pytest.mark.parametrize("case", SMALL, ids=lambda c: f"{c.op}-{c.name}")
+@pytest.mark.proof
+@pytest.mark.parametrize("case", [c for c in SMALL if c not in DYNAMIC], ids=lambda c: f"{c.op}-{c.name}")
+def test_opcheck_under_dynamic_shapes(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.DYNAMIC", SMALL)
+    test_opcheck(case, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("case", "backend"),
+    [
+        pytest.param(case, backend, id=f"{case.op}-{case.name}-{backend.value}", marks=marks)
+        for case in SMALL
+        for backend, marks in (
+            (Backend.CPU, []),
+            (Backend.REFERENCE, [] if case in DYNAMIC else [pytest.mark.proof]),
+        )
+    ],
+)
 def test_traces_into_one_graph(case: Case, backend: Backend) -> None:
     if backend is Backend.CPU and case.falls_back:
         backend = Backend.REFERENCE
@@ -82,7 +107,7 @@ def test_threads_do_not_change_a_bit(case: Case) -> None:
     results = []
     before = torch.get_num_threads()
     try:
-        for threads in (1, 2):
+        for threads in (1, 2, 5):
             torch.set_num_threads(threads)
             with use_backend(Backend.CPU):
                 results.append(_run(case.fused, case))
@@ -90,37 +115,36 @@ def test_threads_do_not_change_a_bit(case: Case) -> None:
         torch.set_num_threads(before)
     outputs = len(results[0]) - len(case.differentiable)
     names = [None] * outputs + list(case.differentiable)
-    for one, two, name in zip(*results, names[: len(results[0])], strict=True):
+    for one, *others, name in zip(*results, names[: len(results[0])], strict=True):
         tolerance = 1e-5 if name in case.library_gradients else 0
-        torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance, equal_nan=True)
+        for other in others:
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
-@pytest.mark.parametrize(("capability", "library"), [("avx2", "avx2"), ("default", "default")])
-def test_other_instruction_sets(capability: str, library: str) -> None:
+@pytest.mark.parametrize(
+    "chosen", ["cpu and f32", pytest.param("cpu and not f32", marks=pytest.mark.proof)], ids=["f32", "16_bit"]
+)
+@pytest.mark.parametrize("library", ["avx2", "default"])
+def test_other_instruction_sets(library: str, chosen: str) -> None:
     """The cpu kernels again, on the libraries for lesser processors (torch's own switch also picks ours)."""
     if _library.instruction_set() == library:
         pytest.skip("this is the library under test anyway")
     # oneDNN, too: where it finds AMX, PyTorch's attention in bfloat16 asks for instructions that were ruled out.
-    onednn = {"avx2": "AVX2", "default": "SSE41"}[capability]
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "ONEDNN_MAX_CPU_ISA": onednn}
-    found = subprocess.run(
-        [sys.executable, "-c", "from fastdiff.ops import _library; print(_library.instruction_set())"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert found.stdout.strip() == library
-    chosen = "cpu and not bf16-B and not x256x and not 4x128x"  # without the benchmarks' sizes
+    onednn = {"avx2": "AVX2", "default": "SSE41"}[library]
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": library, "ONEDNN_MAX_CPU_ISA": onednn}
+    cases = str(Path(__file__).with_name("test_cases.py"))
     command = [
         sys.executable,
         "-m",
         "pytest",
         "-x",
+        "-m",
+        "not large",
         "-k",
-        chosen,
-        str(Path(__file__).with_name("test_cases.py")),
+        f"{chosen} or instruction_set",
+        cases,
     ]
+    environment["FASTDIFF_TEST_INSTRUCTION_SET"] = library
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout

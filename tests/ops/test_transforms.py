@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import backends
 import pytest
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ CHOSEN = [
     for c in [c for c in _SMALL if c.op == op and any(name in c.name for name in _NAMES)][:3]
     or [next(c for c in _SMALL if c.op == op)]
 ]
-EACH_CASE = pytest.mark.parametrize("case", CHOSEN, ids=lambda c: f"{c.op}-{c.name}")
+EACH_CASE = backends.each_case(CHOSEN)
 EACH_DTYPE = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 
 Function = Callable[..., Tensor]
@@ -71,7 +72,7 @@ def _argnums(primals: tuple[Tensor, ...]) -> tuple[int, ...]:
 
 @EACH_CASE
 @EACH_DTYPE
-def test_forward_mode(case: Case, dtype: torch.dtype) -> None:
+def test_forward_mode(case: Case, forced: None, dtype: torch.dtype) -> None:
     op, exact, primals, tangents = _functions(case, dtype)
     wanted = torch.func.jvp(exact, _double(primals), _double(tangents))
     _close(torch.func.jvp(op, primals, tangents), wanted, dtype)
@@ -84,7 +85,7 @@ def test_forward_mode(case: Case, dtype: torch.dtype) -> None:
 
 @EACH_CASE
 @EACH_DTYPE
-def test_reverse_mode(case: Case, dtype: torch.dtype) -> None:
+def test_reverse_mode(case: Case, forced: None, dtype: torch.dtype) -> None:
     op, exact, primals, _ = _functions(case, dtype)
     wanted = torch.func.grad(exact, _argnums(primals))(*_double(primals))
     _close(torch.func.grad(op, _argnums(primals))(*primals), wanted, dtype)
@@ -94,7 +95,7 @@ def test_reverse_mode(case: Case, dtype: torch.dtype) -> None:
 
 @EACH_CASE
 @EACH_DTYPE
-def test_forward_over_reverse(case: Case, dtype: torch.dtype) -> None:
+def test_forward_over_reverse(case: Case, forced: None, dtype: torch.dtype) -> None:
     """A product with the Hessian: what MeanFlow and continuous-time consistency models train on."""
     op, exact, primals, tangents = _functions(case, dtype)
     argnums = _argnums(primals)
@@ -104,7 +105,7 @@ def test_forward_over_reverse(case: Case, dtype: torch.dtype) -> None:
 
 @EACH_CASE
 @EACH_DTYPE
-def test_reverse_over_reverse(case: Case, dtype: torch.dtype) -> None:
+def test_reverse_over_reverse(case: Case, forced: None, dtype: torch.dtype) -> None:
     op, exact, primals, tangents = _functions(case, dtype)
 
     def twice(function: Function, at: tuple[Tensor, ...], along: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -116,7 +117,7 @@ def test_reverse_over_reverse(case: Case, dtype: torch.dtype) -> None:
 
 
 @EACH_CASE
-def test_vmap(case: Case) -> None:
+def test_vmap(case: Case, forced: None) -> None:
     """Each member of the batch as if it were alone; and its gradient, as for gradients per sample."""
     op, _, primals, tangents = _functions(case, torch.float32)
     batch = tuple(torch.stack([p, p + 0.1 * t]) for p, t in zip(primals, tangents, strict=True))
@@ -129,7 +130,7 @@ def test_vmap(case: Case) -> None:
 
 
 @EACH_CASE
-def test_vmap_of_forward_mode(case: Case) -> None:
+def test_vmap_of_forward_mode(case: Case, forced: None) -> None:
     """Columns of the Jacobian: many directions at one point."""
     op, exact, primals, tangents = _functions(case, torch.float32)
     directions = tuple(torch.stack([t, -2 * t]) for t in tangents)

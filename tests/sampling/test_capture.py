@@ -9,6 +9,7 @@ import contextlib
 import logging
 
 import pytest
+import tiny
 import torch
 from noisy_models import DEVICE, Embedding, Model, make_batch, make_plan
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from fastdiff.backend import use_backend
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
-from fastdiff.models import UNet, UNetConfig
+from fastdiff.models import UNet
 from fastdiff.sampling import Sampler, capture
 from fastdiff.sampling.capture import Captures, why_not_captured
 from fastdiff.sampling.loop import run
@@ -24,9 +25,7 @@ from fastdiff.sampling.samplers import SAMPLERS
 
 HAS_GPU = torch.cuda.is_available()
 needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no CUDA device is visible to torch")
-CONFIG = UNetConfig(
-    image_size=8, model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(4,)
-)
+CONFIG = tiny.UNET
 
 
 @needs_gpu

@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from torch import nn
 
@@ -13,7 +14,7 @@ import fastdiff
 from fastdiff.backend import Backend
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
-from fastdiff.models import UNet, UNetConfig
+from fastdiff.models import UNet
 from fastdiff.ops.conv2d import forward_op as conv2d_op
 from fastdiff.sampling import Sampler, sample
 from fastdiff.sampling.precision import Cast
@@ -26,10 +27,7 @@ OPTIONS: dict[str, Any] = {"steps": 3, "sampler": "ancestral", "seed": 5, "progr
 def model() -> UNet:
     """With noise in place of the layers that start at zero."""
     torch.manual_seed(0)
-    config = UNetConfig(
-        image_size=8, model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(4,)
-    )
-    unet = UNet(config)
+    unet = UNet(tiny.UNET)
     with torch.no_grad():
         for p in unet.parameters():
             p.copy_(0.05 * torch.randn(p.shape) + (1 if p.ndim == 1 and p.any() else 0))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import pytest
+import tiny
 import torch
 from noisy_models import DEVICE, Embedding, Model, make_batch, make_plan
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastdiff.models import UNet, UNetConfig
+from fastdiff.models import UNet
 from fastdiff.sampling.loop import run
 from fastdiff.sampling.plan import Plan
 from fastdiff.sampling.samplers import SAMPLERS
 from fastdiff.sampling.step import StaticStep, make_step
 
-CONFIG = UNetConfig(
-    image_size=8, model_channels=32, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(4,)
-)
+CONFIG = tiny.UNET
 
 
 def _statically(

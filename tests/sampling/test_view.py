@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import functools
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from test_api import SmallModel
 from torch import Tensor, nn
 
 import fastdiff
-from fastdiff.models import UNetConfig, build_model
+from fastdiff.models import build_model
 from fastdiff.sampling.view import in_eval_mode, view_in_eval_mode
 
-CONFIG = UNetConfig(
-    image_size=8,
-    model_channels=32,
-    channel_mult=(1, 2),
-    num_res_blocks=1,
-    attention_resolutions=(4,),
-    dropout=0.5,
-)
+CONFIG = replace(tiny.UNET, dropout=0.5)
 OPTIONS: dict[str, Any] = dict(steps=3, seed=1, diffusion=fastdiff.DiffusionConfig(), progress=False)
 
 

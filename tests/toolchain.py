@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 CUDA_SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 KERNEL_SOURCES = [path for path in CUDA_SOURCES if path.stem != "library"]  # which has no kernel
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g")

@@ -1,0 +1,72 @@
+"""The implementations of an op that this process has: parameters of the fixture ``backend`` (conftest.py)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from fastdiff import ops  # noqa: F401  (fills OPS)
+from fastdiff.backend import Backend
+from fastdiff.ops._case import Case
+from fastdiff.ops._op import OPS
+
+# Simulations of a GPU, on the CPU's tensors: Triton's interpreter computes with NumPy (conftest.py chooses it where
+# there is no GPU), and the emulated library is the CUDA kernels compiled for the CPU (csrc/emulation).
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton") is not None
+SIMULATED = [Backend.TRITON] * INTERPRETED + [Backend.EMULATION] * (shutil.which("g++") is not None)
+HERE = [Backend.REFERENCE, Backend.CPU, *SIMULATED]
+
+
+def has(op: str, backend: Backend) -> bool:
+    """Whether an op has an implementation for the CPU's tensors in this process."""
+    return backend in HERE and "has no" not in (OPS[op].why_not(backend) or "")
+
+
+def of(op: str, *left_out: Backend) -> list[Backend]:
+    """An op's backends, except for some."""
+    return [backend for backend in HERE if backend not in left_out and has(op, backend)]
+
+
+def each(op: str, *left_out: Backend) -> pytest.MarkDecorator:
+    """The test gets each backend of an op as ``backend``."""
+    return pytest.mark.parametrize("backend", of(op, *left_out), ids=lambda b: b.value, indirect=True)
+
+
+def each_kernel(op: str, *left_out: Backend) -> pytest.MarkDecorator:
+    """:func:`each` without the reference."""
+    return each(op, Backend.REFERENCE, *left_out)
+
+
+def each_case(cases: Sequence[Case]) -> pytest.MarkDecorator:
+    """The test gets each case as ``case``, and by the fixture ``forced`` runs it as usual, on the reference, and on the
+    emulated CUDA kernels. On the latter two one case of each op; the others are proofs.
+    """
+    seen, parameters = set(), []
+    for case in cases:
+        parameters.append(pytest.param(case, None, id=f"{case.op}-{case.name}"))
+        for backend in (Backend.REFERENCE, Backend.EMULATION):
+            if has(case.op, backend):
+                repeated = (backend, case.op) in seen
+                seen.add((backend, case.op))
+                marks = [pytest.mark.proof] * repeated
+                name = f"{case.op}-{backend.value}-{case.name}"
+                parameters.append(pytest.param(case, backend, id=name, marks=marks))
+    return pytest.mark.parametrize(("case", "forced"), parameters, indirect=["forced"])
+
+
+def plainest_and_fullest(cases: Sequence[Case]) -> list[Case]:
+    """Of each op its first case, and the one with the most tensors."""
+    by_op: dict[str, list[Case]] = {}
+    for case in cases:
+        by_op.setdefault(case.op, []).append(case)
+    pairs = [(of_op[0], max(of_op, key=_tensor_count)) for of_op in by_op.values()]
+    return list({f"{c.op}-{c.name}": c for pair in pairs for c in pair}.values())
+
+
+def _tensor_count(case: Case) -> int:
+    return sum(isinstance(value, torch.Tensor) for value in case.inputs(torch.float32, "cpu").values())
