@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from fastdiff.sampling.api import to_uint8 as to_uint8
     from fastdiff.sampling.cascade import cascade as cascade
     from fastdiff.sampling.cascade import upsample as upsample
-    from fastdiff.sampling.condition import Denoise as Denoise
-    from fastdiff.sampling.condition import Guide as Guide
-    from fastdiff.sampling.condition import Inpaint as Inpaint
-    from fastdiff.sampling.conditional import denoise as denoise
-    from fastdiff.sampling.conditional import inpaint as inpaint
+    from fastdiff.sampling.conditions import Denoise as Denoise
+    from fastdiff.sampling.conditions import Guide as Guide
+    from fastdiff.sampling.conditions import Inpaint as Inpaint
     from fastdiff.sampling.interpolate import interpolate as interpolate
+    from fastdiff.sampling.restoration import denoise as denoise
+    from fastdiff.sampling.restoration import inpaint as inpaint
     from fastdiff.zoo import PRESETS as PRESETS
 
 # Imported on first use, so that `import fastdiff` costs next to nothing beyond torch.
@@ -69,11 +69,11 @@ _HOME = {
     "cascade": "sampling.cascade",
     "upsample": "sampling.cascade",
     "interpolate": "sampling.interpolate",
-    "Denoise": "sampling.condition",
-    "Guide": "sampling.condition",
-    "Inpaint": "sampling.condition",
-    "denoise": "sampling.conditional",
-    "inpaint": "sampling.conditional",
+    "Denoise": "sampling.conditions",
+    "Guide": "sampling.conditions",
+    "Inpaint": "sampling.conditions",
+    "denoise": "sampling.restoration",
+    "inpaint": "sampling.restoration",
     "PRESETS": "zoo",
 }
 

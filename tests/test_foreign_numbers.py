@@ -16,7 +16,7 @@ from fastdiff.errors import FastdiffError
 from fastdiff.evaluation.frechet import inception_score
 from fastdiff.evaluation.images import Images
 from fastdiff.evaluation.manifold import precision_recall
-from fastdiff.evaluation.metrics import How
+from fastdiff.evaluation.metrics import EvaluationOptions
 from fastdiff.images import grid
 from fastdiff.scalars import plain
 from fastdiff.training import AdamWEMA, TrainConfig
@@ -69,7 +69,7 @@ def test_data(number: Callable[[Any], Any], tmp_path: Path) -> None:
 
 
 def test_evaluation(number: Callable[[Any], Any]) -> None:
-    assert How(batch_size=number(2), seed=number(1)) == How(batch_size=2, seed=1)
+    assert EvaluationOptions(batch_size=number(2), seed=number(1)) == EvaluationOptions(batch_size=2, seed=1)
     g = torch.Generator().manual_seed(0)
     a, b = torch.randn(30, 4, generator=g), torch.randn(30, 4, generator=g)
     assert inception_score(a, seed=number(3)) == inception_score(a, seed=3)

@@ -23,7 +23,7 @@ from fastdiff.cli.shared import check_folder, class_number, load_denoiser
 from fastdiff.errors import FastdiffError
 from fastdiff.evaluation.features import Features, load_features
 from fastdiff.evaluation.images import Images, Shape, read_images
-from fastdiff.evaluation.metrics import METRICS, Comparison, How, check_reference, compare
+from fastdiff.evaluation.metrics import METRICS, Comparison, EvaluationOptions, check_reference, compare
 from fastdiff.evaluation.reference import Reference, read_reference, write_reference
 from fastdiff.files import atomic_path
 
@@ -120,9 +120,9 @@ class Evaluate:
             check_reference(reference, features, shape)
         check_folder(self.out, (FILE,))
         samples = source if isinstance(source, Images) else self._sampled(source)
-        how = How(self.batch_size, self.seed, self.device, self.progress)
+        options = EvaluationOptions(self.batch_size, self.seed, self.device, self.progress)
         keep = self.save_statistics is not None
-        found = compare(samples, reference, features, self.metrics or None, how, keep=keep)
+        found = compare(samples, reference, features, self.metrics or None, options, keep=keep)
         self._report(features, samples, reference, found)
         return 0
 

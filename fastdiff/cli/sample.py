@@ -21,8 +21,8 @@ import fastdiff
 from fastdiff.bench.compare import ratio_to_eager
 from fastdiff.bench.machine import backends_in_words, device_name
 from fastdiff.cli import INTERRUPTED
-from fastdiff.cli.parts import Parts, fingerprint, process
-from fastdiff.cli.shared import check_folder, class_number, load_denoiser
+from fastdiff.cli.batch_files import BatchFiles, fingerprint
+from fastdiff.cli.shared import check_folder, class_number, load_denoiser, process
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path, locked, remove_halves, writing
 from fastdiff.images import grid
@@ -111,7 +111,7 @@ class Sample:
             if rank == 0:
                 remove_halves(self.out)
             parts, seeds = (
-                Parts(self.out, settings, -(-self.n // self.batch_size)),
+                BatchFiles(self.out, settings, -(-self.n // self.batch_size)),
                 sample_seeds(self.n, self.seed),
             )
             mine = [i for i in range(parts.count) if i % processes == rank and i not in parts]
@@ -184,7 +184,12 @@ class Sample:
         return enlarge
 
     def _finish(
-        self, parts: Parts, mine: list[int], batches: Iterator[Tensor], labels: Tensor | None, enlarge: Any
+        self,
+        parts: BatchFiles,
+        mine: list[int],
+        batches: Iterator[Tensor],
+        labels: Tensor | None,
+        enlarge: Any,
     ) -> None:
         """Write each batch as it is finished, until the last or Ctrl-C."""
         try:
@@ -203,7 +208,7 @@ class Sample:
             ) from None
 
     def _report(
-        self, model, parts: Parts, labels, names, options: dict[str, Any], seconds: float, made: int
+        self, model, parts: BatchFiles, labels, names, options: dict[str, Any], seconds: float, made: int
     ) -> int:
         finished = parts.finished()
         if not finished:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,3 +77,8 @@ def class_number(given: str, num_classes: int, names: Sequence[str]) -> int:
     numbers = f"0 to {num_classes - 1}"
     known = f"{', '.join(names)}, or {numbers}" if names else numbers
     raise FastdiffError(f"unknown class {given!r}; known: {known}")
+
+
+def process() -> tuple[int, int]:
+    """This process's rank and the number of processes, as torchrun sets them; (0, 1) without torchrun."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

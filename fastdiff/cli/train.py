@@ -9,7 +9,7 @@ from typing import Literal
 
 from fastdiff.backend import use_backend
 from fastdiff.cli import INTERRUPTED
-from fastdiff.cli.parts import process
+from fastdiff.cli.shared import process
 from fastdiff.training import TrainConfig, train
 
 

@@ -13,7 +13,7 @@ from fastdiff.dpm2015.data import heartbeat_sequences
 from fastdiff.dpm2015.experiments import Trained
 from fastdiff.dpm2015.sampling import sample
 from fastdiff.errors import FastdiffError
-from fastdiff.sampling.condition import Denoise
+from fastdiff.sampling.conditions import Denoise
 
 FORWARD, REVERSE, INK, GRID = "#1b6ca8", "#d1603d", "#2f3640", "#e3e6ea"
 _STYLE = {

@@ -15,7 +15,7 @@ from fastdiff.dpm2015.particles import sample_weighted
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import bernoulli_step, normal
 from fastdiff.ops.philox import sample_seeds
-from fastdiff.sampling.condition import Condition
+from fastdiff.sampling.conditions import Condition
 
 KNOWN_STREAM = 2  # of Philox, for the noise on known elements; stream 0 is the steps'
 BACK_STREAM = 4  # for steps back to more noise

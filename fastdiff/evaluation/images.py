@@ -88,7 +88,7 @@ def read_images(
     first = _header(raw, 0)
     wanted = shape or first[:3]
     if wanted[1] != wanted[2]:
-        raise FastdiffError(f"{path} holds {words(wanted)}; only square ones can be evaluated")
+        raise FastdiffError(f"{path} holds {describe_shape(wanted)}; only square ones can be evaluated")
     alike = isinstance(raw, Arrays)  # an array's images have one shape
     count = 1 if alike else len(raw)
     bar = tqdm(range(count), "looking at images", unit="img", disable=not progress, delay=1, leave=False)
@@ -115,13 +115,13 @@ def _check(header: Header, wanted: Shape, fit: Fit | None, holds: str, why: str,
     if wanted[0] < found[0] or fit is None and found != wanted:
         advice = "" if wanted[0] < found[0] else "; give --fit pad or --fit crop to fit them"
         raise FastdiffError(
-            f"{holds} {words(found)} and {why or 'all'} must be {words(wanted)}{advice}{name}"
+            f"{holds} {describe_shape(found)} and {why or 'all'} must be {describe_shape(wanted)}{advice}{name}"
         )
     if fit is None and header.transparent:
         raise FastdiffError(f"{holds} transparent images; give --fit crop to drop the transparency{name}")
 
 
-def words(shape: Shape) -> str:
+def describe_shape(shape: Shape) -> str:
     """For example "grey images of 28 x 28 pixels"."""
     c, h, w = shape
     return f"{_COLOURS.get(c, f'{c}-channel')} images of {w} x {h} pixels"

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from fastdiff.errors import FastdiffError
 from fastdiff.evaluation.features import Features
 from fastdiff.evaluation.frechet import SPLIT, FrechetDistance, inception_score
-from fastdiff.evaluation.images import Images, Shape, words
+from fastdiff.evaluation.images import Images, Shape, describe_shape
 from fastdiff.evaluation.manifold import NEIGHBOURS, precision_recall
 from fastdiff.evaluation.reference import Reference
 from fastdiff.scalars import plain
@@ -71,8 +71,8 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class How:
-    """How to compute it."""
+class EvaluationOptions:
+    """How the metrics are computed."""
 
     batch_size: int = 64  # images at a time
     seed: int = 0  # of the order in which the Inception Score splits
@@ -91,7 +91,7 @@ def compare(
     reference: Reference | None,
     features: Features,
     metrics: Sequence[str] | None = None,
-    how: How | None = None,
+    options: EvaluationOptions | None = None,
     *,
     keep: bool = False,
 ) -> Comparison:
@@ -105,13 +105,13 @@ def compare(
     Raises:
         FastdiffError: what the reference lacks, statistics of other features, too few images.
     """
-    how = how or How()
+    options = options or EvaluationOptions()
     wanted, warnings = _wanted(metrics, reference)
     _check_images(samples, features)
     if reference is not None:
         check_reference(reference, features, samples.shape)
     distances = {name: FrechetDistance() for name in _FRECHET if name in wanted or keep}
-    ours = _gather(samples, features, distances, how, is_reference=False)
+    ours = _gather(samples, features, distances, options, is_reference=False)
     for name, distance in distances.items():
         if name in wanted and len(samples) <= distance.num_features:
             warnings.append(
@@ -120,7 +120,7 @@ def compare(
             )
     values: dict[str, float] = {}
     if "is" in wanted:
-        values["is"] = inception_score(ours.logits, seed=how.seed)
+        values["is"] = inception_score(ours.logits, seed=options.seed)
     kept = None
     if reference is not None:
         stored = {name: reference.moments(name) for name in distances}
@@ -129,11 +129,11 @@ def compare(
                 distances[name].reference = moments
         pool, missing = reference.pool, {n: d for n, d in distances.items() if stored[n] is None}
         if reference.images is not None and (missing or keep or {*_MANIFOLD} & {*wanted}):
-            pool = _gather(reference.images, features, missing, how, is_reference=True).pool
+            pool = _gather(reference.images, features, missing, options, is_reference=True).pool
         values |= {name: distances[name].compute() for name in distances if name in wanted}
         if pool is not None and {*_MANIFOLD} & {*wanted}:
-            sets = (ours.pool.to(how.device), pool.to(how.device))
-            values |= zip(_MANIFOLD, precision_recall(*sets, progress=how.progress), strict=True)
+            sets = (ours.pool.to(options.device), pool.to(options.device))
+            values |= zip(_MANIFOLD, precision_recall(*sets, progress=options.progress), strict=True)
         if keep:
             known = {name: distance.reference for name, distance in distances.items()}
             kept = Reference(reference.name, known["fid"], known["sfid"], pool, features=features.name)
@@ -146,13 +146,18 @@ class _Gathered(NamedTuple):
 
 
 def _gather(
-    images: Images, features: Features, distances: dict[str, FrechetDistance], how: How, *, is_reference: bool
+    images: Images,
+    features: Features,
+    distances: dict[str, FrechetDistance],
+    options: EvaluationOptions,
+    *,
+    is_reference: bool,
 ) -> _Gathered:
     """Features of all images. The spatial ones, which nobody needs again, are added up and let go."""
     pool, logits = [], []
-    bar = tqdm(total=len(images), disable=not how.progress, unit="img", desc="features")
+    bar = tqdm(total=len(images), disable=not options.progress, unit="img", desc="features")
     with bar:
-        for rows in torch.arange(len(images)).split(how.batch_size):
+        for rows in torch.arange(len(images)).split(options.batch_size):
             found = features(images.fetch(rows))
             for name, distance in distances.items():
                 distance.update(
@@ -191,7 +196,8 @@ def check_reference(reference: Reference, features: Features, shape: Shape) -> N
 def _check_images(images: Images, features: Features) -> None:
     if features.shape not in (None, images.shape):
         raise FastdiffError(
-            f"{images.name} holds {words(images.shape)}; {features.name} looks at {words(features.shape)}"
+            f"{images.name} holds {describe_shape(images.shape)};"
+            f" {features.name} looks at {describe_shape(features.shape)}"
         )
 
 

@@ -5,9 +5,9 @@ from fastdiff.sampling.api import encode as encode
 from fastdiff.sampling.api import sample as sample
 from fastdiff.sampling.api import sample_batches as sample_batches
 from fastdiff.sampling.api import to_uint8 as to_uint8
-from fastdiff.sampling.condition import Condition as Condition
-from fastdiff.sampling.condition import Denoise as Denoise
-from fastdiff.sampling.condition import Guide as Guide
-from fastdiff.sampling.condition import Inpaint as Inpaint
-from fastdiff.sampling.conditional import denoise as denoise
-from fastdiff.sampling.conditional import inpaint as inpaint
+from fastdiff.sampling.conditions import Condition as Condition
+from fastdiff.sampling.conditions import Denoise as Denoise
+from fastdiff.sampling.conditions import Guide as Guide
+from fastdiff.sampling.conditions import Inpaint as Inpaint
+from fastdiff.sampling.restoration import denoise as denoise
+from fastdiff.sampling.restoration import inpaint as inpaint

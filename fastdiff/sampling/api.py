@@ -17,9 +17,9 @@ from fastdiff.diffusion.gaussian import GaussianDiffusion, Model
 from fastdiff.errors import FastdiffError
 from fastdiff.inference import for_inference
 from fastdiff.sampling.capture import Captures
-from fastdiff.sampling.condition import Condition
-from fastdiff.sampling.conditioner import conditioned
-from fastdiff.sampling.foreign import ScaledInput, Time, check_time, told
+from fastdiff.sampling.conditioning import adapt_plan
+from fastdiff.sampling.conditions import Condition
+from fastdiff.sampling.convention import ScaledInput, Time, check_time, with_time_convention
 from fastdiff.sampling.levels import Spacing
 from fastdiff.sampling.loop import run
 from fastdiff.sampling.plan import Plan
@@ -137,7 +137,7 @@ class Sampler:
         asked = make_request(
             self.model, n, self.sample_shape, guided=self.guidance_scale is not None, **request
         )
-        plan = self._plan if asked.condition is None else conditioned(self._plan, asked.condition)
+        plan = self._plan if asked.condition is None else adapt_plan(self._plan, asked.condition)
         return self._run(plan, asked, progress)
 
     def encode(
@@ -260,12 +260,12 @@ class Sampler:
             eta=self.eta,
             guidance_scale=self.guidance_scale,
         )
-        return told(plan, self.time, self._process.steps)
+        return with_time_convention(plan, self.time, self._process.steps)
 
     @cached_property
     def _encoding_plan(self) -> Plan:
         plan = encoding_plan(self._process, steps=self.steps, guidance_scale=self.guidance_scale)
-        return told(plan, self.time, self._process.steps)
+        return with_time_convention(plan, self.time, self._process.steps)
 
     @cached_property
     def sample_shape(self) -> tuple[int, ...]:

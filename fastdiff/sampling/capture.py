@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdiff.backend import forced, is_eager
-from fastdiff.sampling.foreign import ScaledInput
+from fastdiff.sampling.convention import ScaledInput
 from fastdiff.sampling.plan import History, Plan
 from fastdiff.sampling.step import StaticStep, Step
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.capture import Captures
-from fastdiff.sampling.condition import Condition
-from fastdiff.sampling.conditioner import Conditioner
+from fastdiff.sampling.conditioning import Conditioner
+from fastdiff.sampling.conditions import Condition
 from fastdiff.sampling.plan import History, Plan
 from fastdiff.sampling.step import Step, make_step
 

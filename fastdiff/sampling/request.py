@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import normal, sample_seeds
-from fastdiff.sampling.condition import Condition
+from fastdiff.sampling.conditions import Condition
 from fastdiff.scalars import whole
 
 INITIAL_STREAM = 1  # the Philox stream that x_T is drawn from; ``reverse_step`` draws from stream 0

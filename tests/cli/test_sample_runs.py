@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import fastdiff
-from fastdiff.cli.parts import Parts
+from fastdiff.cli.batch_files import BatchFiles
 from fastdiff.errors import FastdiffError
 from fastdiff.files import locked
 
@@ -40,27 +40,27 @@ def test_processes_share_the_work(command, checkpoints, tmp_path, monkeypatch) -
 def test_a_stopped_run_goes_on(command, checkpoints, tmp_path, monkeypatch) -> None:
     files = ("--checkpoint", checkpoints["tiny"], "--n", 6, *QUICK)
     assert command("sample", *files, "--out", tmp_path / "whole").code == 0
-    write, out = Parts.write, tmp_path / "stopped"
+    write, out = BatchFiles.write, tmp_path / "stopped"
 
-    def stop_at_the_second(self: Parts, index: int, images: np.ndarray) -> None:
+    def stop_at_the_second(self: BatchFiles, index: int, images: np.ndarray) -> None:
         if index == 1:
             raise KeyboardInterrupt
         write(self, index, images)
 
-    monkeypatch.setattr(Parts, "write", stop_at_the_second)
+    monkeypatch.setattr(BatchFiles, "write", stop_at_the_second)
     ended = command("sample", *files, "--out", out)
     assert ended.code == 130 and "interrupted after 2 of 6 images; the same command goes on" in ended.err
     assert len(_arrays(out)[0]) == 2
-    monkeypatch.setattr(Parts, "write", write)
+    monkeypatch.setattr(BatchFiles, "write", write)
     ended = command("sample", *files, "--out", out)
     assert ended.code == 0 and "6 images, 4 of them now" in ended.out
     assert np.array_equal(_arrays(out)[0], _arrays(tmp_path / "whole")[0])
 
 
 def test_another_run_is_not_mixed_in(tmp_path) -> None:
-    Parts(tmp_path, {"seed": 1, "steps": "3"}, 2).write(0, np.zeros((1, 2, 2, 1), np.uint8))
+    BatchFiles(tmp_path, {"seed": 1, "steps": "3"}, 2).write(0, np.zeros((1, 2, 2, 1), np.uint8))
     with pytest.raises(FastdiffError, match="with another seed; give its options"):
-        Parts(tmp_path, {"seed": 2, "steps": "3"}, 2)
+        BatchFiles(tmp_path, {"seed": 2, "steps": "3"}, 2)
 
 
 def test_pngs(command, checkpoints, tmp_path) -> None:
@@ -156,16 +156,16 @@ def test_other_weights_under_the_same_name(command, checkpoints, tmp_path, monke
 
 def _stopped(command, file, out, monkeypatch) -> None:
     """A run of 6 images that is stopped after 2."""
-    write = Parts.write
+    write = BatchFiles.write
 
-    def stop_at_the_second(self: Parts, index: int, images: np.ndarray) -> None:
+    def stop_at_the_second(self: BatchFiles, index: int, images: np.ndarray) -> None:
         if index == 1:
             raise KeyboardInterrupt
         write(self, index, images)
 
-    monkeypatch.setattr(Parts, "write", stop_at_the_second)
+    monkeypatch.setattr(BatchFiles, "write", stop_at_the_second)
     assert command("sample", "--checkpoint", file, "--n", 6, *QUICK, "--out", out).code == 130
-    monkeypatch.setattr(Parts, "write", write)
+    monkeypatch.setattr(BatchFiles, "write", write)
 
 
 DAMAGE = {
@@ -193,29 +193,29 @@ def test_damaged_parts_are_told_in_a_sentence(command, checkpoints, tmp_path, mo
 
 def test_a_part_that_vanishes(command, checkpoints, tmp_path, monkeypatch) -> None:
     """It was waited for, for ever."""
-    write = Parts.write
+    write = BatchFiles.write
 
-    def lose_the_first(self: Parts, index: int, images: np.ndarray) -> None:
+    def lose_the_first(self: BatchFiles, index: int, images: np.ndarray) -> None:
         write(self, index, images)
         if index == 2:
             (self.folder / "00000000.npz").unlink()
 
-    monkeypatch.setattr(Parts, "write", lose_the_first)
+    monkeypatch.setattr(BatchFiles, "write", lose_the_first)
     ended = command("sample", "--checkpoint", checkpoints["tiny"], "--n", 6, *QUICK, "--out", tmp_path)
     assert ended.code == 2 and "00000000.npz was written and is gone; run the command again" in ended.err
-    monkeypatch.setattr(Parts, "write", write)
+    monkeypatch.setattr(BatchFiles, "write", write)
     ended = command("sample", "--checkpoint", checkpoints["tiny"], "--n", 6, *QUICK, "--out", tmp_path)
     assert ended.code == 0 and "6 images, 2 of them now" in ended.out
 
 
 def test_a_folder_that_vanishes(command, checkpoints, tmp_path, monkeypatch) -> None:
-    write, out = Parts.write, tmp_path / "out"
+    write, out = BatchFiles.write, tmp_path / "out"
 
-    def lose_the_folder(self: Parts, index: int, images: np.ndarray) -> None:
+    def lose_the_folder(self: BatchFiles, index: int, images: np.ndarray) -> None:
         shutil.rmtree(out)
         write(self, index, images)
 
-    monkeypatch.setattr(Parts, "write", lose_the_folder)
+    monkeypatch.setattr(BatchFiles, "write", lose_the_folder)
     ended = command("sample", "--checkpoint", checkpoints["tiny"], "--n", 6, *QUICK, "--out", out)
     assert ended.code == 2 and "cannot write" in ended.err and "No such file or directory" in ended.err
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.diffusion.likelihood import mean_flat
-from fastdiff.interop.guided_diffusion.kinds import LossType, ModelMeanType
+from fastdiff.interop.guided_diffusion.enums import LossType, ModelMeanType
 from fastdiff.interop.guided_diffusion.losses import discretized_gaussian_log_likelihood, normal_kl
 
 

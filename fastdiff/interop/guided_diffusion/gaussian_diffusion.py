@@ -25,13 +25,13 @@ from tqdm.auto import tqdm
 from fastdiff.diffusion import gaussian
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.interop.guided_diffusion.bounds import Losses
+from fastdiff.interop.guided_diffusion.enums import VARIANCES
+from fastdiff.interop.guided_diffusion.enums import LossType as LossType
+from fastdiff.interop.guided_diffusion.enums import ModelMeanType as ModelMeanType
+from fastdiff.interop.guided_diffusion.enums import ModelVarType as ModelVarType
+from fastdiff.interop.guided_diffusion.enums import betas_for_alpha_bar as betas_for_alpha_bar
+from fastdiff.interop.guided_diffusion.enums import get_named_beta_schedule as get_named_beta_schedule
 from fastdiff.interop.guided_diffusion.fused import FusedSteps
-from fastdiff.interop.guided_diffusion.kinds import VARIANCES
-from fastdiff.interop.guided_diffusion.kinds import LossType as LossType
-from fastdiff.interop.guided_diffusion.kinds import ModelMeanType as ModelMeanType
-from fastdiff.interop.guided_diffusion.kinds import ModelVarType as ModelVarType
-from fastdiff.interop.guided_diffusion.kinds import betas_for_alpha_bar as betas_for_alpha_bar
-from fastdiff.interop.guided_diffusion.kinds import get_named_beta_schedule as get_named_beta_schedule
 
 ModelFunction = Callable[..., Tensor]
 

@@ -20,7 +20,7 @@ def check_time(time: str) -> None:
         raise FastdiffError(f"time must be one of {', '.join(get_args(Time))}, got {time!r}")
 
 
-def told(plan: Plan, time: Time, steps: int) -> Plan:
+def with_time_convention(plan: Plan, time: Time, steps: int) -> Plan:
     """The plan of a process of ``steps`` timesteps, telling the model each call's time in its own terms.
 
     "index": i = 0 .. T - 1, as it is; "continuous": i / (T - 1); "sigma": sqrt(1 / abar - 1).

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import normal
 from fastdiff.ops.reverse_step import COLUMNS
-from fastdiff.sampling.condition import BACK_STREAM, Condition
+from fastdiff.sampling.conditions import BACK_STREAM, Condition
 from fastdiff.sampling.plan import Plan
 
 _OUT_M, _STD, _LOG_MIN, _LOG_MAX, _NOISE_ON = (
@@ -25,7 +25,7 @@ class Conditioner:
 
     Args:
         condition: with a row for each sample of the batch, on its device.
-        plan: of the run, as :func:`conditioned` made it.
+        plan: of the run, as :func:`adapt_plan` made it.
         x: x_T, for its device and dtype.
         seeds: [N] int64.
     """
@@ -89,8 +89,8 @@ class Conditioner:
         return self._condition.state(x, self._levels[counter], self._seeds, counter if stochastic else 0)
 
 
-def conditioned(plan: Plan, condition: Condition) -> Plan:
-    """The plan as the condition asks for it.
+def adapt_plan(plan: Plan, condition: Condition) -> Plan:
+    """The plan as the condition needs it: with its steps repeated, if it repeats them.
 
     Raises:
         FastdiffError: the plan's sampler cannot meet the condition.

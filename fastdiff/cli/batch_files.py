@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 import zlib
@@ -20,18 +19,13 @@ from fastdiff.files import atomic_path, crc32, parse_json, writing
 POLL_SECONDS = 0.2
 
 
-def process() -> tuple[int, int]:
-    """This process's rank and the number of processes, as torchrun sets them; (0, 1) without torchrun."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def fingerprint(model: nn.Module) -> int:
     """Checksum of a model's weights, by which other weights under the same file name are noticed."""
     checksums = [crc32(name, value) for name, value in model.state_dict().items()]
     return zlib.crc32(repr(checksums).encode())
 
 
-class Parts:
+class BatchFiles:
     """OUT/samples.parts: one file for each finished batch, and the settings that all of them have in common.
 
     Raises:

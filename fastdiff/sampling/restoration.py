@@ -9,7 +9,7 @@ from torch import Tensor
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.api import Sampler
-from fastdiff.sampling.condition import ANNEALING, Denoise, Inpaint
+from fastdiff.sampling.conditions import ANNEALING, Denoise, Inpaint
 from fastdiff.scalars import whole
 
 _CALL = ("classes", "seed", "seeds", "noise", "cond", "progress")
@@ -32,7 +32,7 @@ def inpaint(
         mask: 1 where the image is to be filled, 0 where it is known: [H,W], [C,H,W] or, one for each image,
             [M,1 or C,H,W]; bool or numbers.
         n: completions of each image.
-        repeats: how often each step is made, see :class:`~.condition.Inpaint`: as many times the model calls, and
+        repeats: how often each step is made, see :class:`~.conditions.Inpaint`: as many times the model calls, and
             less bias. None = 5 where the sampler can repeat steps, else 1.
         options: the named arguments of ``fastdiff.sample`` (classes, seed, seeds, noise, cond, progress) and the fields
             of ``Sampler``; the sampler is "ancestral" if not given.
@@ -41,7 +41,7 @@ def inpaint(
         FastdiffError: an image or mask of another size, with NaN, or out of range; a mask with other values than
             0 and 1 or with nothing to fill; options that do not fit.
 
-    Source: Sohl-Dickstein et al. 2015, section 2.5. The method and its bias: :class:`~.condition.Inpaint`.
+    Source: Sohl-Dickstein et al. 2015, section 2.5. The method and its bias: :class:`~.conditions.Inpaint`.
     """
     n = whole(n)
     if not isinstance(n, int):
@@ -74,7 +74,7 @@ def denoise(
         model: as in :func:`inpaint`.
         observed: y = x_0 + noise, [n,C,H,W] floating point, in the units of the images but not limited to [-1, 1].
         noise_std: standard deviation of the noise, > 0, in the same units.
-        schedule: "constant" or "annealed", see :class:`~.condition.Denoise`.
+        schedule: "constant" or "annealed", see :class:`~.conditions.Denoise`.
         options: as in :func:`inpaint`; the sampler must be "ancestral" (as if not given) or "ddim" with eta 1.
 
     Raises:
