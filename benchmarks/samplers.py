@@ -22,7 +22,7 @@ from fastdiff.bench import machine
 from fastdiff.bench import results as files
 from fastdiff.bench.report import table
 from fastdiff.evaluation import Images, Reference, load_features, read_images
-from fastdiff.evaluation.metrics import METRICS, How, compare
+from fastdiff.evaluation.metrics import METRICS, EvaluationOptions, compare
 from fastdiff.files import atomic_path
 from fastdiff.ops.philox import sample_seeds
 
@@ -68,15 +68,20 @@ def main(
     results: Path | None = None,
 ) -> None:
     model: Any = fastdiff.load(MODEL).to(memory_format=torch.channels_last)  # pyright: ignore
-    features, how = load_features(features_of), How(batch_size=100, progress=False)
+    features = load_features(features_of)
+    options = EvaluationOptions(batch_size=100, progress=False)
     shape = features.shape
     others = Reference(str(reference.name), images=read_images(reference, shape, fit="pad"))
-    first = compare(read_images(real, shape, fit="pad").first(n), others, features, how=how, keep=True)
+    first = compare(
+        read_images(real, shape, fit="pad").first(n), others, features, options=options, keep=True
+    )
     assert first.statistics is not None
     settings = [(s, calls, steps_for(s, calls)) for calls in nfe for s in SAMPLERS]
     rows: list[dict[str, Any]] = []
     for sampler, calls, steps in tqdm(settings, unit="setting"):
-        found = compare(samples(model, sampler, steps, n, kept_in), first.statistics, features, how=how)
+        found = compare(
+            samples(model, sampler, steps, n, kept_in), first.statistics, features, options=options
+        )
         calls = 2 * steps - 1 if sampler == "heun" else steps
         rows.append({"sampler": sampler, "steps": steps, "nfe": calls, **found.values})
     about = machine.describe() | {"model": MODEL, "features": features.name}
