@@ -28,6 +28,7 @@ from PIL import Image, features
 from tqdm import tqdm
 
 from fastdiff.bench.machine import processor
+from fastdiff.bench.report import table
 from fastdiff.data.images import ImageData, load_data
 from fastdiff.data.loading import ImageLoader
 from fastdiff.training.batches import Shuffled
@@ -71,15 +72,14 @@ def main(setting: Setting) -> None:
     print(f"{processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, ", end="")
     print(f"PyTorch {torch.__version__}, Pillow {PIL.__version__} ({libjpeg})")
     print(f"{count} images to {setting.image_size}x{setting.image_size}, batches of {setting.batch_size}\n")
-    print("| source | workers | images/s (all turns) | ms an image: trainer | workers | first batch, s |")
-    print("|---|---|---|---|---|---|")
+    head = ("source", "workers", "images/s (all turns)", "ms an image: trainer", "workers", "first batch, s")
+    body = []
     for (kind, workers), measured in turns.items():
         median = Turn(*(statistics.median(values) for values in zip(*measured, strict=True)))
         low, high = (f(turn.rate for turn in measured) for f in (min, max))
-        print(
-            f"| {kind} | {workers} | {median.rate:.0f} ({low:.0f} to {high:.0f}) "
-            f"| {median.trainer:.2f} | {median.workers:.2f} | {median.first:.2f} |"
-        )
+        times = (f"{value:.2f}" for value in median[1:])
+        body.append((kind, str(workers), f"{median.rate:.0f} ({low:.0f} to {high:.0f})", *times))
+    print(table(head, body))
 
 
 class Turn(NamedTuple):

@@ -29,6 +29,7 @@ from parts.decision_peers import TRIALS, A, V
 
 from fastdiff.bench import machine, results
 from fastdiff.bench.clock import take_turns, timings
+from fastdiff.bench.report import table
 from fastdiff.decision import moments, pdf, simulate
 
 MEAN = float(moments(V, A).mean)
@@ -199,22 +200,24 @@ def measure(sides: list[Side], rounds: int) -> list[dict[str, Any]]:
 
 
 def trial_table(rows: list[dict[str, Any]]) -> str:
-    slowest = {row["name"]: row["per_second"] for row in rows}
-    against = "ssm-simulators" if "ssm-simulators" in slowest else "C, one trial after another"
-    lines = [f"| | trials/s | times {against} | mean off by |", "|---|---:|---:|---:|"]
-    for row in rows:
-        ratio = row["per_second"] / slowest[against] if against in slowest else math.nan
-        lines.append(
-            f"| {row['name']} | {row['per_second']:.3g} | {ratio:.3g} | {row['check'] - MEAN:+.4f} s |"
+    speeds = {row["name"]: row["per_second"] for row in rows}
+    against = "ssm-simulators" if "ssm-simulators" in speeds else "C, one trial after another"
+    slowest = speeds.get(against, math.nan)
+    body = [
+        (
+            r["name"],
+            f"{r['per_second']:.3g}",
+            f"{r['per_second'] / slowest:.3g}",
+            f"{r['check'] - MEAN:+.4f} s",
         )
-    return "\n".join(lines)
+        for r in rows
+    ]
+    return table(("", "trials/s", f"times {against}", "mean off by"), body)
 
 
 def density_table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| | ms | at 1 s |", "|---|---:|---:|"]
-    return "\n".join(
-        [*lines, *(f"| {r['name']} | {r['median'] * 1e3:.3f} | {r['check']:.10f} |" for r in rows)]
-    )
+    body = [(row["name"], f"{row['median'] * 1e3:.3f}", f"{row['check']:.10f}") for row in rows]
+    return table(("", "ms", "at 1 s"), body)
 
 
 def main(peers: Path | None = None, rounds: int = 7, small: bool = False) -> None:
@@ -229,24 +232,18 @@ def main(peers: Path | None = None, rounds: int = 7, small: bool = False) -> Non
     other = Peers(peers) if peers else None
     scale = 100 if small else 1
     with c_trials(10_000 // scale) as c_run:
-        sides = [
-            Side("exact", 4_000_000 // scale, fastdiff_trials(4_000_000 // scale)),
-            Side(
-                "bridge, dt 0.01",
-                400_000 // scale,
-                fastdiff_trials(400_000 // scale, method="bridge", dt=0.01),
+        settings: dict[str, tuple[int, Callable[[int], Run]]] = {
+            "exact": (4_000_000, fastdiff_trials),
+            "bridge, dt 0.01": (400_000, functools.partial(fastdiff_trials, method="bridge", dt=0.01)),
+            "Euler, dt 0.001": (300_000, functools.partial(fastdiff_trials, method="euler")),
+            "Euler, dt 0.001, every step drawn": (
+                100_000,
+                functools.partial(fastdiff_trials, method="euler", every_step=True),
             ),
-            Side("Euler, dt 0.001", 300_000 // scale, fastdiff_trials(300_000 // scale, method="euler")),
-            Side(
-                "Euler, dt 0.001, every step drawn",
-                100_000 // scale,
-                fastdiff_trials(100_000 // scale, method="euler", every_step=True),
-            ),
-            Side("NumPy, all trials at once", 10_000 // scale, numpy_trials(10_000 // scale)),
-            Side(
-                "NumPy, one path after another (as HDDM)", 2_000 // scale, hddm_style_trials(2_000 // scale)
-            ),
-        ]
+            "NumPy, all trials at once": (10_000, numpy_trials),
+            "NumPy, one path after another (as HDDM)": (2_000, hddm_style_trials),
+        }
+        sides = [Side(name, n // scale, make(n // scale)) for name, (n, make) in settings.items()]
         if c_run:
             sides.append(Side("C, one trial after another", 10_000 // scale, c_run))
         if other:

@@ -67,53 +67,58 @@ def is_close(got: Tensor, want: Tensor, share: float = 0.999999) -> bool:
     return got.shape == want.shape and float(near.double().mean()) >= share
 
 
-def backward(function: Callable[..., Any], kwargs: dict[str, Any], names: tuple[str, ...]) -> Call:
-    """The backward pass alone, of a weighting that is the same for all."""
+def gradients(
+    function: Callable[..., Any], kwargs: dict[str, Any], names: tuple[str, ...], alone: bool
+) -> Call:
+    """A backward pass, alone or after its forward, of a weighting that is the same for all sides."""
     kwargs |= {name: kwargs[name].detach().requires_grad_() for name in names}
-    with torch.enable_grad():
-        y = first(function(**kwargs))
+    leaves = [kwargs[name] for name in names]
+    y = first(function(**kwargs))
     torch.manual_seed(1)
     # Drawn as for a contiguous result: sides differ in their result's layout, and get the same numbers in their own.
     grad = torch.empty_like(y).copy_(torch.randn(y.shape, dtype=y.dtype, device=y.device))
-    leaves = [kwargs[name] for name in names]
-    return functools.partial(torch.autograd.grad, y, leaves, grad, retain_graph=True)
+    if alone:
+        return functools.partial(torch.autograd.grad, y, leaves, grad, retain_graph=True)
+    return lambda: torch.autograd.grad(first(function(**kwargs)), leaves, grad)
+
+
+def call_of(case: Case, direction: str, function: Callable[..., Any], kwargs: dict[str, Any]) -> Call:
+    """What is timed: "forward", "backward" alone, or "training", which is both."""
+    if direction == "forward":
+        return functools.partial(function, **kwargs)
+    return gradients(function, kwargs, case.differentiable, alone=direction == "backward")
 
 
 def checked_calls(
     case: Case, dtype: str, direction: str, device: str, functions: Mapping[str, Function]
 ) -> tuple[dict[str, Call], dict[str, str]]:
-    """A call of each side, eager first, on inputs of its own; and why a side is left out: it raises, or is not eager.
+    """A call of each side, and why a side is left out: it raises, or its result is not eager's.
 
-    Results are compared once, before anything is timed.
+    Results are compared once, before anything is timed. Each side has inputs of its own, with the same numbers, for the
+    optimizer works in place.
     """
     calls: dict[str, Call] = {}
     wrong: dict[str, str] = {}
 
     def inputs() -> dict[str, Any]:
-        torch.manual_seed(0)  # the same numbers for every side
+        torch.manual_seed(0)
         return case.inputs(DTYPES[dtype], device)
 
     is_random = case.baseline is not None and direction == "forward"  # the baseline draws other noise
     share = (
         0.99 if case.op == "bernoulli_step" else 0.999999
     )  # bits may differ where a probability was rounded
-    want = first(case.eager(**inputs())) if is_random else None
+    want = first(call_of(case, direction, case.eager, inputs())())
     for name, (function, backend) in functions.items():
         try:
             with on(backend):
-                if direction == "backward":
-                    call = backward(function, inputs(), case.differentiable)
-                else:
-                    call = functools.partial(function, **inputs())
+                call = call_of(case, direction, function, inputs())
                 got = first(call())
-            want = got if want is None else want
             if not (is_random and function is not case.fused) and not is_close(got, want, share):
                 wrong[name] = f"its {direction} is not eager's"
             else:
                 calls[name] = call_on(backend, call)
         except Exception as error:  # also the compiler's, and those of a kernel that does not build
-            if name == "eager":
-                raise
             wrong[name] = first_line(error)
     return calls, wrong
 
@@ -128,7 +133,7 @@ def measure(
 ) -> Row:
     """One row: every side's seconds, and the bytes and operations that the forward needs at least."""
     functions = {"eager": Function((direction == "forward" and case.baseline) or case.eager), **functions}
-    with torch.set_grad_enabled(direction == "backward"):
+    with torch.set_grad_enabled(direction != "forward"):
         calls, wrong = checked_calls(case, dtype, direction, device, functions)
         times = clock(calls)
     moved, flops = case.elements * DTYPES[dtype].itemsize, case.flops
@@ -188,11 +193,11 @@ def summary(rows: list[Row]) -> str:
     groups: dict[tuple[str, str, str], list[float]] = {}
     for row in rows:
         groups.setdefault((row["op"], row["direction"], row["dtype"]), []).append(ratio(row))
-    lines = ["| | | dtype | cases | times as fast as eager (least to most) |", "|---|---|---|---:|---|"]
+    body = []
     for key, ratios in groups.items():
         span = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
-        lines.append(f"| {' | '.join(key)} | {len(ratios)} | **{statistics.median(ratios):.2f}**{span} |")
-    return "\n".join(lines)
+        body.append((*key, str(len(ratios)), f"**{statistics.median(ratios):.2f}**{span}"))
+    return table(("", "", "dtype", "cases", "times as fast as eager (least to most)"), body)
 
 
 def details(rows: list[Row]) -> str:

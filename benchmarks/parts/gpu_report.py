@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 from fastdiff.bench import machine
+from fastdiff.bench.report import table
 from parts.gpu_models import FULL
 from parts.gpu_store import Store
 
@@ -44,41 +45,47 @@ def ops_table(store: Store) -> list[str]:
     for rows, kept in ((store.part("ops"), groups), (store.part("ops-compile"), compiled)):
         for row in rows.values():
             kept[row["op"], row["direction"], row["dtype"]].append(row)
-    lines = [
-        "| op | direction | dtype | cases | x eager | x torch.compile | of the ceiling |",
-        "|---" * 7 + "|",
-    ]
+    head = ("op", "direction", "dtype", "cases", "x eager", "x torch.compile", "of the ceiling")
+    body = []
     for key, rows in groups.items():
-        of_ceiling = [_of_ceiling(row) for row in rows]
-        cells = [
+        ratios = (
             _cell([_ratio(r, "eager") for r in rows]),
             _cell([_ratio(r, "compile") for r in compiled[key]]),
-        ]
-        lines.append("| " + " | ".join([*key, str(len(rows)), *cells, _cell(of_ceiling)]) + " |")
-    return lines if groups else []
+        )
+        body.append((*key, str(len(rows)), *ratios, _cell([_of_ceiling(row) for row in rows])))
+    return [table(head, body)] if body else []
+
+
+def times_table(
+    head: tuple[str, ...], rows: list[tuple[tuple[str, ...], dict[str, Any]]], form: str
+) -> list[str]:
+    """Milliseconds of every side, of one step when sampling.
+
+    Args:
+        head: of what identifies a row.
+        rows: what identifies a row, and the row.
+        form: of a number.
+    """
+    sides = list(dict.fromkeys(side for _, row in rows for side in row["seconds"]))
+    body = []
+    for name, row in rows:
+        per = 1e3 / row.get("steps", 1)
+        seconds = row["seconds"]
+        body.append(
+            (*name, *(form.format(seconds[s]["median"] * per) if s in seconds else "" for s in sides))
+        )
+    return [table((*head, *sides), body)] if body else []
 
 
 def attention_table(store: Store) -> list[str]:
-    """Per shape: milliseconds of every side."""
     rows = store.part("attention").values()
-    sides = list(dict.fromkeys(side for row in rows for side in row["seconds"]))
-    lines = [f"| attention, ms | dtype | direction | {' | '.join(sides)} |", "|---" * (3 + len(sides)) + "|"]
-    for row in rows:
-        times = [f"{row['seconds'][s]['median'] * 1e3:.3f}" if s in row["seconds"] else "" for s in sides]
-        lines.append("| " + " | ".join([row["case"], row["dtype"], row["direction"], *times]) + " |")
-    return lines if rows else []
+    named = [((row["case"], row["dtype"], row["direction"]), row) for row in rows]
+    return times_table(("attention, ms", "dtype", "direction"), named, "{:.3f}")
 
 
 def models_table(store: Store, part: str, title: str) -> list[str]:
-    """Per network and batch: milliseconds of every side (of one step, when sampling)."""
     rows = [*store.part(part).values(), *store.part(f"{part}-compile").values()]
-    sides = list(dict.fromkeys(side for row in rows for side in row["seconds"]))
-    lines = [f"| {title} | batch | {' | '.join(sides)} |", "|---" * (2 + len(sides)) + "|"]
-    for row in rows:
-        per = 1e3 / row.get("steps", 1)
-        times = [f"{row['seconds'][s]['median'] * per:.2f}" if s in row["seconds"] else "" for s in sides]
-        lines.append("| " + " | ".join([row["preset"], str(row["batch"]), *times]) + " |")
-    return lines if rows else []
+    return times_table((title, "batch"), [((r["preset"], str(r["batch"])), r) for r in rows], "{:.2f}")
 
 
 def programs(store: Store) -> list[str]:

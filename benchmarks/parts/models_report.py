@@ -12,6 +12,7 @@ from torch.autograd import DeviceType
 
 from fastdiff.bench import machine
 from fastdiff.bench.clock import Timing
+from fastdiff.bench.report import table
 
 SHARES: tuple[str, ...] = (
     "conv2d 3x3",
@@ -42,9 +43,9 @@ class Row:
     error: float | None  # relative L2 against float64; None where that was not asked for
     build_seconds: float | None
 
-    def markdown(self) -> str:
+    def cells(self) -> tuple[str, ...]:
         s = self.seconds
-        cells = (
+        return (
             self.side,
             self.dtype,
             f"{s.median * 1e3:.1f} ({s.low * 1e3:.1f} to {s.high * 1e3:.1f})",
@@ -55,7 +56,6 @@ class Row:
             "" if self.error is None else f"{self.error:.1e}",
             "" if self.build_seconds is None else f"{self.build_seconds:.1f} s",
         )
-        return f"| {' | '.join(cells)} |"
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,25 @@ class Result:
             f"### {self.preset}, batch {self.batch}\n\n{self.parameters / 1e6:.1f} M parameters,"
             f" {self.direct_gflop_per_image:.3g} GFLOP an image."
         )
-        head = "| | dtype | ms (20% to 80%) | images/s | ratio | GFLOP/s | of peak | error | built in |"
-        rows = [head, "|---|---|---:|---:|---:|---:|---:|---:|---:|", *(row.markdown() for row in self.rows)]
+        head = (
+            "",
+            "dtype",
+            "ms (20% to 80%)",
+            "images/s",
+            "ratio",
+            "GFLOP/s",
+            "of peak",
+            "error",
+            "built in",
+        )
         skipped = [f"Skipped: {reason}" for reason in self.skipped]
-        return "\n\n".join([title, "\n".join(rows), *skipped, self._shares()])
+        return "\n\n".join([title, table(head, [row.cells() for row in self.rows]), *skipped, self._shares()])
 
     def _shares(self) -> str:
-        lines = [f"| fastdiff's time | {' | '.join(SHARES)} |", f"|---|{'---:|' * len(SHARES)}"]
-        for dtype, shares in self.profile.items():
-            lines.append(f"| {dtype} | {' | '.join(f'{shares[kind]:.1%}' for kind in SHARES)} |")
-        return "\n".join(lines)
+        body = [
+            (dtype, *(f"{shares[kind]:.1%}" for kind in SHARES)) for dtype, shares in self.profile.items()
+        ]
+        return table(("fastdiff's time", *SHARES), body)
 
 
 def shares_of_time(run: Callable[[], object], calls: int = 3) -> dict[str, float]:
