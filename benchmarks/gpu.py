@@ -74,7 +74,7 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--keep", action="store_true", help="keep rows of other sources and versions")
-    parser.add_argument("--results", type=Path, default=results.FOLDER, help="folder of the results file")
+    parser.add_argument("--results", type=Path, help="folder of the results file; out/ in a dry run")
     parser.add_argument("--table", type=Path, help="the dispatch table to write; nowhere in a dry run")
     return parser.parse_args(argv)
 
@@ -88,7 +88,8 @@ def main(argv: list[str] | None = None) -> int:
     known = about(given.device, given.dry_run)
     file = results.path("gpu", given.device)
     name = f"{file.stem}{'-dry-run' * given.dry_run}.json"
-    store = Store(given.results / name, known, keep=given.keep)
+    folder = given.results or (ROOT / "out" if given.dry_run else results.FOLDER)
+    store = Store(folder / name, known, keep=given.keep)
     shares = sum(PARTS[part][1] for part in PARTS if part in given.part)
     table = given.table or (None if given.dry_run else _measured.PATH)
     used = 0.0
