@@ -58,9 +58,8 @@ def training_sets(file: Path, metadata: dict[str, str], names: Collection[str]) 
     known, sets = set(names), []
     for i, decay in enumerate(_described(file, metadata)["identity"]["ema"]):
         averaged = {name: f"optimizer.{name}.ema_{i}" for name in raw}
-        chosen = {
-            name: own if own in known else raw[name] for name, own in averaged.items()
-        }  # buffers have none
+        # Buffers have no average.
+        chosen = {name: own if own in known else raw[name] for name, own in averaged.items()}
         sets.append(WeightSet(f"ema-{decay}", True, chosen))
     return [*sets, WeightSet("raw", False, raw)]
 

@@ -60,9 +60,8 @@ def _unpickle(file: Path) -> Any:
                 f"save its state_dict alone ({_reason(error)})"
             ) from None
         raise FastdiffError(f"{file} is broken or no PyTorch checkpoint: {_reason(error)}") from None
-    except (
-        Exception
-    ) as error:  # damaged bytes make the unpickler fail in any way: IndexError, struct.error, ...
+    # Damaged bytes make the unpickler fail with any exception: IndexError, struct.error, ...
+    except Exception as error:
         raise FastdiffError(f"{file} is broken or no PyTorch checkpoint: {_reason(error)}") from None
 
 

@@ -16,9 +16,8 @@ from fastdiff.decision.quadrature import START_NODES, TIME_NODES, Walk, log_star
 
 _TIME = TIME_NODES[6.0]
 _DIGITS_LEFT = 1e-5  # a difference from 1 that keeps a relative 1e-10
-_AT_ONCE = (
-    1 << 17
-)  # nodes of quadratures that are held at once: about 1 MB for each of some 50 intermediate results
+# Quadrature nodes that are held at once: about 1 MB for each of some 50 intermediate results.
+_AT_ONCE = 1 << 17
 
 
 def log_pdf(rt: Any, choice: Any, *model: Any, **named: Any) -> Tensor:

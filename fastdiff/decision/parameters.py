@@ -15,9 +15,8 @@ from fastdiff.errors import FastdiffError
 ZMode = Literal["relative", "absolute"]
 T0Mode = Literal["lower", "mid"]
 
-RATCLIFF_S = (
-    0.1  # the noise that papers after Ratcliff (1978) fix; 1 is the other custom, and the default here
-)
+# The noise s in papers after Ratcliff (1978); the other convention, and the default here, is 1.
+RATCLIFF_S = 0.1
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,8 @@ from fastdiff.ops.decision import METHODS, first_passage, reference, step_count
 from fastdiff.ops.philox import MAX_SEED, sample_seeds
 
 Method = Literal["exact", "bridge", "euler"]
-_CHUNK = {
-    "exact": 1 << 20,
-    "bridge": 1 << 17,
-    "euler": 1 << 17,
-}  # trials between two looks at the progress bar
+# Trials between two updates of the progress bar.
+_CHUNK = {"exact": 1 << 20, "bridge": 1 << 17, "euler": 1 << 17}
 _MAX_PATH_NUMBERS = 1 << 28  # 1 GB of float32
 
 

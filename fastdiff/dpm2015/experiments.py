@@ -149,9 +149,8 @@ def gaussian_bits(train_set: Tensor, test_set: Tensor, side: int = 8) -> float:
     A yardstick for K of images: what second moments alone give. Patches side x side of [N,C,H,W] float tensors.
     """
     fitted, tested = (_patches(x.double(), side) for x in (train_set, test_set))
-    covariance = torch.cov(fitted.T) + 1e-3 * torch.eye(
-        fitted.shape[1], dtype=torch.float64
-    )  # few patches, too
+    # The added diagonal keeps the covariance regular with few patches, too.
+    covariance = torch.cov(fitted.T) + 1e-3 * torch.eye(fitted.shape[1], dtype=torch.float64)
     gaussian = torch.distributions.MultivariateNormal(fitted.mean(0), covariance)
     return float(gaussian.log_prob(tested).mean()) / math.log(2) / fitted.shape[1]
 

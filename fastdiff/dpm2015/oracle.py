@@ -27,8 +27,7 @@ class HeartbeatOracle:
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """[N,20] to [N,20]."""
         sequences = heartbeat_sequences().to(x_t.dtype)
-        log_phase = torch.log_softmax(
-            self.diffusion.evidence(x_t, t) @ sequences.T, 1
-        )  # up to a common factor
+        # Up to a common factor.
+        log_phase = torch.log_softmax(self.diffusion.evidence(x_t, t) @ sequences.T, 1)
         chance = torch.exp(log_phase) @ sequences
         return torch.logit(chance)

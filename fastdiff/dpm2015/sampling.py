@@ -32,9 +32,8 @@ def draw(
     if isinstance(kernel, Normal):
         return kernel.mean + kernel.stddev * normal(seeds, kernel.mean.shape[1:], step=step, stream=stream)
     assert isinstance(kernel, Bernoulli)
-    probability = (
-        kernel.probs.float().contiguous()
-    )  # what the kernels take; a probability needs no more digits
+    # float32, as the kernels need it; a probability needs no more digits.
+    probability = kernel.probs.float().contiguous()
     factor = None if factor is None else factor.float()
     bits = bernoulli_step(probability, seeds, torch.tensor(step), factor=factor, stream=stream)
     return bits.to(kernel.probs.dtype)

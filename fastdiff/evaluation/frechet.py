@@ -107,9 +107,8 @@ def inception_score(logits: Tensor, *, seed: int = 0) -> float:
     """
     splits = max(1, round(len(logits) / SPLIT))
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # that it keeps the logits, and that one split has no spread
+        # The warnings are that it keeps the logits, and that a single split has no spread.
+        warnings.simplefilter("ignore", UserWarning)
         torch.manual_seed(seed)
         metric: Any = _import("inception").InceptionScore(feature=_AsGiven(logits.shape[1]), splits=splits)
         metric.update(logits.double())
@@ -121,10 +120,8 @@ def _import(module: str) -> Any:
 
     try:
         return importlib.import_module(f"torchmetrics.image.{module}")
-    except (
-        ImportError,
-        RuntimeError,
-    ) as error:  # RuntimeError: a torchvision that was built for another torch
+    # RuntimeError: a torchvision that was built for another torch.
+    except (ImportError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise FastdiffError(
             f"these metrics need torchmetrics ({reason}); pip install 'fastdiff[evaluate]'"

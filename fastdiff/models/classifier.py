@@ -72,7 +72,7 @@ class Classifier(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the convolutions of the trunk compute in."""
+        """Data type in which the convolutions of the trunk compute."""
         return trunk.compute_dtype(self.middle_block)
 
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a network is made of, as frozen dataclasses: every architectural option of the ADM paper is a field."""
+"""Configurations of networks, as frozen dataclasses: every architectural option of the ADM paper is a field."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ RECOMPUTE: tuple[Recompute, ...] = get_args(Recompute)
 
 @dataclass(frozen=True)
 class TrunkConfig:
-    """What U-Net and classifier share. Field names are guided-diffusion's where it has the option.
+    """Options that U-Net and classifier share. Field names are guided-diffusion's where it has the option.
 
     Raises:
-        FastdiffError: values that cannot be built, in one sentence.
+        FastdiffError: values from which no network can be built.
     """
 
     image_size: int  # pixels; must halve len(channel_mult) - 1 times
@@ -25,11 +25,8 @@ class TrunkConfig:
     model_channels: int = 128  # width of the first level
     channel_mult: tuple[float, ...] = (1, 2, 3, 4)  # width of each level, as a multiple
     num_res_blocks: int | tuple[int, ...] = 2  # depth: of every level, or one by one
-    attention_resolutions: tuple[int, ...] = (
-        32,
-        16,
-        8,
-    )  # in pixels; sizes that no level has are passed over
+    # In pixels; sizes that no level has are ignored.
+    attention_resolutions: tuple[int, ...] = (32, 16, 8)
     num_heads: int = 1  # used where num_head_channels is -1
     num_head_channels: int = -1  # channels per head; -1: a fixed number of heads
     num_heads_upsample: int = -1  # heads on the way up; -1: num_heads
@@ -39,9 +36,8 @@ class TrunkConfig:
     use_new_attention_order: bool = False  # qkv channels [3, H, D]; legacy: [H, 3, D]
     dropout: float = 0.0
     rescale_residual: bool = False  # divide residual sums by sqrt(2)
-    use_checkpoint: bool = (
-        False  # the model begins with recompute = "full", as guided-diffusion's flag has it
-    )
+    # True: the model starts with recompute = "full", as with guided-diffusion's flag.
+    use_checkpoint: bool = False
 
     def __post_init__(self) -> None:
         _positive(self, "image_size", "in_channels", "model_channels")
@@ -174,7 +170,7 @@ def _is_number(value: object, kind: type = float) -> bool:
 
 
 def _check_switches(config: TrunkConfig) -> None:
-    """Raise unless every yes-or-no field is a bool: the word "False" would count as yes."""
+    """Raise FastdiffError unless every boolean field is a bool: the text "False" would count as true."""
     for field in fields(config):
         value = getattr(config, field.name)
         if field.type == "bool" and not isinstance(value, bool):

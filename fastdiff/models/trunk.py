@@ -1,4 +1,4 @@
-"""The blocks that U-Net and classifier are strung from, under guided-diffusion's parameter names."""
+"""The blocks of U-Net and classifier, under guided-diffusion's parameter names."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Block(nn.Sequential):
 def run_block(block: nn.Module, *args: Tensor, recompute: Recompute) -> Tensor:
     """The block's output.
 
-    recompute: "none" keeps what the backward wants; "selective" makes norms, resampling and dropout again there
-    (docs/training_memory.md); "full" keeps the arguments alone and runs the whole block again.
+    recompute: "none" keeps all activations for the backward; "selective" recomputes norms, resampling and dropout
+    (docs/training_memory.md); "full" keeps the arguments only and runs the whole block again.
     """
     if recompute not in RECOMPUTE:
         raise FastdiffError(f"recompute must be one of {', '.join(RECOMPUTE)}, got {recompute!r}")
@@ -64,7 +64,7 @@ def embed_time(config: TrunkConfig, layers: nn.Sequential, timesteps: Tensor) ->
 
 
 def given(value: object) -> str:
-    """What an error message says of an argument."""
+    """An argument as error messages describe it."""
     return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
@@ -110,7 +110,7 @@ def attention_block(config: TrunkConfig, channels: int, *, up: bool = False) -> 
 
 
 def down_path(config: TrunkConfig, in_channels: int) -> tuple[nn.ModuleList, list[int]]:
-    """The way down and the widths of its outputs, which the way up takes as skip connections."""
+    """The encoder (way down), and the widths of its outputs, which are the decoder's skip connections."""
     channels = config.level_channels[0]
     blocks = [Block(Conv2d(in_channels, channels))]
     widths = [channels]
@@ -145,12 +145,12 @@ def middle(config: TrunkConfig) -> Block:
 
 
 def compute_dtype(block: Block) -> torch.dtype:
-    """What the block's convolutions compute in."""
+    """Data type in which the block's convolutions compute."""
     return next(m.weight.dtype for m in block.modules() if isinstance(m, nn.Conv2d))
 
 
 def up_path(config: TrunkConfig, skips: list[int]) -> nn.ModuleList:
-    """The way up: one block more than down at each level, each taking one skip connection."""
+    """The decoder (way up): one block more than down at each level, each with one skip connection."""
     return nn.ModuleList(_up_blocks(config, list(skips)))
 
 

@@ -52,7 +52,7 @@ class UNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the convolutions of the trunk compute in."""
+        """Data type in which the convolutions of the trunk compute."""
         return trunk.compute_dtype(self.middle_block)
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
@@ -81,7 +81,7 @@ class UNet(nn.Module):
         for block in self.output_blocks:
             h = self._run(block, torch.cat([h, skips.pop()], dim=1), emb)
         h = h.type(next(self.out.parameters()).dtype)
-        # A norm and a convolution: to run both again, as "full" does, saves no more.
+        # This is a norm and a convolution: recomputing both, as "full" does, would save no more.
         recompute = "none" if self.recompute == "none" else "selective"
         return trunk.run_block(self.out, h, recompute=recompute).type(x.dtype)
 
@@ -110,7 +110,7 @@ class UNet(nn.Module):
             )
         if y.dtype not in (torch.int64, torch.int32):
             raise FastdiffError(f"y must hold class numbers, int64 or int32, got {y.dtype}")
-        # On another device, looking at the values would stall the queue; there the embedding itself asserts.
+        # On another device, reading the values would stall the queue; there the embedding itself checks them.
         known = y.device.type == "cpu" and not torch.compiler.is_compiling() and len(y) > 0
         if known and not (int(y.min()) >= 0 and int(y.max()) <= self._last_label):
             raise FastdiffError(f"labels must lie in 0..{self._last_label}, got {y.tolist()}")

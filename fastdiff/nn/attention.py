@@ -77,7 +77,7 @@ class AttentionBlock(nn.Module):
 
 
 def _need_no_call(*layers: nn.Module) -> bool:
-    """Whether weights and biases say everything: no hooks, no adapters around them, no forwards of another origin."""
+    """True if the layers are their weights and biases only: no hooks, no adapters, no replaced forwards."""
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return False
     return not any(

@@ -1,11 +1,11 @@
-"""Selective recomputation: what is cheap to make is not kept for the backward but made again there.
+"""Selective recomputation: results that are cheap to compute are not kept for the backward but computed again.
 
 docs/training_memory.md weighs it against the alternatives and has measurements.
 
 A convolution keeps its input, and in a residual block that input is a norm's result, whose own input is kept anyway.
-Inside :func:`recomputing`, autograd is given a recipe in such a result's place: the function and what it was made of.
-Nothing else changes. Convolutions, matrix products and attention are never run again, and since a recipe repeats the
-same kernel on the same numbers, gradients are the same to the bit.
+Inside :func:`recomputing`, autograd keeps a recipe in place of such a result: the function and its arguments. Nothing
+else changes. Convolutions, matrix products and attention are never run again, and since a recipe repeats the same
+kernel on the same numbers, gradients are the same to the bit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Function = TypeVar("Function", bound=Callable[..., Tensor])
 
 
 class _Recipe(NamedTuple):
-    """How a tensor was made. Arguments that have recipes themselves are views of these."""
+    """The function and arguments that made a tensor. An argument that has a recipe itself is kept as a ``_View``."""
 
     function: Callable[..., Tensor]
     args: tuple[Any, ...]
@@ -33,7 +33,7 @@ class _Recipe(NamedTuple):
 
 
 class _View(NamedTuple):
-    """What is kept instead of a tensor: the recipe of what it is a view of, and which view."""
+    """What is kept in place of a tensor: the recipe of the tensor that it views, and the view's geometry."""
 
     recipe: _Recipe
     size: torch.Size
@@ -45,7 +45,7 @@ class _View(NamedTuple):
 
 
 class _Made:
-    """A block's results with recipes, by address. They live until the block ends, so that no address is used twice."""
+    """A block's results with recipes, by address. They live until the block ends, so that addresses stay unique."""
 
     def __init__(self) -> None:
         self._made: dict[int, tuple[Tensor, _Recipe]] = {}
@@ -61,7 +61,7 @@ class _Made:
         return None if found is None else found[1]
 
     def forget(self) -> None:
-        """Let the results go: autograd keeps this object, by its method."""
+        """Release the results: autograd keeps this object alive through its method."""
         self._made.clear()
 
     def pack(self, t: Tensor) -> Tensor | _View:
@@ -81,7 +81,7 @@ def _address(t: Tensor) -> int:
 
 
 def _share(result: Tensor, argument: Any) -> bool:
-    """Whether the result is its argument, which then is kept as it is."""
+    """True if the result is the argument itself, which is then kept as it is."""
     return isinstance(argument, Tensor) and _address(argument) == _address(result)
 
 
@@ -93,9 +93,9 @@ def _active() -> _Made | None:
 
 
 def recomputing(block: Callable[..., Tensor], *args: Tensor) -> Tensor:
-    """``block(*args)``, which for the backward keeps recipes of what :func:`recomputable` functions return.
+    """``block(*args)``, keeping for the backward recipes in place of the results of :func:`recomputable` functions.
 
-    A compiler is told the same in its own way, by which operators' results it may keep.
+    For a compiler the same is expressed as a policy: which operators' results it may keep.
     """
     if torch.compiler.is_compiling():
         return checkpoint(block, *args, use_reentrant=False, context_fn=_told_to_the_compiler)  # pyright: ignore
@@ -132,7 +132,7 @@ def recomputable(function: Function) -> Function:
 
 
 class Dropout(nn.Dropout):
-    """``torch.nn.Dropout``, of which :func:`recomputing` keeps a byte of mask for each element and nothing else."""
+    """``torch.nn.Dropout``, for which :func:`recomputing` keeps only a mask of one byte per element."""
 
     def forward(self, input: Tensor) -> Tensor:
         made = _active()
@@ -145,7 +145,7 @@ class Dropout(nn.Dropout):
 
 
 def _draw(x: Tensor, p: float) -> Tensor:
-    """Which elements stay, of the random numbers that PyTorch's dropout would take now; bool, laid out as x."""
+    """The mask of kept elements that PyTorch's dropout would draw now; bool, in the layout of x."""
     if x.is_cuda:
         return torch.native_dropout(x.detach(), p, True)[1]
     return torch.empty_like(x).bernoulli_(1 - p).bool()

@@ -14,7 +14,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def zero_module(module: M) -> M:
-    """The module with its parameters set to zero: a residual branch that starts as nothing."""
+    """The module with its parameters set to zero, so that a residual branch starts at zero."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module

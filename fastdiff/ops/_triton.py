@@ -62,9 +62,8 @@ class Configuration(NamedTuple):
     """One way in which a kernel is launched, and all that compiling it needs."""
 
     kernel: Any
-    signature: dict[
-        str, Any
-    ]  # of every argument: "*bf16:16" (a multiple of 16), "i32", "constexpr", or a tuple
+    # The type of every argument: "*bf16:16" (a multiple of 16), "i32", "constexpr", or a tuple.
+    signature: dict[str, Any]
     constexprs: dict[Any, Any]  # by name, or by (argument, place in its tuple)
     num_warps: int
     num_stages: int

@@ -29,13 +29,13 @@ from fastdiff.sampling.samplers import encoding_plan, sampling_plan
 from fastdiff.sampling.view import in_eval_mode, view_in_eval_mode
 from fastdiff.scalars import is_finite, number, whole, wholes
 
-# Fields that are numbers, which NumPy and PyTorch have kinds of their own of.
+# Fields that are numbers: NumPy's and PyTorch's own kinds of numbers are converted to Python's.
 _NUMBERS = {"shape": wholes, "steps": whole, "batch_size": whole, "eta": number, "guidance_scale": number}
 
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """A model and how to sample it, checked and planned once, for repeated use.
+    """A model with its sampling options, checked and planned once, for repeated use.
 
         with Sampler(model, sampler="dpmpp", steps=20) as sampler:
             images = sampler(16, classes=3, seed=7)      # [16,C,H,W] float32 in [-1, 1]
@@ -57,12 +57,10 @@ class Sampler:
     clip: bool = True  # clamp each estimate of x_0 to [-1, 1]
     batch_size: int | None = None  # samples at a time; None = all
     diffusion: DiffusionConfig | GaussianDiffusion | None = None  # None = model.diffusion
-    predicts: Prediction | None = (
-        None  # "epsilon", "x0", "v": what the model returns; None = as diffusion says
-    )
-    time: Time = (
-        "index"  # what the model is told: i, "continuous" i / (T - 1), or "sigma", as EDM and k-diffusion do
-    )
+    # What the model predicts: "epsilon", "x0", "v"; None = as in diffusion.
+    predicts: Prediction | None = None
+    # The form of the model's time: "index" i, "continuous" i / (T - 1), or "sigma", as in EDM and k-diffusion.
+    time: Time = "index"
     device: torch.device | str | None = None  # None = the model's; the CPU for a plain callable
     memory_format: torch.memory_format = torch.channels_last  # of the model's input, if 4-D
     optimize: bool = True  # on the CPU, run a fastdiff U-Net as fastdiff.optimize makes it, while sampling
@@ -90,7 +88,7 @@ class Sampler:
             raise FastdiffError(f"predicts must be one of {known}, got {self.predicts!r}")
         if self.precision is not None:
             check_precision(self.model, self.precision)
-        _ = self.sample_shape, self._plan  # so that a mistake is told now
+        _ = self.sample_shape, self._plan  # raises errors now rather than at the first call
 
     def __call__(
         self,
@@ -110,9 +108,9 @@ class Sampler:
 
         Args:
             classes: one class for all, or n. A model with a null class samples unconditionally without.
-            seed: of the run, 0 to 2^32 - 1 (default 0); sample i has the Philox key (seed << 32) | i.
-            seeds: n int64 keys instead.
-            noise: x_T [n,C,*] instead of the seeds' own; float64 makes the whole run float64.
+            seed: random seed of the run, 0 to 2^32 - 1 (default 0); sample i has the Philox key (seed << 32) | i.
+            seeds: n int64 Philox keys, in place of ``seed``.
+            noise: x_T [n,C,*], in place of noise drawn from the seeds; float64 makes the whole run float64.
             cond: further arguments of the model, one row per sample.
             condition: what else is known of the samples: a ``Guide``, ``Denoise`` or ``Inpaint``.
             progress: show a bar over the steps of all batches.
@@ -148,7 +146,7 @@ class Sampler:
         cond: Mapping[str, Tensor] | None = None,
         progress: bool = True,
     ) -> Tensor:
-        """The x_T that this sampler decodes to ``images`` [n,C,*] in [-1, 1] (reverse DDIM; to step error).
+        """The x_T that this sampler decodes to ``images`` [n,C,*] in [-1, 1]: DDIM inversion, up to step error.
 
         Raises:
             FastdiffError: the sampler is not deterministic DDIM; arguments that do not fit.
@@ -172,7 +170,7 @@ class Sampler:
         return len(self._captures)
 
     def close(self) -> None:
-        """Free what is kept between calls. The sampler stays usable, and makes it again when it is needed."""
+        """Free the graphs and buffers kept between calls. The sampler stays usable and makes them again when needed."""
         self._captures.release()
         self.__dict__.pop("_cast", None)
 
@@ -211,9 +209,9 @@ class Sampler:
                 yield x.contiguous()
 
     def _prepared(self) -> Model:
-        """The model as it is to run: optimized or a copy in ``precision``, where one or the other applies.
+        """The module to run: an optimized view of the model, or a copy of it in ``precision``, where these apply.
 
-        The model itself is left as it is, for others may be using it.
+        The model itself stays unchanged, because other threads may be using it.
         """
         model = fast = view_in_eval_mode(self.model)
         # optimize computes in one dtype throughout, which is not ADM's policy.
@@ -230,7 +228,7 @@ class Sampler:
 
     @property
     def is_reverse_chain(self) -> bool:
-        """Whether each step draws from p(x_{t-1} | x_t), as "ancestral" does, and "ddim" with eta 1."""
+        """True if each step draws from p(x_{t-1} | x_t): the sampler "ancestral", and "ddim" with eta 1."""
         return self._plan.is_reverse_chain
 
     @cached_property
@@ -332,9 +330,9 @@ def sample(
 
 
 def sample_batches(model: Model, n: int, *, progress: bool = True, **arguments: Any) -> Iterator[Tensor]:
-    """:func:`sample`, yielding each batch as it is finished: an interrupted run keeps what it has.
+    """As :func:`sample`, but yields each batch as it is finished, so that an interrupted run keeps finished ones.
 
-    Wrong arguments raise FastdiffError at once, before the first batch is asked for.
+    Wrong arguments raise FastdiffError at once, before the first batch is computed.
     """
     names = ("classes", "seed", "seeds", "noise", "cond", "condition")
     request = {name: arguments.pop(name) for name in names if name in arguments}

@@ -1,6 +1,6 @@
-"""Steps recorded as CUDA graphs, kept for as long as their sampler needs them.
+"""Sampling steps recorded as CUDA graphs, which live as long as their sampler.
 
-A replayed step costs one launch where a called one costs hundreds, each with Python in front of it.
+A replayed step costs one launch; a called step costs hundreds, each with its Python.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastdiff.sampling.step import StaticStep, Step
 
 logger = logging.getLogger("fastdiff")
 
-WARM_UP = 2  # calls before the recording: kernels are compiled and libraries choose their algorithms
+WARM_UP = 2  # calls before the recording, in which kernels are compiled and libraries choose their algorithms
 DEVICE_TYPE = "cuda"
 KEPT = 4  # shapes of batches; each holds the memory of a step
 
@@ -28,17 +28,17 @@ _logged: set[str] = set()
 
 
 def log_once(reason: str) -> None:
-    """Say once per process and reason that steps are called one by one."""
+    """Log, once for each reason in a process, that steps are not captured."""
     if reason not in _logged:
         _logged.add(reason)
         logger.warning("sampling: not captured as a CUDA graph: %s", reason)
 
 
 def why_not_captured(model: Any) -> str | None:
-    """Why a step with this model should not be replayed, or None.
+    """Why a step with this model must not be replayed, or None.
 
-    A replay repeats what ran on the GPU and nothing that ran in Python, so that Python whose effects or decisions
-    count must run at every step. Of a module that is taken to be none; hooks and plain functions say otherwise.
+    A replay repeats the work on the GPU and none of the Python around it. The Python of a module is assumed to have
+    no effect of its own; hooks and plain functions are assumed to have one.
     """
     if not isinstance(model, nn.Module):
         return f"the model is a {type(model).__name__}, whose Python runs at every step"
@@ -74,7 +74,7 @@ class CapturedLoop:
         return _record(lambda: self._static(history), pool)
 
     def run(self, step: Step, x: Tensor, on_step: Callable[[], object] | None) -> tuple[Tensor, Tensor]:
-        """The final state and the flags [S, N], which the next run overwrites."""
+        """Run all steps: the final state and the flags [S, N], both overwritten by the next run."""
         with torch.cuda.device_of(x):
             self._static.load(step, x)
             for history in self._plan.history:
@@ -106,7 +106,7 @@ def _side_stream(x: Tensor) -> Iterator[Any]:
 
 
 def _record(call: Callable[[], None], pool: Any) -> torch.cuda.CUDAGraph:
-    """What ``call`` launches on the current stream, as a graph whose memory is in ``pool``."""
+    """Record what ``call`` launches on the current stream, as a graph with its memory in ``pool``."""
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     # Other threads may go on allocating and copying, as data loaders do.
@@ -116,7 +116,7 @@ def _record(call: Callable[[], None], pool: Any) -> torch.cuda.CUDAGraph:
     except BaseException:
         try:
             graph.capture_end()
-        except RuntimeError:  # "a previous error during capture": the first one, raised below, tells more
+        except RuntimeError:  # "a previous error during capture", which says less than the error raised below
             _give_back(pool)
         raise
     graph.capture_end()
@@ -124,7 +124,7 @@ def _record(call: Callable[[], None], pool: Any) -> torch.cuda.CUDAGraph:
 
 
 def _give_back(pool: Any) -> None:
-    """What a recording that could not be ended leaves undone in the allocator; whichever of the two it is."""
+    """Undo what a recording that could not be ended has left in the allocator."""
     device = torch.cuda.current_device()
     for undo in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
         with contextlib.suppress(RuntimeError, AttributeError):
@@ -132,18 +132,18 @@ def _give_back(pool: Any) -> None:
 
 
 class Captures:
-    """The captured loops of one sampler, by everything that a recording depends on; the oldest makes room."""
+    """The captured loops of one sampler, by everything that a recording depends on; the oldest is dropped first."""
 
     def __init__(self) -> None:
-        self._loops: dict[Hashable, CapturedLoop | None] = {}  # None: it was tried, and CUDA refused
+        self._loops: dict[Hashable, CapturedLoop | None] = {}  # None: CUDA refused the recording
 
     def __len__(self) -> int:
         return sum(loop is not None for loop in self._loops.values())
 
     def find(self, step: Step, plan: Plan, model: Any, x: Tensor) -> CapturedLoop | None:
-        """The loop for batches like x, recorded if there is none; None, with one line in the log, if it cannot be.
+        """The captured loop for batches like x, which is recorded if necessary; None if that is impossible.
 
-        Silently None on the CPU, and under ``use_backend("eager")``, the baseline that replays nothing.
+        The reason is logged once, except on the CPU and under ``use_backend("eager")``, where nothing is replayed.
         """
         if x.device.type != DEVICE_TYPE or not len(x) or is_eager():
             return None
@@ -174,10 +174,10 @@ class Captures:
 
 
 def _key(step: Step, plan: Plan, model: nn.Module, x: Tensor) -> Hashable:
-    """Equal only where a recording may be replayed: same shapes, same code, same addresses of parameters."""
+    """A key that is equal only where a recording may be replayed: same shapes, code and parameter addresses."""
     inputs = tuple((name, tuple(t.shape), t.dtype) for name, t in step.tensors.items())
     weights = tuple((t.data_ptr(), t.dtype) for t in (*model.parameters(), *model.buffers()))
     state = (tuple(x.shape), x.stride(), x.dtype, x.device)
-    # The module itself may be a view, another at each call; what it sees is the same.
+    # The module itself may be a new view at each call, of the same parameters.
     seen = tuple((type(m), id(m._parameters)) for m in model.modules() if not isinstance(m, ScaledInput))
     return (id(plan), state, inputs, step.clip, forced(), seen, hash(weights))

@@ -1,4 +1,4 @@
-"""The cascade of Dhariwal & Nichol 2021: a model of small images, and one that enlarges them."""
+"""The cascade of Dhariwal & Nichol 2021: a model of small images, and a super-resolution model that enlarges them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from fastdiff.sampling.api import Sampler, to_uint8
 from fastdiff.sampling.request import Classes
 from fastdiff.scalars import whole
 
-UPSAMPLER_RUN = 1 << 31  # flipped in a run's seed, so that both models of a cascade draw other numbers
+# Bits flipped in a run's seed, so that the two models of a cascade draw different noise.
+UPSAMPLER_RUN = 1 << 31
 
 
 def upsampler_seeds(n: int, seed: int = 0, first: int = 0) -> Tensor:
@@ -35,24 +36,25 @@ def upsample(
 ) -> Tensor:
     """Small images enlarged by a super-resolution model, [n,C,H,W] float32 in [-1, 1].
 
-    They are rounded to 8 bits first, as guided-diffusion's scripts hand them over, and as the models were trained.
+    The small images are rounded to 8 bits first, as in guided-diffusion's scripts and in the models' training.
 
     Args:
         upsampler: a U-Net with ``low_res``, e.g. ``fastdiff.load("64_256_upsampler.pt")``.
         images: [n,C,h,w] in [-1, 1].
         classes: one for all, or n, for a class-conditional upsampler.
-        seed: of the run; ``seeds``, n int64 keys, instead.
+        seed: random seed of the run.
+        seeds: n int64 Philox keys, in place of ``seed``.
         options: the fields of ``Sampler``.
 
     Raises:
-        FastdiffError: a model that enlarges nothing, images that do not fit.
+        FastdiffError: a model that is no super-resolution model, images that do not fit.
 
     Source: Dhariwal & Nichol 2021, section 6.3; Saharia et al. 2021 (the conditioning).
     """
     config: Any = getattr(upsampler, "config", None)
     if getattr(config, "low_res", None) is None:
         raise FastdiffError(
-            "upsample needs a super-resolution model, such as 64_256_upsampler.pt; this is none"
+            "upsample needs a super-resolution model, such as 64_256_upsampler.pt; this model is none"
         )
     low_res = to_uint8(images).movedim(-1, 1).float() / 127.5 - 1
     keys = upsampler_seeds(len(images), seed) if seeds is None else seeds
@@ -71,7 +73,7 @@ def cascade(
     progress: bool = True,
     **options: Any,
 ) -> Tensor:
-    """n large images: sampled small by one model, enlarged by another, [n,C,H,W] float32 in [-1, 1].
+    """n large images, [n,C,H,W] float32 in [-1, 1]: sampled small by one model and enlarged by another.
 
         images = fastdiff.cascade(base, upsampler, 8, classes=207, sampler="dpmpp", steps=25)
 

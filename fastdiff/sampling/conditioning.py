@@ -1,4 +1,4 @@
-"""A condition at work in the loop: before ``reverse_step`` on the model's output, after it on the state."""
+"""Applying a condition in the sampling loop: to the model's output before ``reverse_step``, to the state after it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _OUT_M, _STD, _LOG_MIN, _LOG_MAX, _NOISE_ON = (
 
 
 class Conditioner:
-    """A condition with everything but step and state fixed.
+    """A condition bound to a plan and a batch: only step and state remain.
 
-    Where the condition changes the mean and variance of p(x_{t-1} | x_t), ``draws_noise`` says that ``reverse_step`` is
-    to compute the mean only, and the noise is added here: the same numbers that the kernel would have drawn. Elsewhere
+    If the condition changes the mean and variance of p(x_{t-1} | x_t), ``draws_noise`` is True: ``reverse_step``
+    computes the mean only, and the noise is added here, with the numbers that the kernel would have drawn. Otherwise
     the kernel does the whole step.
 
     Args:
@@ -40,25 +40,25 @@ class Conditioner:
         self._levels: list[float] = [*plan.alphas_bar.tolist(), self._after[-1]]
 
     def initial(self, x: Tensor) -> Tensor:
-        """x_T, with what is known put in."""
+        """x_T with its known part replaced."""
         return self._with_known(x, 0)
 
     def output(
         self, step: int, x: Tensor, output: Tensor, uncond: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The model's outputs at x, moved so that the estimate of x_0 moves by (1 - abar) / sqrt(abar) grad log r."""
+        """The model's outputs at x, shifted to shift the estimate of x_0 by (1 - abar) / sqrt(abar) grad log r."""
         gradient = None if self.draws_noise else self._condition.score(x, self._times[step].expand(len(x)))
         if gradient is None:
             return output, uncond
         level = self._levels[step]
         shift = (1 - level) / level**0.5 / float(self._plan.table[step, _OUT_M]) * gradient
-        # Guidance mixes both outputs with weights that sum to 1: moved alike, their mixture moves as much.
+        # Guidance mixes the two outputs with weights that sum to 1, so shifting both shifts the mixture as much.
         return _shifted(output, shift), None if uncond is None else _shifted(uncond, shift)
 
     def state(self, step: int, x: Tensor, output: Tensor) -> Tensor:
-        """The state after the step, from what ``reverse_step`` made of it: the mean, if ``draws_noise``."""
+        """The state after the step, from the result of ``reverse_step``, which is the mean if ``draws_noise``."""
         if self.draws_noise and bool(self._plan.table[step, [_STD, _NOISE_ON]].any()):
-            x = self._drawn(step, x, output)  # a step without noise has no variance, and r no say in it
+            x = self._drawn(step, x, output)  # a step without noise has no variance, so r does not change it
         before, after = self._levels[step], self._after[step]
         if self._levels[step + 1] < after:  # the step is made once more
             noise = normal(self._seeds, x.shape[1:], step=step, stream=BACK_STREAM, dtype=x.dtype)
@@ -84,7 +84,7 @@ class Conditioner:
         return row[_NOISE_ON] ** 2 * log_variance.exp()
 
     def _with_known(self, x: Tensor, counter: int) -> Tensor:
-        # Without noise in the steps there is one path: its known pixels have one noise, too.
+        # Without noise in the steps the state follows one path, so the known pixels keep one noise, too.
         stochastic = self._plan.is_stochastic
         return self._condition.state(x, self._levels[counter], self._seeds, counter if stochastic else 0)
 
@@ -93,7 +93,7 @@ def adapt_plan(plan: Plan, condition: Condition) -> Plan:
     """The plan as the condition needs it: with its steps repeated, if it repeats them.
 
     Raises:
-        FastdiffError: the plan's sampler cannot meet the condition.
+        FastdiffError: the plan's sampler cannot be used with the condition.
     """
     if condition.needs_reverse_chain and not plan.is_reverse_chain:
         raise FastdiffError(

@@ -1,8 +1,8 @@
-"""Conditions: what is known of the samples besides the model, multiplied into each step of the sampling loop.
+"""Conditions: knowledge r about the samples, multiplied into each step of the sampling loop.
 
-A reverse chain p(x_{t-1} | x_t) is turned into samples of p(x_0) r(x_0) by multiplying each of its steps by r and
-normalising (Sohl-Dickstein et al. 2015, section 2.5). How good an approximation that is, and for which r, stands in
-docs/conditional_sampling.md.
+A reverse chain p(x_{t-1} | x_t) samples p(x_0) r(x_0) if each of its steps is multiplied by r and normalised
+(Sohl-Dickstein et al. 2015, section 2.5). For which r this is exact, and how good an approximation it is otherwise, is
+in docs/conditional_sampling.md.
 """
 
 from __future__ import annotations
@@ -20,72 +20,72 @@ from fastdiff.ops.philox import normal
 from fastdiff.scalars import is_finite, number, whole
 
 # Philox streams: 0 is the steps' noise, 1 is x_T.
-KNOWN_STREAM = 2  # on known pixels
-BACK_STREAM = 3  # from a step's end back to its beginning
+KNOWN_STREAM = 2  # noise on known pixels
+BACK_STREAM = 3  # noise from the end of a repeated step back to its beginning
 ANNEALING = Literal["constant", "annealed"]
 
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """The base class: a condition that says nothing. Tensors that belong to samples have one row for each."""
+    """The base class: a condition that changes nothing. Tensors that belong to samples have one row for each."""
 
     def fitted(self, n: int, shape: Sequence[int]) -> Condition:
-        """Checked against n samples of this shape, its tensors completed to n rows."""
+        """The condition for n samples of this shape: checked, with its tensors expanded to n rows."""
         return self
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
-        """With f applied to each tensor that has a row per sample: to cut out a batch, to change the device."""
+        """The condition with f applied to each tensor of one row per sample: to take a batch, to change the device."""
         return self
 
     @property
     def changes_moments(self) -> bool:
-        """Whether :meth:`moments` does anything."""
+        """True if :meth:`moments` changes the mean and variance of a step."""
         return False
 
     @property
     def needs_reverse_chain(self) -> bool:
-        """Whether there is no other way than :meth:`moments`."""
+        """True if the condition works through :meth:`moments` only, so that the sampler must be a reverse chain."""
         return False
 
     @property
     def step_count(self) -> int:
-        """How often each step is made, the state being noised back to the step's beginning in between."""
+        """Number of times each step is made; in between, the state is noised back to the beginning of the step."""
         return 1
 
     def moments(self, mean: Tensor, variance: Tensor, t: Tensor, progress: float) -> tuple[Tensor, Tensor]:
         """Mean and variance of the Gaussian that is proportional to N(x; mean, variance) r(x).
 
         Args:
-            mean: [N,C,*], of the state that the step leads to.
-            variance: a scalar or like mean.
-            t: [N], what the model would be told of that state.
-            progress: (T - t) / T in the run's own steps: 1 for the step that ends at the image.
+            mean: [N,C,*], mean of the state that the step leads to.
+            variance: its variance, a scalar or of the mean's shape.
+            t: [N], the time of that state as the model is given it.
+            progress: (T - t) / T, counted in the steps of the run: 1 for the step that ends at the image.
         """
         return mean, variance
 
     def score(self, x: Tensor, t: Tensor) -> Tensor | None:
-        """The gradient of log r at x_t, for samplers that follow the score and draw from no p(x_{t-1} | x_t)."""
+        """The gradient of log r at x_t, for samplers that follow the score instead of drawing from p(x_{t-1} | x_t)."""
         return None
 
     def state(self, x: Tensor, alpha_bar: float, seeds: Tensor, counter: int) -> Tensor:
-        """x at level alpha_bar, with what is known of it put in; counter numbers the noise."""
+        """x at level alpha_bar with its known part replaced; ``counter`` is the Philox counter of the noise."""
         return x
 
 
 @dataclass(frozen=True, eq=False)
 class Guide(Condition):
-    r"""Any smooth r, by the gradient of its logarithm; with log r = log p(y | x_t) this is classifier guidance.
+    r"""Guidance by any smooth r, through the gradient of its logarithm; log r = log p(y | x_t): classifier guidance.
 
     .. math::
         \mu \leftarrow \mu + w\,\Sigma\,\nabla \log r_{t-1}(\mu) \quad\text{(ancestral, ddim with eta 1)}, \qquad
         \hat x_0 \leftarrow \hat x_0 + w\,\frac{1 - \bar\alpha_t}{\sqrt{\bar\alpha_t}}\,\nabla \log r_t(x_t)
         \quad\text{(all others)}
 
-    The second is the first for samplers without a variance: the model's score plus that of r (clamped with x_0).
+    The second form is for samplers without a variance: r's score is added to the model's (and clamped with x_0).
 
     Args:
-        log_r: log_r(x, t, **rows) -> [N], differentiable in x [N,C,*]; t [N] is what the model is told of x.
-        scale: w; 1 samples p r, more sharpens r.
+        log_r: log_r(x, t, **rows) -> [N], differentiable in x [N,C,*]; t [N] is the time as the model is given it.
+        scale: w; 1 samples p r, above 1 sharpens r.
         rows: further arguments of log_r, one row per sample, such as the labels y of a classifier.
 
     Raises:
@@ -194,22 +194,22 @@ class Denoise(Condition):
 
 @dataclass(frozen=True, eq=False)
 class Inpaint(Condition):
-    r"""Pixels that are known, put in at each step as the forward process would have them.
+    r"""Inpainting: known pixels, which replace the state's at each step with the noise of the forward process.
 
     .. math::
         x_t \leftarrow m\,x_t + (1 - m) (\sqrt{\bar\alpha_t}\,y + \sqrt{1 - \bar\alpha_t}\,z)
 
-    z is drawn from stream ``KNOWN_STREAM`` of each sample's seed: anew at each step of a sampler with noise, once for a
-    deterministic one, whose known pixels then follow a path of that sampler. In the result the known pixels are y's to
-    the bit.
+    z is drawn from Philox stream ``KNOWN_STREAM`` of each sample's seed: at each step for a sampler with noise, once
+    for a deterministic one, whose known pixels then follow a path of that sampler. In the result the known pixels
+    equal y to the bit.
 
     Args:
-        image: y, [C,*], [1,C,*] or [n,C,*] floating point; anything, also NaN, where m is 1.
+        image: y, [C,*], [1,C,*] or [n,C,*] floating point; its values where m is 1 are ignored, even NaN.
         mask: m, 1 where the pixel is unknown and to be filled, 0 where it is known; bool or numbers, [*] or [C,*], or
             one for each sample, [n,1,*] or [n,C,*].
-        repeats: how often each step is made, the state being noised back in between: x_t = sqrt(abar_t / abar_s) x_s +
-            sqrt(1 - abar_t / abar_s) z. The unknown pixels so learn what the known ones are before the level is left;
-            above 1, for "ancestral", or "ddim" with eta 1.
+        repeats: number of times each step is made. In between the state is noised back, x_t = sqrt(abar_t / abar_s) x_s
+            + sqrt(1 - abar_t / abar_s) z, so that unknown pixels adapt to the known ones before the next level. Above 1
+            for "ancestral", or "ddim" with eta 1.
 
     Raises:
         FastdiffError: shapes that do not fit, NaN or infinity in known pixels, a mask with other values than 0 and 1 or
@@ -254,7 +254,7 @@ class Inpaint(Condition):
 
 
 def _image_rows(name: str, image: Tensor, n: int, shape: Sequence[int]) -> Tensor:
-    """image as [n, *shape]."""
+    """The image expanded to [n, *shape]."""
     one = list(shape)
     if not image.is_floating_point():
         raise FastdiffError(f"{name} must be floating point like the model's images, got {image.dtype}")
@@ -266,7 +266,7 @@ def _image_rows(name: str, image: Tensor, n: int, shape: Sequence[int]) -> Tenso
 
 
 def _mask_rows(mask: Tensor, n: int, shape: Sequence[int]) -> Tensor:
-    """mask as [n, *shape] bool: True where there is something to fill."""
+    """The mask as [n, *shape] bool, True where pixels are to be filled."""
     space = list(shape[1:]) or list(shape)
     size = " x ".join(map(str, space))
     leading = mask.ndim - len(space)

@@ -1,4 +1,4 @@
-"""Denoisers of other projects: what they are told instead of the number of a step, and at what scale they see x."""
+"""Conventions of other projects' denoisers: the form of the time, and the scale of x."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_time(time: str) -> None:
 
 
 def with_time_convention(plan: Plan, time: Time, steps: int) -> Plan:
-    """The plan of a process of ``steps`` timesteps, telling the model each call's time in its own terms.
+    """A plan of a process of ``steps`` timesteps, with the times in the convention of the model.
 
     "index": i = 0 .. T - 1, as it is; "continuous": i / (T - 1); "sigma": sqrt(1 / abar - 1).
     """
@@ -33,7 +33,7 @@ def with_time_convention(plan: Plan, time: Time, steps: int) -> Plan:
 
 
 class ScaledInput(nn.Module):
-    """f(x, sigma) of a variance-exploding convention, x = x_0 + sigma epsilon, behind the variance-preserving x_t.
+    """Adapter of a variance-exploding f(x, sigma), x = x_0 + sigma epsilon, to the variance-preserving x_t.
 
     x_t = sqrt(abar) x_0 + sqrt(1 - abar) epsilon is that x divided by sqrt(1 + sigma^2), sigma^2 = 1 / abar - 1.
     """

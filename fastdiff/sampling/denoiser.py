@@ -1,4 +1,4 @@
-"""The model with everything but the state fixed, so that the loop knows no architecture."""
+"""The model bound to conditioning and times, so that the loop depends on no architecture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.plan import Plan
 
-# More embedding rows (steps x classes) than this are not worth their memory; they are then made step by step.
+# With more embedding rows (steps x classes) than this, embeddings are computed step by step to save memory.
 MAX_EMBEDDINGS = 1 << 14
 
 # Names that no argument of a model can have.
@@ -21,11 +21,11 @@ _TIMES, _EMBEDDINGS, _CLASS_INDEX = "the times", "the embeddings", "the class in
 
 
 class Denoiser:
-    """``denoiser(step, x)`` calls the model as step ``step`` of a plan asks.
+    """``denoiser(step, x)`` calls the model for step ``step`` of a plan.
 
     Conditioning and times go to the device here, before the loop. A model that has ``embed(times, y)`` and
     ``denoise(x, embedding)`` has its embeddings of all steps and classes computed at once. Everything that a call
-    reads besides x and the step is in ``tensors``, so that a CUDA graph of the call can be fed another batch.
+    reads besides x and the step is in ``tensors``, so that a CUDA graph of the call can be given another batch.
 
     With guidance (``null_class`` given) the model runs once on a doubled batch, the second half with every
     class replaced by the null class.
@@ -60,8 +60,8 @@ class Denoiser:
     def _embed(self, times: Tensor, y: Tensor | None) -> None:
         """Embeddings [S,K,E] of every step with each of K classes, and which of them [N] a sample has.
 
-        K is a power of two or the batch size, the last class standing in for those that are too few: batches with
-        other classes then mostly have tensors of the same shapes. K = 1 without classes.
+        K is a power of two or the batch size, padded with the last class, so that batches with other classes mostly
+        have tensors of the same shapes. K = 1 without classes.
         """
         if y is None:
             index = torch.zeros(self._batch, dtype=torch.int64, device=times.device)
@@ -76,7 +76,7 @@ class Denoiser:
             self.tensors = {_EMBEDDINGS: made.unflatten(0, (steps, -1)), _CLASS_INDEX: index}
 
     def clone(self) -> Denoiser:
-        """The same on tensors of its own."""
+        """A copy with its own tensors."""
         twin = copy.copy(self)
         twin.tensors = {name: value.clone() for name, value in self.tensors.items()}
         return twin
@@ -84,7 +84,7 @@ class Denoiser:
     def __call__(self, step: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(conditional output, unconditional output or None) of the model, views of one tensor.
 
-        ``step`` is an int64 scalar on x's device: which step it is, nobody asks on the host.
+        ``step`` is an int64 scalar on x's device, whose value the host never reads.
         """
         x_in = torch.cat([x, x]) if self._guided else x
         if self._dtype is not None:
@@ -102,12 +102,12 @@ class Denoiser:
 
 
 def _can_embed(model: Model) -> bool:
-    # Asked of the type: a compiled or wrapped model forwards attributes, and would be bypassed.
+    # The type is checked: a compiled or wrapped model forwards attributes to the inner model and would be bypassed.
     return all(callable(getattr(type(model), name, None)) for name in ("embed", "denoise"))
 
 
 def _working_dtype(model: Model) -> torch.dtype | None:
-    """The dtype of a module's parameters; None if there are none or several: it then casts by itself."""
+    """The dtype of a module's parameters; None if there are none or several, where the module casts by itself."""
     if not isinstance(model, nn.Module):
         return None
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}

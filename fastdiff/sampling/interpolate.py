@@ -1,4 +1,4 @@
-"""Between two images, by way of their latents: reverse DDIM there, DDIM back."""
+"""Interpolation between two images through their latents: DDIM inversion, then DDIM."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def interpolate(
     progress: bool = True,
     **options: Any,
 ) -> Tensor:
-    """n images from one to the other, [n,C,H,W] float32 in [-1, 1]; the ends are the images, to the steps' error.
+    """n images that interpolate between two, [n,C,H,W] float32 in [-1, 1]; the ends are the two, up to step error.
 
         row = fastdiff.interpolate(model, images[0], images[1], 8, classes=9, steps=100)
 
     Args:
         first, last: [C,H,W] in [-1, 1].
-        n: images, both ends included, at least 2.
+        n: number of images, both ends included, at least 2.
         classes: the class of all, for a class-conditional model.
         options: fields of ``Sampler``; the sampler is deterministic DDIM.
 

@@ -1,4 +1,4 @@
-"""Noise levels: the grid that a sampler walks down (or, encoding, up)."""
+"""Noise levels: the grid of levels that a sampler visits, downwards (or upwards when encoding)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_SIGMA = 80.0
 class Levels:
     """S + 1 noise levels for S steps, in the order they are visited.
 
-    Level i has x = sqrt(alphas_bar[i]) x_0 + sqrt(1 - alphas_bar[i]) noise, and the model calls it times[i].
+    Level i has x = sqrt(alphas_bar[i]) x_0 + sqrt(1 - alphas_bar[i]) noise, and the model is given times[i] for it.
     alphas_bar = 1 is the clean image.
     """
 

@@ -33,21 +33,21 @@ def run(
 ) -> Tensor:
     """Walk a plan: S times one model call and one ``reverse_step``.
 
-    The table goes to the device once. On a GPU nothing in the loop waits for the device: whether the model's
-    outputs were finite is looked at when the loop is over; on the CPU, where looking is free, at every step.
+    The table goes to the device once. On a GPU nothing in the loop waits for the device: outputs are checked for NaN
+    and infinity after the loop; on the CPU, where the check costs nothing, at every step.
 
     Args:
         x: initial state [N,C,*], float32, or float64 to run the whole loop in float64.
         cond: further model arguments, one row per sample; class labels under ``y``.
         null_class: turns on classifier-free guidance, with the scale of the plan.
         seeds: [N] int64, each sample's Philox key for the noise of stochastic steps.
-        step_noise: step_noise(s, x) gives the noise of step s instead; not together with a condition.
-        condition: what else is known of the samples, a row for each; needs seeds.
+        step_noise: function step_noise(s, x) that returns the noise of step s, in place of seeds; not with a condition.
+        condition: what else is known of the samples, one row for each; needs seeds.
         clip: clamp each estimate of x_0 to [-1, 1].
         first_sample: number of the first sample in the whole run, for error messages.
         on_step: called after each step.
-        captures: where this loop's CUDA graphs are kept; the step is then recorded and replayed where that is
-            possible. None = every step is called, and the model sees a new x each time.
+        captures: the store of CUDA graphs; the step is then recorded and replayed where possible. None: every step is
+            called, with a new x each time.
 
     Returns:
         The final state, like x.
@@ -83,7 +83,7 @@ def _walk(
     first_sample: int,
     on_step: Callable[[], object] | None,
 ) -> Tensor:
-    """Every step called, each with a new state."""
+    """Call every step, each with a new state."""
     index = torch.arange(plan.calls, device=x.device)
     previous: dict[History, Tensor | None] = dict.fromkeys(History)
     flags: list[Tensor] = []
@@ -106,7 +106,10 @@ def _walk(
 
 
 def raise_if_any(flags: Tensor, first_step: int, plan: Plan, first_sample: int) -> None:
-    """Name the first step with a non-finite output; ``flags`` [S', N] has one row for each step from first_step."""
+    """Raise an error that names the first step with a non-finite output.
+
+    ``flags`` [S', N] has one row for each step from first_step on.
+    """
     bad = flags.cpu()
     if not bad.any():
         return

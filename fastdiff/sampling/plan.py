@@ -1,7 +1,7 @@
 """The plan of a sampling run: everything that is known before the first model call, as one table.
 
-Built on the host in float64. Every sampler is rows of coefficients for the op ``reverse_step``, which turns
-the model's output into x_0 (clipped if asked) and updates
+It is built on the host in float64. Every sampler is rows of coefficients for the op ``reverse_step``, which turns
+the model's output into x_0 (clipped if so configured) and updates
 
     x' = x x + x0 x_0 + h1 h_1 + std z,
 
@@ -36,7 +36,7 @@ class History(enum.Enum):
 class Row:
     """One model call and the update that follows it."""
 
-    time: float  # what the model is told
+    time: float  # the time that the model is given
     alpha_bar: float  # level of the x it is given
     x: float = 0.0
     x0: float = 0.0
@@ -46,7 +46,7 @@ class Row:
     # log-variances that a learned variance mixes
     log_min: float = 0.0
     log_max: float = 0.0
-    # the deviation comes from the model's variance channels instead of ``std``
+    # the standard deviation comes from the model's variance channels instead of ``std``
     noise_on: bool = False
 
 
@@ -68,9 +68,9 @@ class Plan:
         return len(self.history)
 
     def repeated(self, count: int) -> Plan:
-        """Each step ``count`` times. In between, whoever walks it noises the state back to the level of the step.
+        """The plan with each step made ``count`` times; in between, the loop noises the state back to its level.
 
-        For steps that look at nothing but their own state.
+        Only for steps without history.
         """
         assert set(self.history) == {History.NONE}
         return replace(

@@ -1,4 +1,4 @@
-"""The precision that a model samples in, other than the one it is in: a copy that follows its original."""
+"""Sampling in another precision than the model's own: a copy of the model that follows its original."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CASTS: dict[Any, torch.dtype] = {"adm-fp16": torch.float16, "bfloat16": torch.bf
 
 
 def check_precision(model: Any, precision: str) -> None:
-    """Raise FastdiffError unless this model can be had in ``precision``."""
+    """Raise FastdiffError unless this model can be cast to ``precision``."""
     if precision not in CASTS:
         raise FastdiffError(f"unknown precision {precision!r}; known: {', '.join(CASTS)}")
     if not isinstance(model, nn.Module):
@@ -38,8 +38,8 @@ def check_precision(model: Any, precision: str) -> None:
 class Cast:
     """A copy of a module in a precision and memory format, in eval mode.
 
-    When the original's parameters change, they are copied over at the next call of :meth:`module`, in place, so
-    that CUDA graphs which know the copy's addresses stay right; when its modules do, it is copied anew.
+    If the original's parameters change, the next call of :meth:`module` copies them in place, so that CUDA graphs with
+    the copy's addresses stay valid; if its modules change, the whole model is copied again.
     """
 
     def __init__(self, model: nn.Module, precision: Precision, memory_format: torch.memory_format) -> None:

@@ -1,4 +1,4 @@
-"""What is asked for: n samples, each with its seed, its class and its own conditioning, checked."""
+"""A checked request for n samples, each with its seed, its class and its own conditioning."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def make_request(
     condition: Condition | None = None,
     guided: bool = False,
 ) -> Request:
-    """Check what was asked of ``model`` and complete it: see :meth:`fastdiff.sampling.api.Sampler.__call__`.
+    """Check and complete the arguments of :meth:`fastdiff.sampling.api.Sampler.__call__` for ``model``.
 
     Raises:
-        FastdiffError: what does not fit n, the shape, the model's classes, or each other.
+        FastdiffError: arguments that do not fit n, the shape, the model's classes, or each other.
     """
     n = whole(n)
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
@@ -97,7 +97,7 @@ def _seeds(n: int, seed: int | None, seeds: Sequence[int] | Tensor | None) -> Te
 
 
 def _labels(model: Any, n: int, classes: Classes | None, guided: bool) -> Tensor | None:
-    """[n] int64 labels for the model, or None; checked as far as the model tells its number of classes."""
+    """[n] int64 labels for the model, or None; checked if the model has a known number of classes."""
     config = getattr(model, "config", None)
     null_class = getattr(model, "null_class", None)
     num_classes = getattr(config, "num_classes", None)
@@ -121,7 +121,7 @@ def _labels(model: Any, n: int, classes: Classes | None, guided: bool) -> Tensor
 
 
 def _whole_numbers(name: str, values: Sequence[int] | Tensor, n: int, accepted: str) -> Tensor:
-    """values as [n] int64."""
+    """The values as an [n] int64 tensor."""
     try:
         values = list(map(whole, values)) if isinstance(values, (list, tuple)) else values
         numbers = torch.as_tensor(values)

@@ -13,8 +13,7 @@ from fastdiff.sampling.conditions import ANNEALING, Denoise, Inpaint
 from fastdiff.scalars import whole
 
 _CALL = ("classes", "seed", "seeds", "noise", "cond", "progress")
-# Noise in the steps, and steps that are repeated, let the unknown pixels catch up with the known ones: see
-# docs/conditional_sampling.md.
+# Noise in the steps, and repeated steps, let the unknown pixels adapt to the known ones: docs/conditional_sampling.md.
 _DEFAULTS: dict[str, Any] = {"sampler": "ancestral"}
 REPEATS = 5
 
@@ -28,12 +27,12 @@ def inpaint(
 
     Args:
         model: ``model(x, t, **cond)``; a U-Net of this package, or any callable with shape and diffusion in options.
-        image: [C,H,W] floating point in [-1, 1], or [M,C,H,W]: then M n results, those of each image together.
+        image: [C,H,W] floating point in [-1, 1]; or [M,C,H,W], which gives M n results, ordered by image.
         mask: 1 where the image is to be filled, 0 where it is known: [H,W], [C,H,W] or, one for each image,
             [M,1 or C,H,W]; bool or numbers.
-        n: completions of each image.
-        repeats: how often each step is made, see :class:`~.conditions.Inpaint`: as many times the model calls, and
-            less bias. None = 5 where the sampler can repeat steps, else 1.
+        n: number of completions of each image.
+        repeats: number of times each step is made, see :class:`~.conditions.Inpaint`. More repeats
+            need as many times the model calls and have less bias. None: 5 if the sampler can repeat steps, else 1.
         options: the named arguments of ``fastdiff.sample`` (classes, seed, seeds, noise, cond, progress) and the fields
             of ``Sampler``; the sampler is "ancestral" if not given.
 
@@ -66,7 +65,7 @@ def inpaint(
 def denoise(
     model: Model, observed: Tensor, noise_std: float, *, schedule: ANNEALING = "constant", **options: Any
 ) -> Tensor:
-    """Images [n,C,H,W] float32 in [-1, 1] that the model and a noisy observation of each make likely.
+    """Denoised images, [n,C,H,W] float32 in [-1, 1]: samples given the model and a noisy observation of each image.
 
         clean = fastdiff.denoise(model, noisy, 0.5)     # noisy = clean + 0.5 * torch.randn_like(clean)
 
@@ -88,7 +87,7 @@ def denoise(
 
 
 def _sampler(model: Model, options: dict[str, Any]) -> tuple[Sampler, dict[str, Any]]:
-    """The sampler that the options ask for, and what is left of them for its call."""
+    """The sampler for these options, and the remaining options for its call."""
     fields = {name: value for name, value in options.items() if name not in _CALL}
     call = {name: value for name, value in options.items() if name in _CALL}
     return Sampler(model, **(_DEFAULTS | fields)), call

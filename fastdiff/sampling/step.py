@@ -1,4 +1,4 @@
-"""One step of a plan: the model and the update. As a function of the state, and in place on buffers that stay."""
+"""One step of a plan, the model and the update: as a function of the state, or in place on static buffers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fastdiff.sampling.plan import History, Plan
 class Step:
     """(number, state) -> (next state, x_0, nonfinite): see :func:`fastdiff.ops.reverse_step`.
 
-    Which step it is, only a tensor on the device says.
+    The number of the step is a tensor on the device.
     """
 
     denoiser: Denoiser
     table: Tensor  # [S, 12]
-    seeds: Tensor | None  # [N] int64; None = no noise of its own
+    seeds: Tensor | None  # [N] int64; None: the step draws no noise
     variance: str
     clip: bool
 
@@ -39,7 +39,7 @@ class Step:
         h1: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What follows from the model's output at x."""
+        """The update, given the model's output at x."""
         return reverse_step(
             x,
             output,
@@ -60,7 +60,7 @@ class Step:
         return {"the table": self.table, **seeds, **self.denoiser.tensors}
 
     def clone(self) -> Step:
-        """The same step on tensors of its own."""
+        """A copy of the step with its own tensors."""
         seeds = None if self.seeds is None else self.seeds.clone()
         return replace(self, denoiser=self.denoiser.clone(), table=self.table.clone(), seeds=seeds)
 
@@ -81,13 +81,12 @@ def make_step(
 
 
 class StaticStep:
-    """A step on buffers of its own, whose addresses never change and which no host value enters.
+    """A step on static buffers: their addresses never change, and no value from the host enters.
 
-    x, the history and the step's number are updated in place; ``flags`` [S, N] gets a row of nonfinite. What such a
-    step launches depends on the row's history and on nothing else, so that it can be recorded once for each kind
-    of history in the plan and replayed. (That is two at most: none, and the sampler's own. Histories that are always
-    read and weighed with a coefficient of 0 would need but one recording, and would cost a read of memory at each
-    step, a NaN where a history is not finite, and the sign of zeros.)
+    x, the history and the step's number are updated in place; ``flags`` [S, N] gets a row of nonfinite. The launches
+    of such a step depend only on the row's kind of history, so it is recorded once for each kind in the plan, two at
+    most, and replayed. (Always reading the history, with a coefficient of 0, would need one recording only, but cost a
+    read of memory at each step, a NaN where a history is not finite, and the sign of zeros.)
 
     Args:
         step, x: a batch like those to come; :meth:`load` copies one in.
@@ -117,7 +116,7 @@ class StaticStep:
         self.flags.zero_()
 
     def __call__(self, history: History) -> None:
-        """One step. ``history`` is the row's: it decides what is launched."""
+        """Make one step. ``history`` is the row's kind of history, which decides what is launched."""
         x_next, x0, nonfinite = self._step(self.index, self.x, self.previous.get(history))
         torch.where(self._rows == self.index, nonfinite, self.flags, out=self.flags)
         if History.PREVIOUS_X0 in self.previous:

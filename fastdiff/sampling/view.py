@@ -1,4 +1,4 @@
-"""A model in eval mode for one who samples it, which nobody else notices: training may go on in another thread."""
+"""A view of a model in eval mode, for sampling it while another thread trains it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from fastdiff.inference.trunk import FusedTrunk
 
-# Wrappers whose work is done by objects that know the module they were made for.
+# Wrappers whose work is done by objects that hold the module they were made for.
 _WRAPPERS = ("torch.jit", "torch.nn.parallel", "torch.distributed", "torch._dynamo")
 
 _lock = threading.Lock()
@@ -24,7 +24,7 @@ _switched: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary
 def view_in_eval_mode(model: Any) -> Any:
     """The model's own modules in eval mode, around the same parameters, buffers and hooks.
 
-    The model itself, if it is in eval mode already, or cannot be seen so: one that is compiled, for instance.
+    This is the model itself if it is in eval mode already, or if no view of it can be made, as when it is compiled.
     """
     is_needed = isinstance(model, nn.Module) and any(m.training for m in model.modules())
     return _view(model) if is_needed and all(map(_can_be_viewed, model.modules())) else model
@@ -32,7 +32,7 @@ def view_in_eval_mode(model: Any) -> Any:
 
 @contextlib.contextmanager
 def in_eval_mode(model: Any) -> Iterator[None]:
-    """The model itself in eval mode, and back in train mode when the last of several threads leaves."""
+    """Put the model itself into eval mode, and back into train mode when the last of several threads leaves."""
     if not isinstance(model, nn.Module) or not (model.training or model in _switched):
         yield
         return
@@ -69,7 +69,7 @@ def _view(module: Any, known: dict[nn.Module, Any] | None = None) -> Any:
 
 
 def _can_be_viewed(module: nn.Module) -> bool:
-    """Whether all that it knows of other modules is in its list of them."""
+    """True if the module refers to other modules only through its list of submodules."""
     if type(module).__module__.startswith(_WRAPPERS):
         return False
     return all(_knows_no_other(module, value) for name, value in vars(module).items() if name != "_modules")

@@ -160,9 +160,8 @@ class AdamWEMA(torch.optim.Optimizer):
                 state = self.state[p]
                 for key, value in list(state.items()):
                     if key == "step":
-                        state[key] = (
-                            value.clone()
-                        )  # counted up in place, and may still be another optimizer's
+                        # It is incremented in place, and may still belong to another optimizer.
+                        state[key] = value.clone()
                     else:
                         state[key] = held.get(p, {}).get(key, torch.empty_like(p)).copy_(value)
                 for key, tensor in held.get(p, {}).items():

@@ -67,10 +67,8 @@ def test_writes_what_the_library_fills_in_and_keeps_the_known_bytes(
         progress=False,
     )
     assert np.array_equal(filled[:, mask], fastdiff.to_uint8(expected).numpy()[:, mask])
-    assert Image.open(out / "inpaint.png").size == (
-        3 * 102 + 6,
-        3 * 118 + 6,
-    )  # known, 1, 2 for each of three images
+    # The columns are: known, 1, 2; a row for each of three images.
+    assert Image.open(out / "inpaint.png").size == (3 * 102 + 6, 3 * 118 + 6)
     for word in ("device     cpu", "3 x 2 images in ", "38% of the pixels unknown", str(out / "inpaint.png")):
         assert word in ended.out
 

@@ -84,9 +84,8 @@ def test_damage(tmp_path: Path, kind: str) -> None:
         shorter = kind in ("ustar", "gnu") and content.startswith(data.rstrip(b"\0"))
         assert len(found) == len(whole) or shorter, number
         for i in range(len(found)):
-            with (
-                one_sentence()
-            ):  # a zip's directory has no checksum: a wrong name is told when the image is read
+            # A zip's directory has no checksum: a wrong name is reported when the image is read.
+            with one_sentence():
                 image = found.image(i)
                 assert np.asarray(image).tolist() == expected[found.name(i)], number
     assert refused > 0.2 * len(rounds(200))

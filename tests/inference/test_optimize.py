@@ -190,9 +190,8 @@ def test_the_same_mistakes_are_explained() -> None:
 
 
 def _sample(model: UNet, n: int = 4, **options: Any) -> Tensor:
-    diffusion = fastdiff.DiffusionConfig(
-        prediction="v"
-    )  # at the first step, a prediction of noise is enlarged 157-fold
+    # With prediction "epsilon", the first step would enlarge the model's output 157-fold.
+    diffusion = fastdiff.DiffusionConfig(prediction="v")
     return fastdiff.sample(model, n, steps=3, diffusion=diffusion, progress=False, seed=3, **options)
 
 

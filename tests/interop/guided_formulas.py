@@ -18,7 +18,7 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Formulas:
     betas: np.ndarray  # of the process that is walked
-    timesteps: list[int]  # what the model is told
+    timesteps: list[int]  # the times that the model is given
     mean: str  # "epsilon", "x0", "previous"
     variance: str
     time_scale: float = 1.0

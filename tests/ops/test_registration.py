@@ -56,9 +56,8 @@ def test_opcheck(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
                     leaf.requires_grad_()
         operator = getattr(torch.ops.fastdiff, op.name).default
         checks = QUICK_CHECKS if case not in DYNAMIC else (*QUICK_CHECKS, "test_aot_dispatch_dynamic")
-        torch.library.opcheck(
-            operator, leaves, test_utils=checks, rtol=1e-3, atol=1e-3
-        )  # sums in another order
+        # The tolerance is for sums in another order.
+        torch.library.opcheck(operator, leaves, test_utils=checks, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.proof

@@ -29,9 +29,8 @@ STEPS = 6
 
 def torchrun(processes: int, *command: str) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    root = str(
-        Path(fastdiff.__file__).parent.parent
-    )  # a script does not look in the folder it is started from
+    # A script does not look for modules in the folder from which it is started.
+    root = str(Path(fastdiff.__file__).parent.parent)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     return subprocess.run(
         [*launcher, str(processes), *command], env=environment, capture_output=True, text=True, timeout=300
@@ -182,9 +181,8 @@ def test_shards_go_on_with_one(runs: Path) -> None:
 
 def test_an_interrupt_on_one_process_stops_all_with_a_checkpoint(runs: Path) -> None:
     assert [path.stem for path in checkpoints(runs / "interrupted")] == ["step-00000003"]
-    assert (
-        fastdiff.load(runs / "interrupted" / "model.safetensors").config.image_size == 8
-    )  # as far as it came
+    # The model of an interrupted run, as far as it was trained.
+    assert fastdiff.load(runs / "interrupted" / "model.safetensors").config.image_size == 8
 
 
 def test_an_error_on_one_process_ends_all(runs: Path) -> None:

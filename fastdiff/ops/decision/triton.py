@@ -178,10 +178,8 @@ def scaled(v, z, a, s):
     return v, tl.where(can_begin, z, float("nan")), a
 
 
-_STRIDES = [
-    "seed_stride",
-    *(f"{p}_stride" for p in PARAMETERS),
-]  # a lane reads one number: nothing to specialize for
+# A lane reads one number, so there is nothing to specialize for.
+_STRIDES = ["seed_stride", *(f"{p}_stride" for p in PARAMETERS)]
 
 
 @triton.jit(do_not_specialize=["trials", "max_steps", *_STRIDES])

@@ -37,9 +37,8 @@ class _Plan(NamedTuple):
     warps: int
     chunks: int = 0  # 0: a program holds whole images
     tiles: int = 0  # of a chunk
-    units: int = (
-        0  # blocks of images that one launch takes: as many as stay in the L2 cache for the second read
-    )
+    # Blocks of images that one launch takes: as many as stay in the L2 cache for the second read.
+    units: int = 0
     pixel_stride: int = 1
     channel_stride: int = 1
 
@@ -84,9 +83,8 @@ def _plan(
         most = min(most, 2 * triton.next_power_of_2(max(size, least)))  # many programs rather than wide ones
         groups, width = _block(size, num_groups, dtype.itemsize, last, least, most)
         if not last or groups * size >= sector or groups == num_groups:
-            members = (
-                triton.next_power_of_2(groups) * width
-            )  # which group has which channel: more than a small tile
+            # The matrix of which group has which channel, which may be larger than a small tile.
+            members = triton.next_power_of_2(groups) * width
             warps = min(16, max(1, rows * width // (whole // 16), members // _MEMBERS))
             return _Plan(groups, width, rows, triton.cdiv(num_groups, groups), warps, 0, 0, 0, *steps)
     most = max(256, triton.next_power_of_2(size))

@@ -18,7 +18,7 @@ from fastdiff.sampling.samplers import ancestral, ddim, dpmpp, euler, heun
 
 @dataclass(frozen=True)
 class Method:
-    """A sampler: its rows for (levels, the model's variance, eta), and the spacing it does best with."""
+    """A sampler: the function that makes its rows from (levels, variance, eta), and its best spacing."""
 
     rows: Callable[[Levels, Variance, float], list[Row]]
     spacing: Spacing

@@ -28,7 +28,7 @@ def rows(levels: Levels, variance: Variance) -> list[Row]:
     noisy = after < 1
     fixed = np.sqrt(beta if variance == "fixed_large" else small) * noisy
     learned = variance in ("learned", "learned_range")
-    # The last posterior variance is 0, and 0 times its log would be NaN: clipped as in the process's tables.
+    # The last posterior variance is 0, and 0 times its log would be NaN, so it is clipped as in the process's tables.
     log_small = np.log(small) if noisy.all() else clipped_log(small[::-1], beta[::-1])[::-1]
     return [
         Row(
