@@ -60,7 +60,7 @@ def each_case(cases: Sequence[Case]) -> pytest.MarkDecorator:
 
 
 def plainest_and_fullest(cases: Sequence[Case]) -> list[Case]:
-    """Of each op its first case, and the one with the most tensors."""
+    """The first case of each op, and the one with the most tensors."""
     by_op: dict[str, list[Case]] = {}
     for case in cases:
         by_op.setdefault(case.op, []).append(case)
