@@ -26,6 +26,17 @@ from fastdiff.backend import Backend
 from fastdiff.ops._library import LIBRARIES
 
 
+@pytest.fixture(autouse=True)
+def _state_of_the_process() -> Iterator[None]:
+    """What a test changes of PyTorch's settings is over with it."""
+    threads = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--proofs", action="store_true", help="run what `make test` leaves out, and that alone")
 

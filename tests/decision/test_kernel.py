@@ -111,13 +111,10 @@ def test_every_instruction_set_gives_the_same_bits(capability: str) -> None:
 
 def test_threads_change_nothing() -> None:
     seeds, p = _trials(50_000)  # several ranges, which threads share
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            results.append(first_passage(seeds, **p, method="exact"))
-    finally:
-        torch.set_num_threads(before)
+    results = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        results.append(first_passage(seeds, **p, method="exact"))
     assert torch.equal(results[0].rt, results[1].rt) and torch.equal(results[0].choice, results[1].choice)
 
 
@@ -232,15 +229,12 @@ def test_ctrl_c_is_heard() -> None:
 def test_the_state_of_the_process_changes_nothing(state: str) -> None:
     seeds, p = _trials(100)
     before = first_passage(seeds, **p)
-    try:
-        if state == "meta":
-            torch.set_default_device("meta")
-        else:
-            torch.set_default_dtype(getattr(torch, state))
-        after = first_passage(seeds, **p)
-    finally:
-        torch.set_default_device(None)
-        torch.set_default_dtype(torch.float32)
+    if state == "meta":
+        torch.set_default_device("meta")
+    else:
+        torch.set_default_dtype(getattr(torch, state))
+    after = first_passage(seeds, **p)
+    torch.set_default_device(None)
     for one, two in zip(before, after, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)
 

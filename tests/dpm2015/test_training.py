@@ -14,11 +14,8 @@ from fastdiff.errors import FastdiffError
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
+def _one_thread() -> None:
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_heartbeat_stays_below_the_best_and_above_minus_2_6() -> None:

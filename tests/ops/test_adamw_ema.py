@@ -158,15 +158,12 @@ def test_the_state_of_the_process_changes_nothing(backend: Backend, state: str) 
     one["grads"], two["grads"] = tensors(1), tensors(1)  # which are copied
     with use_backend(backend):
         adamw_ema(**one)
-        try:
-            if state == "meta":
-                torch.set_default_device("meta")
-            else:
-                torch.set_default_dtype(getattr(torch, state))
-            adamw_ema(**two)
-        finally:
-            torch.set_default_device(None)
-            torch.set_default_dtype(torch.float32)
+        if state == "meta":
+            torch.set_default_device("meta")
+        else:
+            torch.set_default_dtype(getattr(torch, state))
+        adamw_ema(**two)
+    torch.set_default_device(None)
     for name in ("params", "exp_avg", "exp_avg_sq", "steps"):
         assert all(torch.equal(a, b) for a, b in zip(one[name], two[name], strict=True))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,13 +29,6 @@ def _image(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
 
 def _weight(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
     return (_normal(*shape, seed=seed) / torch.Size(shape[1:]).numel() ** 0.5).to(dtype)
-
-
-@pytest.fixture
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 # Layout
@@ -267,7 +259,7 @@ PARTITIONS = {
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("shape", "size"), PARTITIONS.values(), ids=PARTITIONS.keys())
 def test_any_number_of_threads_gives_the_same_bits(
-    shape: tuple[int, int, int], size: int, algorithm: str, _threads: None
+    shape: tuple[int, int, int], size: int, algorithm: str
 ) -> None:
     n, c, out = shape
     x, weight, residual = _image(n, c, size, size), _weight(out, c, 3, 3), _image(n, out, size, size, seed=2)

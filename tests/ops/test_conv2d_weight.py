@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,13 +22,6 @@ SHAPES = {
     "wide": (1, 24, 16, 3, 300),
     "one_row": (3, 16, 16, 1, 9),
 }
-
-
-@pytest.fixture
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def _inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,7 +47,7 @@ def _assert_close(got: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor]) -> N
 
 @pytest.mark.parametrize("threads", [1, 2, 7, 40])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_every_partition(shape: tuple[int, ...], threads: int, _threads: None) -> None:
+def test_every_partition(shape: tuple[int, ...], threads: int) -> None:
     dy, x, weight = _inputs(shape)
     torch.set_num_threads(threads)
     got = _run(dy, x, weight)
