@@ -42,7 +42,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "unnamed": replace(TINY, null_label=False),
         "unconditional": replace(TINY, num_classes=None, null_label=False),
         "low-res": replace(TINY, low_res="bilinear"),
-        "classifier": tiny.GRAY_CLASSIFIER,
+        "classifier": replace(tiny.GRAY_CLASSIFIER, num_res_blocks=2, num_outputs=1000),
         "nan": TINY,
     }
     files = {
