@@ -25,15 +25,19 @@ from fastdiff.evaluation import Images, Reference, load_features, read_images
 from fastdiff.evaluation.metrics import METRICS, EvaluationOptions, compare
 from fastdiff.files import atomic_path
 from fastdiff.ops.philox import sample_seeds
+from fastdiff.sampling.samplers import SAMPLERS
 
 DATA = Path("/usr/share/datasets/fashion-mnist")
-SAMPLERS = ("ancestral", "ddim", "euler", "heun", "dpmpp")
 MODEL, PART, BATCH = "fashion-mnist", 250, 50  # images in a file, and at a time
 
 
-def steps_for(sampler: str, nfe: int) -> int:
-    """Heun's last step is one call, the others two: S steps are 2 S - 1 calls."""
-    return (nfe + 1) // 2 if sampler == "heun" else nfe
+def calls_of(model: Any, sampler: str, steps: int) -> int:
+    return fastdiff.Sampler(model, sampler=sampler, steps=steps).calls
+
+
+def steps_for(model: Any, sampler: str, nfe: int) -> int:
+    """The most steps that ``nfe`` network calls are enough for."""
+    return max(steps for steps in range(1, nfe + 1) if calls_of(model, sampler, steps) <= nfe)
 
 
 def samples(model: Any, sampler: str, steps: int, n: int, folder: Path) -> Images:
@@ -76,13 +80,13 @@ def main(
         read_images(real, shape, fit="pad").first(n), others, features, options=options, keep=True
     )
     assert first.statistics is not None
-    settings = [(s, calls, steps_for(s, calls)) for calls in nfe for s in SAMPLERS]
+    settings = [(s, steps_for(model, s, calls)) for calls in nfe for s in SAMPLERS]
     rows: list[dict[str, Any]] = []
-    for sampler, calls, steps in tqdm(settings, unit="setting"):
+    for sampler, steps in tqdm(settings, unit="setting"):
         found = compare(
             samples(model, sampler, steps, n, kept_in), first.statistics, features, options=options
         )
-        calls = 2 * steps - 1 if sampler == "heun" else steps
+        calls = calls_of(model, sampler, steps)
         rows.append({"sampler": sampler, "steps": steps, "nfe": calls, **found.values})
     about = machine.describe() | {"model": MODEL, "features": features.name}
     content = {
@@ -102,7 +106,7 @@ def markdown(content: dict[str, Any]) -> str:
     heads = ["sampler", "steps", "network calls", *(METRICS[name].title for name in METRICS)]
     body = [
         [r["sampler"], str(r["steps"]), str(r["nfe"]), *(_number(r[name]) for name in METRICS)]
-        for r in sorted(content["rows"], key=lambda r: (SAMPLERS.index(r["sampler"]), r["nfe"]))
+        for r in sorted(content["rows"], key=lambda r: (list(SAMPLERS).index(r["sampler"]), r["nfe"]))
     ]
     real = content["real"]
     body.append(["real images", "", "", *(_number(real[name]) for name in METRICS)])

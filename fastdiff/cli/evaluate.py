@@ -19,6 +19,19 @@ import fastdiff
 from fastdiff.backend import usable_device
 from fastdiff.bench.machine import device_name
 from fastdiff.checkpoint import bundled
+from fastdiff.cli.options import (
+    Classes,
+    Device,
+    DType,
+    Eta,
+    GuidanceScale,
+    Out,
+    Preset,
+    Progress,
+    Steps,
+    Weights,
+    default_device,
+)
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser
 from fastdiff.errors import FastdiffError
 from fastdiff.evaluation.features import Features, load_features
@@ -26,6 +39,7 @@ from fastdiff.evaluation.images import Images, Shape, read_images
 from fastdiff.evaluation.metrics import METRICS, Comparison, EvaluationOptions, check_reference, compare
 from fastdiff.evaluation.reference import Reference, read_reference, write_reference
 from fastdiff.files import atomic_path
+from fastdiff.sampling.samplers import SamplerName
 
 SAMPLED = 5000  # images sampled from a checkpoint by default
 SUFFIXES = (".safetensors", ".pt")
@@ -66,32 +80,22 @@ class Evaluate:
 
     n: int | None = None
     """Number of images to sample or to read. Default: 5000 from a checkpoint, all images of a file or folder."""
-    preset: str | None = None
-    """Configuration of the model, for a file that does not contain it; see fastdiff presets."""
-    weights: str | None = None
-    """Weights to load from a file with several sets: "ema", "raw" or a name. Default: the average, if there is one."""
-    classes: tuple[str, ...] = ()
-    """Classes to sample, by name or number, in turn. Default: all classes."""
-    sampler: Literal["ancestral", "ddim", "dpmpp", "euler", "heun"] = "dpmpp"
+    preset: Preset = None
+    weights: Weights = None
+    classes: Classes = ()
+    sampler: SamplerName = "dpmpp"
     """Sampling method for a checkpoint; "dpmpp" is DPM-Solver++ 2M. fastdiff sample has more options."""
-    steps: str = "20"
-    """Number of sampling steps; for ancestral and ddim also "ddim50" or counts per section, such as "90,60,20,20"."""
-    eta: float = 0.0
-    """Amount of noise that ddim adds at each step: 0 is deterministic, 1 is as noisy as ancestral sampling."""
-    guidance_scale: float = 1.0
-    """Scale of classifier-free guidance. 1: no guidance; above 1: stronger, for a second model call at each step."""
+    steps: Steps = "20"
+    eta: Eta = 0.0
+    guidance_scale: GuidanceScale = 1.0
     seed: int = 0
     """Random seed of the samples, of the noise for bits per dimension and of the Inception Score's splits."""
     batch_size: int = 64
     """Number of images processed at a time."""
-    out: Path = Path("out")
-    """Folder for the results; it is created if it does not exist."""
-    device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
-    """Device to run on: cpu, cuda or cuda:N."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Data type of the model."""
-    progress: bool = True
-    """Show a progress bar."""
+    out: Out = Path("out")
+    device: Device = field(default_factory=default_device)
+    dtype: DType = "float32"
+    progress: Progress = True
 
     def run(self) -> int:
         for name in ("n", "batch_size"):

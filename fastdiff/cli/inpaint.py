@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -13,11 +13,23 @@ from tyro.conf import Positional, arg
 
 import fastdiff
 from fastdiff.bench.machine import device_name
+from fastdiff.cli.options import (
+    BatchSize,
+    Checkpoint,
+    Device,
+    Out,
+    Preset,
+    Progress,
+    Steps,
+    Weights,
+    default_device,
+)
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser
 from fastdiff.data.readers import open_image, read_npz
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
 from fastdiff.images import grid
+from fastdiff.sampling.samplers import SamplerName
 
 FILES = ("inpaint.png", "inpaint.npz")
 UNKNOWN_COLOUR = (224, 122, 62)  # of hidden pixels in the picture
@@ -35,32 +47,24 @@ class Inpaint:
     """An image of the model's size, or an .npz with several (arr_0 or images, NHWC uint8)."""
     mask: Annotated[Positional[Path], arg(metavar="MASK")]
     """A black and white image of the same size: white is unknown and filled in, black is known."""
-    checkpoint: str = "fashion-mnist"
-    """Checkpoint of the model: a .safetensors or .pt file, or the name of a bundled model."""
-    preset: str | None = None
-    """Configuration of the model, for a file that does not contain it; see fastdiff presets."""
-    weights: str | None = None
-    """Weights to load from a file with several sets: "ema", "raw" or a name. Default: the average, if there is one."""
+    checkpoint: Checkpoint = "fashion-mnist"
+    preset: Preset = None
+    weights: Weights = None
     n: int = 7
     """Number of completions of each image."""
-    sampler: Literal["ancestral", "ddim", "dpmpp", "euler", "heun"] = "ancestral"
+    sampler: SamplerName = "ancestral"
     """Sampling method; "ancestral" adds noise at each step, which blends known and filled parts."""
-    steps: str = "50"
-    """Number of sampling steps; for ancestral and ddim also "ddim50" or counts per section, such as "90,60,20,20"."""
+    steps: Steps = "50"
     repeats: int | None = None
     """Times each step is made; more fit the known pixels better. Default: 5, or 1 for samplers without noise."""
     class_name: Annotated[str | None, arg(name="class")] = None
     """Class of the image, by name or number. Default: no class, for models that were trained to do without."""
     seed: int = 0
     """Random seed."""
-    batch_size: int = 16
-    """Number of images sampled at a time."""
-    out: Path = Path("out")
-    """Folder for the results; it is created if it does not exist."""
-    device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
-    """Device to run on: cpu, cuda or cuda:N."""
-    progress: bool = True
-    """Show a progress bar."""
+    batch_size: BatchSize = 16
+    out: Out = Path("out")
+    device: Device = field(default_factory=default_device)
+    progress: Progress = True
 
     def run(self) -> int:
         if self.n < 1:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,21 @@ from fastdiff.bench.compare import ratio_to_eager
 from fastdiff.bench.machine import backends_in_words, device_name
 from fastdiff.cli import INTERRUPTED
 from fastdiff.cli.batch_files import BatchFiles, fingerprint
+from fastdiff.cli.options import (
+    BatchSize,
+    Checkpoint,
+    Classes,
+    Device,
+    DType,
+    Eta,
+    GuidanceScale,
+    Out,
+    Preset,
+    Progress,
+    Steps,
+    Weights,
+    default_device,
+)
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser, process
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path, locked, remove_halves, writing
@@ -29,6 +44,7 @@ from fastdiff.images import grid
 from fastdiff.models import ClassifierConfig
 from fastdiff.ops.philox import sample_seeds
 from fastdiff.sampling.cascade import classifier_log_probability, upsampler_seeds
+from fastdiff.sampling.samplers import SamplerName
 
 FILES = ("samples.png", "samples.npz")
 
@@ -42,24 +58,17 @@ class Sample:
     the same images: torchrun --nproc-per-node=N -m -- fastdiff sample ...
     """
 
-    checkpoint: str = "fashion-mnist"
-    """Checkpoint of the model: a .safetensors or .pt file, or the name of a bundled model."""
-    preset: str | None = None
-    """Configuration of the model, for a file that does not contain it; see fastdiff presets."""
-    weights: str | None = None
-    """Weights to load from a file with several sets: "ema", "raw" or a name. Default: the average, if there is one."""
+    checkpoint: Checkpoint = "fashion-mnist"
+    preset: Preset = None
+    weights: Weights = None
     n: int = 64
     """Number of images."""
-    classes: tuple[str, ...] = ()
-    """Classes to sample, by name or number, in turn. Default: all classes."""
-    sampler: Literal["ancestral", "ddim", "dpmpp", "euler", "heun"] = "dpmpp"
+    classes: Classes = ()
+    sampler: SamplerName = "dpmpp"
     """Sampling method; "dpmpp" is DPM-Solver++ 2M."""
-    steps: str = "20"
-    """Number of sampling steps; for ancestral and ddim also "ddim50" or counts per section, such as "90,60,20,20"."""
-    eta: float = 0.0
-    """Amount of noise that ddim adds at each step: 0 is deterministic, 1 is as noisy as ancestral sampling."""
-    guidance_scale: float = 1.0
-    """Scale of classifier-free guidance. 1: no guidance; above 1: stronger, for a second model call at each step."""
+    steps: Steps = "20"
+    eta: Eta = 0.0
+    guidance_scale: GuidanceScale = 1.0
     classifier: str | None = None
     """Checkpoint of a noisy-image classifier for classifier guidance, such as 256x256_classifier.pt."""
     classifier_preset: str | None = None
@@ -74,20 +83,15 @@ class Sample:
     """Number of sampling steps of the upsampler. Default: STEPS."""
     seed: int = 0
     """Random seed. For a given seed, image i does not depend on N and BATCH_SIZE."""
-    batch_size: int = 16
-    """Number of images sampled at a time."""
-    out: Path = Path("out")
-    """Folder for the results; it is created if it does not exist."""
+    batch_size: BatchSize = 16
+    out: Out = Path("out")
     png: bool = False
     """Also write each image as OUT/images/000000.png, ..."""
-    device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
-    """Device to run on: cpu, cuda or cuda:N."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Data type of the model."""
+    device: Device = field(default_factory=default_device)
+    dtype: DType = "float32"
     compare: bool = True
     """Also time the same model in eager PyTorch, in alternation, and print the ratio."""
-    progress: bool = True
-    """Show a progress bar."""
+    progress: Progress = True
 
     def run(self) -> int:
         model = load_denoiser(self.checkpoint, self.preset, self.device, self.dtype, self.weights)

@@ -24,7 +24,7 @@ from fastdiff.sampling.levels import Spacing
 from fastdiff.sampling.loop import run
 from fastdiff.sampling.plan import Plan
 from fastdiff.sampling.precision import CASTS, Cast, Precision, check_precision
-from fastdiff.sampling.request import Classes, Request, make_request
+from fastdiff.sampling.request import REQUEST_ARGUMENTS, Classes, Request, RequestArguments, make_request
 from fastdiff.sampling.samplers import encoding_plan, sampling_plan
 from fastdiff.sampling.view import in_eval_mode, view_in_eval_mode
 from fastdiff.scalars import is_finite, number, whole, wholes
@@ -118,25 +118,20 @@ class Sampler:
         Raises:
             FastdiffError: arguments that do not fit, or NaN or Inf from the model.
         """
-        finished = self.batches(
-            n,
-            classes=classes,
-            seed=seed,
-            seeds=seeds,
-            noise=noise,
-            cond=cond,
-            condition=condition,
-            progress=progress,
-        )
-        return torch.cat(list(finished))
+        asked = RequestArguments(classes, seed, seeds, noise, cond, condition)
+        return torch.cat(list(self._batches(n, asked, progress)))
 
     def batches(self, n: int, *, progress: bool = True, **request: Any) -> Iterator[Tensor]:
         """The samples of :meth:`__call__`, batch by batch as they are finished."""
-        asked = make_request(
-            self.model, n, self.sample_shape, guided=self.guidance_scale is not None, **request
-        )
-        plan = self._plan if asked.condition is None else adapt_plan(self._plan, asked.condition)
-        return self._run(plan, asked, progress)
+        return self._batches(n, RequestArguments(**request), progress)
+
+    def _batches(self, n: int, asked: RequestArguments, progress: bool) -> Iterator[Tensor]:
+        request = self._request(n, asked)
+        plan = self._plan if request.condition is None else adapt_plan(self._plan, request.condition)
+        return self._run(plan, request, progress)
+
+    def _request(self, n: int, asked: RequestArguments) -> Request:
+        return make_request(self.model, n, self.sample_shape, asked, guided=self.guidance_scale is not None)
 
     def encode(
         self,
@@ -153,16 +148,8 @@ class Sampler:
         """
         if self.sampler != "ddim" or self.eta or self.spacing not in (None, "uniform"):
             raise FastdiffError("encoding reverses sampler 'ddim' with eta 0 and uniform spacing only")
-        asked = make_request(
-            self.model,
-            len(images),
-            self.sample_shape,
-            classes=classes,
-            noise=images,
-            cond=cond,
-            guided=self.guidance_scale is not None,
-        )
-        return torch.cat(list(self._run(self._encoding_plan, asked, progress)))
+        request = self._request(len(images), RequestArguments(classes, noise=images, cond=cond))
+        return torch.cat(list(self._run(self._encoding_plan, request, progress)))
 
     @property
     def captured(self) -> int:
@@ -180,15 +167,15 @@ class Sampler:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, plan: Plan, asked: Request, progress: bool) -> Iterator[Tensor]:
-        size = self.batch_size or len(asked)
-        starts = range(0, len(asked), size)
+    def _run(self, plan: Plan, request: Request, progress: bool) -> Iterator[Tensor]:
+        size = self.batch_size or len(request)
+        starts = range(0, len(request), size)
         null_class = None if self.guidance_scale is None else getattr(self.model, "null_class", None)
         bar = tqdm(total=plan.calls * len(starts), disable=not progress, unit="step")
         model = self._prepared()
         with bar:
             for start in starts:
-                batch = asked.batch(start, start + size).to(self._device)
+                batch = request.batch(start, start + size).to(self._device)
                 x = batch.initial_state(self.sample_shape)
                 if x.ndim == 4:
                     x = x.contiguous(memory_format=self.memory_format)
@@ -225,6 +212,11 @@ class Sampler:
     def _cast(self) -> Cast:
         assert isinstance(self.model, nn.Module) and self.precision is not None
         return Cast(self.model, self.precision, self.memory_format)
+
+    @property
+    def calls(self) -> int:
+        """The number of model calls of a run: S for S steps, 2 S - 1 for "heun"."""
+        return self._plan.calls
 
     @property
     def is_reverse_chain(self) -> bool:
@@ -316,17 +308,9 @@ def sample(
 
     Raises FastdiffError for whatever does not fit.
     """
+    asked = RequestArguments(classes, seed, seeds, noise, cond, condition)
     with Sampler(model, **options) as sampler:
-        return sampler(
-            n,
-            classes=classes,
-            seed=seed,
-            seeds=seeds,
-            noise=noise,
-            cond=cond,
-            condition=condition,
-            progress=progress,
-        )
+        return torch.cat(list(sampler._batches(n, asked, progress)))
 
 
 def sample_batches(model: Model, n: int, *, progress: bool = True, **arguments: Any) -> Iterator[Tensor]:
@@ -334,8 +318,7 @@ def sample_batches(model: Model, n: int, *, progress: bool = True, **arguments: 
 
     Wrong arguments raise FastdiffError at once, before the first batch is computed.
     """
-    names = ("classes", "seed", "seeds", "noise", "cond", "condition")
-    request = {name: arguments.pop(name) for name in names if name in arguments}
+    request = {name: arguments.pop(name) for name in REQUEST_ARGUMENTS & arguments.keys()}
     sampler = Sampler(model, **arguments)
     return _then_close(sampler, sampler.batches(n, progress=progress, **request))
 

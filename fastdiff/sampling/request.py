@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -52,18 +52,23 @@ class Request:
         return self.noise.to(torch.float64 if self.noise.dtype == torch.float64 else torch.float32)
 
 
+@dataclass(frozen=True)
+class RequestArguments:
+    """What a call asks for beside n, as it is given; :meth:`fastdiff.sampling.api.Sampler.__call__` explains each."""
+
+    classes: Classes | None = None
+    seed: int | None = None
+    seeds: Sequence[int] | Tensor | None = None
+    noise: Tensor | None = None
+    cond: Mapping[str, Tensor] | None = None
+    condition: Condition | None = None
+
+
+REQUEST_ARGUMENTS = frozenset(f.name for f in fields(RequestArguments))
+
+
 def make_request(
-    model: Any,
-    n: int,
-    shape: Sequence[int],
-    *,
-    classes: Classes | None = None,
-    seed: int | None = None,
-    seeds: Sequence[int] | Tensor | None = None,
-    noise: Tensor | None = None,
-    cond: Mapping[str, Tensor] | None = None,
-    condition: Condition | None = None,
-    guided: bool = False,
+    model: Any, n: int, shape: Sequence[int], asked: RequestArguments, *, guided: bool = False
 ) -> Request:
     """Check and complete the arguments of :meth:`fastdiff.sampling.api.Sampler.__call__` for ``model``.
 
@@ -73,19 +78,20 @@ def make_request(
     n = whole(n)
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise FastdiffError(f"the number of samples must be a whole number of at least 1, got {n!r}")
+    noise = asked.noise
     if noise is not None and (tuple(noise.shape) != (n, *shape) or not noise.is_floating_point()):
         raise FastdiffError(
             f"noise must be floating point {[n, *shape]}, got {noise.dtype} {list(noise.shape)}"
         )
-    rows = dict(cond or {})
+    rows = dict(asked.cond or {})
     for name, value in rows.items():
         if not isinstance(value, Tensor) or value.ndim < 1 or len(value) != n:
             raise FastdiffError(f"conditioning {name!r} must be a tensor of {n} rows, one per sample")
-    labels = _labels(model, n, classes, guided)
+    labels = _labels(model, n, asked.classes, guided)
     if labels is not None:
         rows["y"] = labels
-    fitted = None if condition is None else condition.fitted(n, shape)
-    return Request(_seeds(n, seed, seeds), noise, rows, fitted)
+    fitted = None if asked.condition is None else asked.condition.fitted(n, shape)
+    return Request(_seeds(n, asked.seed, asked.seeds), noise, rows, fitted)
 
 
 def _seeds(n: int, seed: int | None, seeds: Sequence[int] | Tensor | None) -> Tensor:

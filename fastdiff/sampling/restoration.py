@@ -10,9 +10,10 @@ from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.api import Sampler
 from fastdiff.sampling.conditions import ANNEALING, Denoise, Inpaint
+from fastdiff.sampling.request import REQUEST_ARGUMENTS
 from fastdiff.scalars import whole
 
-_CALL = ("classes", "seed", "seeds", "noise", "cond", "progress")
+_CALL = (REQUEST_ARGUMENTS - {"condition"}) | {"progress"}
 # Noise in the steps, and repeated steps, let the unknown pixels adapt to the known ones: docs/conditional_sampling.md.
 _DEFAULTS: dict[str, Any] = {"sampler": "ancestral"}
 REPEATS = 5

@@ -1,0 +1,57 @@
+"""Options that several commands have in common: type and help text of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from tyro.conf import arg
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+Checkpoint = Annotated[
+    str, arg(help="Checkpoint of the model: a .safetensors or .pt file, or the name of a bundled model.")
+]
+Preset = Annotated[
+    str | None,
+    arg(help="Configuration of the model, for a file that does not contain it; see fastdiff presets."),
+]
+Weights = Annotated[
+    str | None,
+    arg(
+        help='Weights to load from a file with several sets: "ema", "raw" or a name.'
+        " Default: the average, if there is one."
+    ),
+]
+Classes = Annotated[
+    tuple[str, ...], arg(help="Classes to sample, by name or number, in turn. Default: all classes.")
+]
+Steps = Annotated[
+    str,
+    arg(
+        help='Number of sampling steps; for ancestral and ddim also "ddim50" or counts per section,'
+        ' such as "90,60,20,20".'
+    ),
+]
+Eta = Annotated[
+    float,
+    arg(
+        help="Amount of noise that ddim adds at each step: 0 is deterministic, 1 is as noisy as ancestral sampling."
+    ),
+]
+GuidanceScale = Annotated[
+    float,
+    arg(
+        help="Scale of classifier-free guidance. 1: no guidance; above 1: stronger,"
+        " for a second model call at each step."
+    ),
+]
+BatchSize = Annotated[int, arg(help="Number of images sampled at a time.")]
+Out = Annotated[Path, arg(help="Folder for the results; it is created if it does not exist.")]
+Device = Annotated[str, arg(help="Device to run on: cpu, cuda or cuda:N.")]
+DType = Annotated[Literal["float32", "bfloat16"], arg(help="Data type of the model.")]
+Progress = Annotated[bool, arg(help="Show a progress bar.")]
