@@ -1,4 +1,4 @@
-"""Which weights are loaded of a file that holds several sets: an average if there is one, or what is asked for."""
+"""Choosing the weights to load from a file with several sets: an average if there is one, or the set requested."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _LOG = logging.getLogger(__name__)
 class WeightSet(NamedTuple):
     """One network's weights in a file."""
 
-    label: str  # what it is called
+    label: str  # its name
     averaged: bool
-    names: dict[str, str]  # of the network's tensors: in the file
+    names: dict[str, str]  # the network's tensor names, and their names in the file
 
 
 def choose(file: Path, names: Collection[str], weights: str | None) -> dict[str, str]:
@@ -34,11 +34,11 @@ def choose(file: Path, names: Collection[str], weights: str | None) -> dict[str,
     "module." or "model._orig_mod.".
 
     Args:
-        names: in the file, those of a dict in a dict joined by dots.
+        names: the names in the file; those in nested dicts are joined by dots.
         weights: "ema", "raw", or the label of a set; None: the average if there is one.
 
     Raises:
-        FastdiffError: no such set, or several that are meant.
+        FastdiffError: no such set, or several that match.
     """
     found = _sets(names)
     if not found:
@@ -78,10 +78,10 @@ def training_configuration(file: Path, metadata: dict[str, str]) -> dict[str, st
 
 
 def pick(file: Path, found: list[WeightSet], weights: str | None) -> WeightSet:
-    """The set that is asked for; what was chosen where there was a choice is logged.
+    """The requested set. If there was a choice, the set chosen is logged.
 
     Raises:
-        FastdiffError: no such set, or several that are meant.
+        FastdiffError: no such set, or several that match.
     """
     labels = ", ".join(s.label for s in found)
     averages, raw = ([s for s in found if s.averaged == kind] for kind in (True, False))
@@ -114,7 +114,7 @@ def _label(prefix: str) -> str:
 
 
 def _last(label: str) -> str:
-    """The part that tells, "online_model" of "ema.online_model"; "model" by itself tells nothing."""
+    """The distinctive part of a label: "online_model" for "ema.online_model"; "model" alone is not distinctive."""
     parts = label.split(".")
     return parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1]
 

@@ -1,4 +1,4 @@
-"""What network a file of bare weights belongs to: a preset with the very same shapes, or one read off them."""
+"""Detecting the network of a file of bare weights: a preset with the same shapes, or a configuration inferred."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def detect(file: Path, shapes: Shapes, options: dict[str, Any]) -> Found:
     leave no trace in them, must be in ``options``.
 
     Raises:
-        FastdiffError: no ADM-class network, an unknown option, or something that options must tell.
+        FastdiffError: no ADM-class network, an unknown option, or a setting that must be given in ``options``.
     """
     if "time_embed.0.weight" not in shapes or "input_blocks.0.0.weight" not in shapes:
         raise FastdiffError(
@@ -81,7 +81,7 @@ def _check_names(kind: type[ModelConfig], options: dict[str, Any]) -> None:
 
 
 def _could_be(model: ModelConfig, shapes: Shapes) -> bool:
-    """A quick look, so that few presets have to be built."""
+    """A quick check of some shapes, so that few presets have to be built."""
     channels = model.in_channels * (2 if getattr(model, "low_res", None) else 1)
     first = (model.level_channels[0], channels, 3, 3)
     time = (model.embed_channels, model.model_channels)
@@ -123,7 +123,7 @@ def _read_off(
 
 
 def _outside(shapes: Shapes, options: dict[str, Any]) -> dict[str, Any]:
-    """Channels in and out and classes. Twice the channels of grey or colour images: a small image comes along."""
+    """Input and output channels and classes. Twice the channels of grey or colour images means super-resolution."""
     given, out = shapes["input_blocks.0.0.weight"][1], shapes["out.2.weight"][0]
     low_res = options.get("low_res", "bilinear" if given in (2, 6) and out in (given, given // 2) else None)
     channels = given // 2 if low_res else given

@@ -45,21 +45,21 @@ def load(
         model = fastdiff.load("runs/a/checkpoints/step-00001000.safetensors")   # of fastdiff train: its average
 
     The configuration is that of ``preset``; else the one stored in the file; else it is detected from the
-    weights. Weights do not tell everything: what is missing is asked for in the error message.
+    weights. Weights do not determine everything; an error message asks for what is missing.
 
     Args:
         path: a .safetensors or .pt file, or the name of a bundled model (:func:`bundled`). No pickle is ever
             executed: a .pt file may hold tensors and nothing else.
         preset: name of the configuration in ``fastdiff.PRESETS`` that the weights belong to.
-        weights: which, where a file holds several sets, as training checkpoints do: "ema", "raw", or a set's name (the
-            key under which it is stored, or a decay such as "0.9999"). None: the average if there is one, which is
-            logged. Prefixes such as "module.", "model." and "_orig_mod." are taken off.
-        diffusion: what the model was trained with; replaces what preset or file tells.
-        device, dtype: where the model goes and in what it computes.
+        weights: the set to load from a file with several, such as a training checkpoint: "ema", "raw", or a set's name
+            (the key under which it is stored, or a decay such as "0.9999"). None: the average if there is one, which is
+            logged. Prefixes such as "module.", "model." and "_orig_mod." are removed.
+        diffusion: the diffusion that the model was trained with; replaces that of preset or file.
+        device, dtype: device and dtype of the model.
         options: fields of :class:`UNetConfig` or :class:`ClassifierConfig` that replace what was found.
 
     Raises:
-        FastdiffError: a file that is missing, broken (fastdiff's own are held against their checksums), not a model, or
+        FastdiffError: a file that is missing, broken (checksums are checked where the file has them), not a model, or
             unsafe; weights that do not fit the configuration (the first mismatch is named); several sets of weights and
             none chosen; an unknown preset, option, dtype or device.
     """
@@ -138,7 +138,7 @@ def _from_metadata(file: Path, stored: str) -> Found:
 def _build(
     file: Path, config: UNetConfig | ClassifierConfig, weights: dict[str, Tensor]
 ) -> UNet | Classifier:
-    """The network, without its weights. One that is much deeper than they are is refused before it takes the memory."""
+    """The network, without its weights. A network much deeper than the weights is refused before it takes memory."""
     blocks = sum(config.blocks_per_level)
     if blocks > len(weights):
         raise FastdiffError(

@@ -66,7 +66,7 @@ def _unpickle(file: Path) -> Any:
 
 
 def _check_zip(file: Path) -> None:
-    """Hold a new-style file against its checksums, which PyTorch does not."""
+    """Check the checksums of a new-style file, which PyTorch ignores."""
     if not zipfile.is_zipfile(file):
         return
     try:
@@ -82,14 +82,14 @@ def _check_zip(file: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """One line of what PyTorch says, without its advice on how to load anyway."""
+    """PyTorch's error message as one line, without its advice on how to load the file anyway."""
     lines = (line.strip() for line in str(error).splitlines())
     telling = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), None)
     return telling[:160] if telling else reason(error)
 
 
 def _state_dict(file: Path, content: Any, weights: str | None) -> dict[str, Tensor]:
-    """The named tensors of one network, also some levels down and with prefixes."""
+    """The named tensors of one network, also in nested dicts and with prefixes."""
     if isinstance(content, dict) and "param_groups" in content:
         raise FastdiffError(
             f"{file} is the state of an optimizer; the model is in the file named model... or ema..."
@@ -101,7 +101,7 @@ def _state_dict(file: Path, content: Any, weights: str | None) -> dict[str, Tens
         raise FastdiffError(f"{file} holds no weights")
     names = choose(file, [name for name in flat if isinstance(name, str)], weights)
     if len(names) < len(flat) and not any(isinstance(flat[own], Tensor) for own in names.values()):
-        names = {name: name for name in flat}  # no network: whatever there is, is told
+        names = {name: name for name in flat}  # no network: all names stay, for the error message
     return {name: _checked(file, own, flat[own]) for name, own in names.items()}
 
 
@@ -115,7 +115,7 @@ def _flat(content: dict[Any, Any], depth: int = 1) -> Iterator[tuple[Any, Any]]:
 
 
 def _checked(file: Path, name: Any, value: Any) -> Tensor:
-    """A plain tensor of numbers that are there."""
+    """A plain floating-point tensor whose numbers are all in the file."""
     if not isinstance(name, str) or not isinstance(value, Tensor):
         raise FastdiffError(f"{file} holds {type(value).__name__} under {name!r}, not only named weights")
     if value.layout != torch.strided or value.device.type != "cpu" or not value.is_floating_point():

@@ -25,11 +25,11 @@ def save(model: UNet | Classifier, path: str | os.PathLike[str], *, dtype: torch
 
     Args:
         model: a network built by fastdiff.
-        path: ends in .safetensors; whole or not there, also if the program is killed meanwhile.
-        dtype: of the stored weights; None keeps theirs.
+        path: a path that ends in .safetensors; the file is written atomically, even if the program is killed.
+        dtype: dtype of the stored weights; None: their own.
 
     Raises:
-        FastdiffError: another kind of model, file name or dtype, or a place that cannot be written.
+        FastdiffError: another kind of model, file name or dtype, or a path that cannot be written.
     """
     if not isinstance(model, (UNet, Classifier)):
         raise FastdiffError(f"fastdiff.save writes fastdiff's own models, got {type(model).__name__}")

@@ -1,4 +1,4 @@
-"""Fitting an image of any size to the model's: ADM's crop, or a black rim."""
+"""Fitting an image of any size to the model's size: ADM's crops, or a black border."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def fit_image(
     fit: Fit = "crop",
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """One image to [size,size,channels] uint8, grey or RGB; transparency is dropped.
+    """One image fitted to [size,size,channels] uint8, grey or RGB; transparency is dropped.
 
     "crop" is ADM's: the middle square of :func:`scale_shorter_side`. "random-crop" is :func:`random_crop`, or "crop"
     where ``rng`` is None. "pad" centres the image on black.
 
     Raises:
-        FastdiffError: another size or channels than those; an image larger than ``size`` with "pad"; an array
-            whose last place is not 1, 3 or 4.
+        FastdiffError: a size below 1 or channels other than 1 and 3; an image larger than ``size`` with "pad"; an array
+            whose last dimension is not 1, 3 or 4.
     """
     size, channels = plain(size), plain(channels)
     if channels not in _MODES or not isinstance(size, int) or size < 1:
@@ -63,7 +63,7 @@ def scale_shorter_side(picture: Image.Image, size: int) -> Image.Image:
 
 
 def centre_crop(picture: Image.Image, size: int) -> Image.Image:
-    """The middle square, ``size`` wide; an odd rest goes to the right and the bottom."""
+    """The central square, ``size`` wide; an odd remainder is cut at the right and the bottom."""
     left, top = (picture.width - size) // 2, (picture.height - size) // 2
     return picture.crop((left, top, left + size, top + size))
 
@@ -74,9 +74,10 @@ def random_crop(
     draw: Callable[[int, int], int],
     fractions: tuple[float, float] = (0.8, 1.0),
 ) -> Image.Image:
-    """ADM's, for its classifiers: a square, ``size`` wide, of 0.8 to 1 of the shorter side.
+    """ADM's random crop for its classifiers: a square, ``size`` wide, of 0.8 to 1 of the shorter side.
 
-    ``draw(low, high)`` gives one of low, ..., high - 1: first what the shorter side is scaled to, then top, then left.
+    ``draw(low, high)`` returns one of low, ..., high - 1: first the length to which the shorter side is scaled, then
+    the crop's top, then its left.
     """
     largest, smallest = (math.ceil(size / fraction) for fraction in fractions)
     picture = scale_shorter_side(picture, draw(smallest, largest + 1))
@@ -86,5 +87,7 @@ def random_crop(
 
 def _from_array(array: np.ndarray) -> Image.Image:
     if array.ndim == 3 and array.shape[2] not in (1, 3, 4):
-        raise FastdiffError(f"images must have 1, 3 or 4 channels in the last place, got {list(array.shape)}")
+        raise FastdiffError(
+            f"images must have 1, 3 or 4 channels in the last dimension, got {list(array.shape)}"
+        )
     return Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)

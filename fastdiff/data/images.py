@@ -1,4 +1,4 @@
-"""Training images, all of one size: in memory, or decoded when they are asked for."""
+"""Training images, all of one size: in memory, or decoded on access."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastdiff.scalars import plain
 
 @dataclass(frozen=True)
 class FittedImages:
-    """N images that are decoded and fitted each time they are asked for."""
+    """N images that are decoded and fitted at each access."""
 
     source: Arrays | EncodedImages
     size: int
@@ -34,7 +34,7 @@ class FittedImages:
         images = np.empty((len(indices), self.size, self.size, self.channels), np.uint8)
         for row, index in zip(images, indices.tolist(), strict=True):
             image = self.source.image(index)
-            # From step and image alone: which process crops it, and in which row of a batch, does not matter.
+            # The generator depends on step and image alone, not on the process or the row of the batch.
             rng = None if step is None else np.random.default_rng((self.seed, step, index))
             try:
                 row[:] = fit_image(image, self.size, self.channels, self.fit, rng)
@@ -56,14 +56,14 @@ class ImageData:
 
     @property
     def in_memory(self) -> bool:
-        """Whether fetching is indexing; otherwise it decodes or crops."""
+        """True if the images are a tensor in memory; otherwise each access decodes and fits them."""
         return isinstance(self.images, Tensor)
 
     def fetch(self, indices: Tensor, step: int | None = None) -> Tensor:
         """The images [n,C,H,W] uint8 at ``indices`` [n] int64.
 
         Args:
-            step: random crops are a function of it (and of seed and index); without it they are the middle.
+            step: training step; random crops are a function of seed, step and index. None: the centre is cropped.
 
         Raises:
             FastdiffError: an image that cannot be read or fitted, with its name.
@@ -87,20 +87,20 @@ def load_data(
 ) -> ImageData:
     """Open a data set whose images are fitted to [channels,image_size,image_size]; docs/data.md shows the kinds.
 
-    IDX files and .npz are read whole; folders and archives are only looked through, and their first image is tried.
+    IDX files and .npz are read whole; of folders and archives only the names are listed and the first image is decoded.
 
     Args:
-        num_classes: classes of the model; None leaves the labels out.
-        labels: the labels file of IDX images, found by name if None.
-        class_names: replace the data's own.
+        num_classes: number of classes of the model; None: labels are not read.
+        labels: the labels file of IDX images; None: it is found by its name.
+        class_names: names that replace those of the data.
         fit: "crop", "random-crop" or "pad", see :func:`fastdiff.data.fit.fit_image`.
-        seed: of random crops.
-        skip_broken: leave out what cannot be read of folders and archives, and log it, instead of raising.
-        progress: show a bar where it takes longer than a second.
-        raw: what ``path`` holds, if it was read before.
+        seed: random seed of random crops.
+        skip_broken: skip images of folders and archives that cannot be read, and log them, instead of raising.
+        progress: show a bar if reading takes longer than a second.
+        raw: the data at ``path``, if they were read before.
 
     Raises:
-        FastdiffError: whatever cannot be read, or labels that the model cannot take.
+        FastdiffError: data that cannot be read, or labels that do not fit the model.
     """
     image_size, channels, num_classes, seed = map(plain, (image_size, channels, num_classes, seed))
     if raw is None:
@@ -114,7 +114,7 @@ def load_data(
     if isinstance(raw, Arrays) and fit != "random-crop":
         return ImageData(_fitted(raw.images, image_size, channels, fit, progress), targets, names)
     data = ImageData(FittedImages(raw, image_size, channels, fit, seed), targets, names)
-    data.fetch(torch.tensor([0]))  # what is wrong with all images is told before training starts
+    data.fetch(torch.tensor([0]))  # an error that concerns all images is raised here, before training starts
     return data
 
 

@@ -22,14 +22,14 @@ _SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 class ImageLoader:
-    """Gives the images of any step; those of the steps after it are made ready meanwhile.
+    """Returns the images of any step, while workers decode those of the following steps.
 
-    What a step gets does not depend on the number of workers, nor on the step that was asked first.
+    The images of a step do not depend on the number of workers, nor on the first step requested.
 
     Args:
         data: the images.
-        indices_of_step: which of them a step sees, [n] int64; a function of the step alone.
-        workers: processes that decode; 0 decodes when asked, None is :func:`usual_workers`.
+        indices_of_step: function from a step to the indices of its images, [n] int64.
+        workers: number of processes that decode; 0: decode in this process; None: :func:`usual_workers`.
         pin_memory: return page-locked memory, from which a GPU copies without waiting.
     """
 
@@ -48,10 +48,10 @@ class ImageLoader:
         self._next = -1  # the step that it gives next
 
     def images(self, step: int) -> Tensor:
-        """[n,C,H,W] uint8. Steps are best asked one after the other: another one starts the workers anew.
+        """The images of a step, [n,C,H,W] uint8. Any step but the next one restarts the workers.
 
         Raises:
-            FastdiffError: an image that cannot be read, with its name; workers that died.
+            FastdiffError: an image that cannot be read, with its name; workers that were killed.
         """
         if not self.workers:
             images = self._data.fetch(self._indices_of_step(step), step)
@@ -99,7 +99,7 @@ class ImageLoader:
 
 
 def usual_workers(data: ImageData) -> int:
-    """None where images are in memory, else a worker for each core but one, at most 8, shared with other ranks."""
+    """Default number of workers: 0 if images are in memory, else one per core but one, at most 8, shared by ranks."""
     if data.in_memory:
         return 0
     affinity = getattr(os, "sched_getaffinity", None)
@@ -109,7 +109,7 @@ def usual_workers(data: ImageData) -> int:
 
 
 class _Onward(Sampler[Any]):
-    """A step and all steps after it, each with its indices."""
+    """A sampler for the DataLoader: a step and all following steps, each with its indices."""
 
     def __init__(self, indices_of_step: Callable[[int], Tensor], step: int) -> None:
         self._indices_of_step, self._step = indices_of_step, step
@@ -119,7 +119,7 @@ class _Onward(Sampler[Any]):
 
 
 class _Fetch(Dataset[Any]):
-    """``fetch`` for a worker. An error comes back as a value: raised, it would arrive as a traceback's text."""
+    """``fetch`` in a worker. An error is returned as a value; if raised, it would arrive as the text of a traceback."""
 
     def __init__(self, data: ImageData) -> None:
         self._data = data
@@ -133,7 +133,7 @@ class _Fetch(Dataset[Any]):
 
 
 def _block_signals(_: int) -> None:
-    """For start methods that lose the mask on their way."""
+    """Block the signals again, for start methods that do not pass on the signal mask."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
@@ -142,6 +142,6 @@ _STARTED: weakref.WeakSet[ImageLoader] = weakref.WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """Registered after multiprocessing's own exit, so it comes before that: it ends workers by SIGTERM only."""
+    """End the workers before multiprocessing's own exit handler, registered earlier, which only sends SIGTERM."""
     for loader in tuple(_STARTED):
         loader.close()

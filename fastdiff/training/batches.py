@@ -1,7 +1,7 @@
-"""What a training step sees: a function of (seed, step, row) alone.
+"""The batch of a training step, a function of (seed, step, row) alone.
 
-So a resumed run draws what an unbroken one draws, and several processes draw together what one draws alone: each makes
-its own rows of the batch.
+Therefore a resumed run draws what an unbroken run draws, and several processes, each of which makes its own rows of the
+batch, draw together what one process draws alone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Batch:
 
     @property
     def noise(self) -> Tensor:
-        """Like x0, drawn where the images are."""
+        """Noise of the shape of x0, drawn on the images' device."""
         drawn = normal(self.seeds, self.pixels.shape[1:], step=self.step, stream=NOISE_STREAM)
         return drawn.contiguous(memory_format=torch.channels_last)
 
@@ -66,8 +66,8 @@ class Batches:
     Args:
         data: the images.
         config: seed, batch size, mirroring, label dropout, workers.
-        null_class: the label that replaces dropped ones; None drops none.
-        rows: which rows of the batch are wanted, and read; None: all.
+        null_class: the label that replaces dropped ones; None: no label is dropped.
+        rows: the rows of the batch to read and return; None: all.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Batches:
         return Batch(pixels, sample_seeds(n, config.seed)[rows], t[rows], weight[rows], y, step)
 
     def held(self, count: int) -> Batch:
-        """Up to ``count`` images, spread over the data, always the same, and their labels."""
+        """Up to ``count`` images, spread over the data and always the same, and their labels."""
         count = min(count, len(self._data))
         indices = torch.linspace(0, len(self._data) - 1, count).long()
         zeros = torch.zeros_like(indices)

@@ -1,4 +1,4 @@
-"""The processes of a run: whose rows are whose, and what they tell each other."""
+"""The processes of a run: their rows of a batch, and communication among them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ PATIENCE = timedelta(minutes=30)  # with a process that draws samples or writes 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among ``count``; alone by itself. The methods that speak to the others must be called by all."""
+    """This process among ``count`` processes. Methods that communicate must be called by all of them."""
 
     rank: int = 0
     count: int = 1
-    _control: Any = None  # a group for words between CPUs, so that no GPU is waited for
+    _control: Any = None  # a group for messages between CPUs, so that no GPU is waited for
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that writes files and shows the progress bar."""
+        """True for the process that writes files and shows the progress bar."""
         return self.rank == 0
 
     def rows(self, batch_size: int) -> slice:
-        """Its rows of a batch.
+        """The rows of a batch that this process computes.
 
         Raises:
             FastdiffError: a batch that cannot be shared equally.
@@ -47,7 +47,7 @@ class Processes:
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """True if the flag is set on any process."""
         if self.count == 1:
             return flag
         word = torch.tensor(int(flag))
@@ -55,7 +55,7 @@ class Processes:
         return bool(word)
 
     def agree(self, number: int) -> bool:
-        """Whether all say the same."""
+        """True if the value is the same on all processes."""
         if self.count == 1:
             return True
         extremes = torch.tensor([number, -number])
@@ -63,7 +63,7 @@ class Processes:
         return int(extremes[0]) == -int(extremes[1])
 
     def mean(self, values: Tensor) -> Tensor:
-        """Over the processes, element by element."""
+        """The mean over the processes, element by element."""
         if self.count == 1:
             return values
         total = values.clone()
@@ -79,20 +79,20 @@ class Processes:
         return torch.cat(parts)
 
     def wait(self) -> None:
-        """For the others."""
+        """Wait for all other processes."""
         self.agree(0)
 
 
 @contextlib.contextmanager
 def join(device: torch.device, *, group: bool = False) -> Iterator[Processes]:
-    """The processes that torchrun started, as one group; a group that is there already is used as it is.
+    """The processes that torchrun started, as one process group; an existing group is used.
 
     Args:
-        device: where this process computes: nccl between GPUs, gloo between CPUs.
-        group: make a group even of a process alone, which FSDP needs.
+        device: the device of this process; GPUs communicate by nccl, CPUs by gloo.
+        group: make a group even for a single process, which FSDP needs.
 
     Raises:
-        FastdiffError: another process ended before its time.
+        FastdiffError: another process ended early.
     """
     ours = not dist.is_initialized()
     if ours and not group and int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -125,7 +125,7 @@ def _initialise(backend: str, device: torch.device) -> None:
 
 
 def local_device(name: str) -> str:
-    """The device of this process: of "cuda", the GPU with its number on this machine.
+    """The device of this process; for "cuda", the GPU with the number of the process on this machine.
 
     Raises:
         FastdiffError: one GPU for several processes.
@@ -135,6 +135,6 @@ def local_device(name: str) -> str:
         return name
     if name != "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
         raise FastdiffError(
-            f"{name} is one GPU for several processes; give --device cuda, and each has its own"
+            f"{name} is one GPU for several processes; give --device cuda, which gives each its own"
         )
     return f"cuda:{local}" if name == "cuda" else name

@@ -1,4 +1,4 @@
-"""The run's log: one JSON object a line, and TensorBoard's files if they are asked for."""
+"""The log of a run: one JSON object per line, and TensorBoard's files if configured."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Log:
         self._board: Any = None
 
     def resume(self, step: int) -> None:
-        """Open the log, without lines of later steps, which will be done again, nor one that was half written.
+        """Open the log, and drop lines of later steps, which will be repeated, and an incomplete last line.
 
         Raises:
-            FastdiffError: a line that this class did not write, or a place that cannot be written.
+            FastdiffError: a line that this class did not write, or a file that cannot be written.
         """
         lines = self._lines()
         kept = [line for i, line in enumerate(lines) if line.endswith(b"\n") and self._step(i, line) <= step]
@@ -41,7 +41,7 @@ class Log:
             with atomic_path(self.path) as temporary:
                 temporary.write_bytes(b"".join(kept))
         if self._writer_class is not None:
-            # The files of a run that was stopped stay; what they say of later steps is passed over.
+            # The files of a stopped run stay; their entries for later steps are ignored.
             self._board = self._writer_class(str(self._out / "tensorboard"), purge_step=step + 1)
 
     def _lines(self) -> list[bytes]:
@@ -59,7 +59,7 @@ class Log:
             ) from None
 
     def write(self, line: dict[str, Any]) -> None:
-        """A line. Its numbers are TensorBoard's train/<name>, or val/<name> if they are named val_<name>.
+        """Write a line. In TensorBoard its numbers are train/<name>, or val/<name> if they are named val_<name>.
 
         Raises:
             FastdiffError: the disk is full, or the folder is gone.
@@ -75,10 +75,10 @@ class Log:
                 if name != "step" and value is not None:
                     tag = f"val/{name[4:]}" if name.startswith("val_") else f"train/{name}"
                     self._board.add_scalar(tag, value, line["step"])
-            self._board.flush()  # or a kill would lose up to two minutes
+            self._board.flush()  # otherwise a kill would lose up to two minutes
 
     def picture(self, step: int, picture: Image.Image) -> None:
-        """OUT/samples/step-<step>.png."""
+        """Write the picture OUT/samples/step-<step>.png."""
         path = self._out / "samples" / f"step-{step:08d}.png"
         with writing(path.parent):
             path.parent.mkdir(exist_ok=True)
@@ -89,7 +89,7 @@ class Log:
             self._board.flush()
 
     def close(self) -> None:
-        """Finish TensorBoard's file."""
+        """Close TensorBoard's file."""
         if self._board is not None:
             self._board.close()
 

@@ -44,24 +44,24 @@ from fastdiff.training.update import Update
 
 
 class TrainResult(NamedTuple):
-    """How a run ended: steps made, and the saved model, or None if it was interrupted."""
+    """Result of a run: number of steps made, and the saved model, or None if it was interrupted."""
 
     step: int
     model: Path | None
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train a denoiser, an upsampler or a classifier as ``config`` says; see :class:`TrainConfig` for every choice.
+    """Train a denoiser, an upsampler or a classifier; :class:`TrainConfig` has all options.
 
     Weights, data order, mirroring, times, noise, dropped labels and dropped units are functions of
-    (seed, step, row) alone. A run that is stopped, even killed, and started again is therefore bit for bit the run
-    that never stopped, on the same machine and library versions. Ctrl-C writes a checkpoint first.
+    (seed, step, row) alone. A run that is stopped, or even killed, and started again therefore has the same results,
+    bit for bit, as an unbroken run on the same machine and library versions. Ctrl-C writes a checkpoint first.
 
     Under torchrun, processes share each batch, and the run is that of one process up to rounding.
 
     Returns:
-        The number of steps and ``OUT/model.safetensors``: the averaged weights, with their configuration. A run that
-        was stopped has written that file too, as far as it came, and returns None in its place.
+        The number of steps and ``OUT/model.safetensors``: the averaged weights, with their configuration. A stopped run
+        has written that file, too, with the weights so far, and returns None in its place.
 
     Raises:
         FastdiffError: bad input; NaN or Inf in the loss or its gradient, with the step's number.
@@ -73,11 +73,11 @@ def train(config: TrainConfig) -> TrainResult:
 
 
 class Trainer:
-    """One run: what it reads, its state, and what is written when.
+    """One run: its data, its state, and what it writes when.
 
     Args:
-        config: the run.
-        processes: that share it; this one alone if left out.
+        config: settings of the run.
+        processes: the processes that share the run. Default: this one alone.
     """
 
     def __init__(self, config: TrainConfig, processes: Processes | None = None) -> None:
@@ -212,7 +212,7 @@ class Trainer:
                 self._log.write({"step": step, **self._validation.measure(averaged, self._device)})
             if pictured and self._processes.first:
                 self._write_picture(averaged)
-        if step % config.checkpoint_every == 0:  # last: what comes before is done again after a kill
+        if step % config.checkpoint_every == 0:  # last, so that everything before is repeated after a kill
             self._checkpoint()
 
     def _write_picture(self, model: Any) -> None:
@@ -222,7 +222,7 @@ class Trainer:
             self._log.picture(self.state.step, picture)
 
     def _write_log(self) -> dict[str, Any]:
-        """A line with the means since the last one, of the steps that were not skipped. Returns what the bar shows."""
+        """Log the means over the steps since the last line, without skipped steps. Returns the progress bar's text."""
         state, config = self.state, self.config
         rows = self._finite()
         kept = rows[rows[:, -1] == 0, :-1]
@@ -248,7 +248,7 @@ class Trainer:
         save_checkpoint(out, self.state, self._identity, self.config.keep, write=first)
 
     def _save(self) -> Path:
-        """The averages as models. Returns the first one's file."""
+        """Save the averages as models. Returns the file of the first."""
         files = [
             self.config.out / ("model.safetensors" if i == 0 else f"model-ema-{decay}.safetensors")
             for i, decay in enumerate(self.config.ema)
@@ -260,9 +260,9 @@ class Trainer:
         return files[0]
 
     def _finite(self) -> Tensor:
-        """The pending rows (see :class:`Update`), float64 on the CPU; the guard against NaN and Inf.
+        """The pending rows (see :class:`Update`), float64 on the CPU, checked for NaN and Inf.
 
-        What float16 skipped is no reason to stop.
+        Steps that float16 skipped do not raise an error.
         """
         state = self.state
         rows = torch.stack(state.pending).double().cpu() if state.pending else torch.empty(0, 2)
@@ -280,7 +280,7 @@ class Trainer:
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that a step is finished first; a second one stops at once."""
+    """An event that Ctrl-C or SIGTERM sets, so that the step is finished first; a second signal stops at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event  # only the main thread may handle signals

@@ -28,15 +28,15 @@ class AdamWEMA(torch.optim.Optimizer):
 
     State and parameter groups are those of torch's AdamW, and state dicts of either load into the other; the averages
     are ``ema_0``, ``ema_1``, ... of a parameter's state. ``lr`` and ``ema_rates`` of a group may change between steps.
-    A run that loads its state goes on bit for bit. Parameters that FSDP2 shards are updated where their shards lie.
+    A run that loads its state continues bit for bit. Parameters that FSDP2 shards are updated in their shards.
 
     Args:
-        params: float32 or float64 tensors, or groups of them as every optimizer takes them.
+        params: float32 or float64 tensors, or groups of them as for every optimizer.
         lr: learning rate.
         betas: decays of the moments.
-        eps: added to the root of the second moment.
-        weight_decay: decoupled.
-        ema_rates: decays d, one for each average; averages begin at the parameters' values at the first step.
+        eps: constant added to the root of the second moment.
+        weight_decay: decoupled weight decay.
+        ema_rates: decays d, one for each average; averages start from the parameters' values at the first step.
 
     Raises:
         FastdiffError: a value outside its range, at the first step.
@@ -88,12 +88,12 @@ class AdamWEMA(torch.optim.Optimizer):
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, closure: Callable[[], float] | None = None, *, grad_factor: Tensor | None = None
     ) -> float | None:
-        """One update of all parameters that have a gradient; the averages of the others follow as well.
+        """Update all parameters that have a gradient; the averages of the others are updated as well.
 
         Args:
             closure: computes the loss and its gradients.
-            grad_factor: float32 scalar tensor on the parameters' device by which the gradients are multiplied on
-                the way; see :func:`clip_factor`. Nothing waits for its value.
+            grad_factor: float32 scalar tensor on the parameters' device by which the gradients are multiplied; see
+                :func:`clip_factor`. The host does not wait for its value.
         """
         loss = None
         if closure is not None:
@@ -130,7 +130,7 @@ class AdamWEMA(torch.optim.Optimizer):
         )
 
     def prepare(self) -> None:
-        """Make the state of every parameter that has none yet; its averages begin at the parameter."""
+        """Create the state of every parameter that has none yet; its averages start from the parameter."""
         for group in self.param_groups:
             for p in group["params"]:
                 self._state(p, _names(group["ema_rates"]))
@@ -147,7 +147,7 @@ class AdamWEMA(torch.optim.Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As every optimizer's; averages are copied into the tensors that hold them already, and moments into the
+        """As for every optimizer; averages are copied into their existing tensors, and moments into the
         parameters' memory layouts, whatever the file had."""
         held = {
             p: {k: t for k, t in state.items() if k.startswith("ema_")} for p, state in self.state.items()
@@ -169,7 +169,7 @@ class AdamWEMA(torch.optim.Optimizer):
 
 
 def _names(rates: Sequence[float]) -> list[str]:
-    """Under which the averages stand in a parameter's state."""
+    """The name of an average in a parameter's state."""
     return [f"ema_{r}" for r in range(len(rates))]
 
 
@@ -177,8 +177,8 @@ def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
     """min(1, max_norm / (norm + 1e-6)), as ``clip_grad_norm_`` has it, for ``AdamWEMA.step(grad_factor=...)``.
 
     Args:
-        norm: of the whole gradient, a scalar tensor on any device; nothing waits for its value.
-        max_norm: the largest allowed.
+        norm: norm of the whole gradient, a scalar tensor on any device; the host does not wait for its value.
+        max_norm: the largest norm allowed.
     """
     return (max_norm / (norm + 1e-6)).clamp(max=1.0)
 
@@ -186,7 +186,7 @@ def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
 def warmed_up(decay: float, step: int) -> float:
     """d = min(decay, (1 + k) / (10 + k)) of update k = ``step``, counted from 0.
 
-    Early on the average forgets quickly, so that the random initial weights do not linger.
+    Early in training the decay is small, so that the random initial weights are soon forgotten.
     """
     return min(decay, (1 + step) / (10 + step))
 
@@ -207,7 +207,7 @@ class EMA(Generic[M]):
 
     @torch.no_grad()
     def update(self, model: M, step: int) -> None:
-        """Follow ``model`` after its update ``step`` (counted from 0)."""
+        """Update the averages after update ``step`` (counted from 0) of ``model``."""
         averages: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(averages, list(model.parameters()), 1 - warmed_up(self.decay, step))
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
@@ -215,23 +215,23 @@ class EMA(Generic[M]):
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The context in which a model computes in ``precision``, as PyTorch's autocast has it."""
+    """The autocast context in which a model computes in ``precision``."""
     return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
 
 
 @dataclass
 class LossScale:
-    """The factor that keeps float16's small gradients from vanishing, by ``torch.amp.GradScaler``'s policy.
+    """The loss scale, which keeps small gradients in float16 from vanishing; policy of ``torch.amp.GradScaler``.
 
-    A step whose gradient is not finite is left out and halves the scale; 2000 good ones in a row double it. It is kept
-    on the host, and the gradient is divided by it inside the optimizer's one pass.
+    A step whose gradient is not finite is skipped and halves the scale; 2000 finite ones in a row double it. The scale
+    is kept on the host, and the gradient is divided by it in the optimizer's single pass.
     """
 
     scale: float = 2.0**16
     good_steps: int = 0
 
     def update(self, *, finite: bool) -> None:
-        """After a step whose scaled gradient was finite, or not."""
+        """Update the scale after a step whose scaled gradient was finite, or not."""
         self.good_steps += 1
         if not finite:
             self.scale *= BACKOFF
@@ -242,5 +242,5 @@ class LossScale:
 
     @property
     def collapsed(self) -> bool:
-        """Whether gradients overflow even unscaled: the run diverged."""
+        """True if gradients overflow even without scaling, so that the run has diverged."""
         return self.scale < SMALLEST

@@ -21,14 +21,14 @@ class Parallel:
     """The model as the processes of a run compute it together.
 
     Args:
-        model: on the CPU, the same on every process. With "fsdp" its parameters become shards, in place.
-        strategy: see :attr:`TrainConfig.strategy`; a process alone replicates nothing.
-        processes: those that train it.
-        device: where it goes.
+        model: the model on the CPU, equal on every process. With "fsdp" its parameters become shards, in place.
+        strategy: see :attr:`TrainConfig.strategy`; a single process replicates nothing.
+        processes: the processes that train it.
+        device: the device to which it is moved.
 
     Attributes:
         model: the model, on its device.
-        forward: what to call for a loss whose gradients are to be the means over all processes.
+        forward: the module to call for a loss, whose gradients are then the means over all processes.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Parallel:
             )
 
     def accumulate(self, *, last: bool) -> contextlib.AbstractContextManager[object]:
-        """Around the forward and backward pass of a part of the batch: replicas wait for each other after the last.
+        """Context for the forward and backward pass of a part of the batch: replicas synchronise after the last part.
 
-        Shards reduce their gradients part by part, or each process would hold the whole of them.
+        Shards reduce their gradients after each part; otherwise each process would hold all of them.
         """
         if last or not self._replicated:
             return contextlib.nullcontext()
@@ -65,7 +65,7 @@ class Parallel:
 
 
 def _shard(model: UNet | Classifier, processes: Processes, device: torch.device) -> None:
-    """Each block of the trunk is gathered by itself when its turn comes; the rest with the model."""
+    """Shard the model so that each block of the trunk is gathered when it runs, and the rest with the model."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -80,17 +80,17 @@ def _shard(model: UNet | Classifier, processes: Processes, device: torch.device)
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded; then all processes must call this."""
+    """The whole of a tensor that may be sharded. If it is, all processes must call this."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # pyright: ignore
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor that may be sharded: the same memory."""
+    """The part of a tensor, which may be sharded, that this process holds, as a view of its memory."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # pyright: ignore
 
 
 def locals_of(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """:func:`local` of each."""
+    """:func:`local` of each tensor."""
     return [local(tensor) for tensor in tensors]
 
 

@@ -1,4 +1,4 @@
-"""From a TrainConfig to the model and diffusion it asks for."""
+"""From a TrainConfig to its model and diffusion."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def architecture(config: TrainConfig) -> tuple[ModelConfig, DiffusionConfig]:
     """The preset (or .json file) of a run, with the run's overrides.
 
     Raises:
-        FastdiffError: an unknown preset, a broken file, an override that the model cannot take.
+        FastdiffError: an unknown preset, a broken file, an override that does not fit the model.
     """
     if config.preset.endswith(".json"):
         model, diffusion = _from_file(Path(config.preset))

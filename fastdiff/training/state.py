@@ -1,4 +1,4 @@
-"""The whole state of a run, and its checkpoints: what is loaded goes on as if it had never stopped."""
+"""The whole state of a run, and its checkpoints, from which a run continues as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from fastdiff.training.parallel import fill, full
 from fastdiff.training.timesteps import LossSecondMomentTimes, UniformTimes
 
 FOLDER = "checkpoints"
-LAYOUT = 2  # of a checkpoint; 1 had one average, and noise that another generator drew
-# What may change when a run goes on. The rest decides the numbers, and a checkpoint must agree with it.
+LAYOUT = 2  # version of a checkpoint; 1 had one average, and noise from another generator
+# Options that may change when a run is resumed. The others decide the results, so a checkpoint must agree with them.
 _FREE = (
     {"data", "labels", "class_names", "skip_broken", "workers", "out", "resume", "progress", "tensorboard"}
     | {"device", "threads", "strategy", "microbatch", "recompute", "steps", "decay"}
@@ -35,9 +35,9 @@ _FREE = (
 
 @dataclass
 class TrainState:
-    """Everything that changes while training. ``step`` counts the steps that were made.
+    """Everything that changes during training. ``step`` is the number of steps made.
 
-    Parameters, moments and averages may be sharded over processes; checkpoints hold the whole of them, whoever wrote.
+    Parameters, moments and averages may be sharded over processes; checkpoints always hold the whole tensors.
     """
 
     model: UNet | Classifier
@@ -46,7 +46,7 @@ class TrainState:
     scale: LossScale | None = None  # of float16
     step: int = 0
     seconds: float = 0.0  # spent training, over all resumptions
-    pending: list[Tensor] = field(default_factory=list)  # what each step that is not yet logged measured
+    pending: list[Tensor] = field(default_factory=list)  # the measures of the steps that are not yet logged
 
     def averaged(self, index: int = 0) -> UNet | Classifier:
         """The model with the averages of decay ``index`` for weights, in eval mode.
@@ -61,7 +61,7 @@ class TrainState:
         return model.eval().requires_grad_(False)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the state as it lies in memory, named model.*, optimizer.*.exp_avg, ..., times.*."""
+        """Every tensor of the state, not copied, under the names model.*, optimizer.*.exp_avg, ..., times.*."""
         for name, parameter in self.model.named_parameters():
             yield f"model.{name}", parameter.detach()
             for key, value in self.optimizer.state[parameter].items():
@@ -75,7 +75,7 @@ class TrainState:
 def identity(
     config: TrainConfig, images: int, model: ModelConfig, diffusion: DiffusionConfig
 ) -> dict[str, Any]:
-    """What must agree between a checkpoint and the run that goes on from it."""
+    """The settings in which a checkpoint and the run that resumes from it must agree."""
     fixed = {f.name: getattr(config, f.name) for f in fields(TrainConfig) if f.name not in _FREE}
     whole = {**fixed, "images": images, "model": asdict(model), "diffusion": asdict(diffusion)}
     return json.loads(json.dumps(whole))  # as it comes back from a file: tuples are lists
@@ -89,10 +89,10 @@ def checkpoints(out: Path) -> list[Path]:
 def save_checkpoint(
     out: Path, state: TrainState, identity: dict[str, Any], keep: int, *, write: bool = True
 ) -> None:
-    """Write ``out/checkpoints/step-<step>.safetensors`` whole or not at all; only the last ``keep`` stay.
+    """Write ``out/checkpoints/step-<step>.safetensors`` atomically; only the last ``keep`` checkpoints stay.
 
     Args:
-        write: False on processes that only hand over their shards.
+        write: False on processes that only contribute their shards.
     """
     tensors = {}
     for name, tensor in state.tensors():
@@ -121,10 +121,10 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, state: TrainState, identity: dict[str, Any]) -> None:
-    """Set ``state`` to what :func:`save_checkpoint` wrote.
+    """Restore ``state`` from a file of :func:`save_checkpoint`.
 
     Raises:
-        FastdiffError: a damaged file, with the one before it, or one of a run with other options.
+        FastdiffError: a damaged file (the message names the previous checkpoint), or a run with other options.
     """
     try:
         with open_tensors(path) as file:

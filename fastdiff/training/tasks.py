@@ -1,6 +1,6 @@
-"""What a step minimises: the loss of a denoiser, of an upsampler, or of a classifier of noisy images.
+"""Tasks: the loss of a denoiser, an upsampler or a classifier of noisy images, which a training step minimises.
 
-And how far a model has come: its loss on held-out images, and a picture.
+Also validation: the loss on held-out images, and a picture of samples.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Task(Protocol):
     """A kind of training.
 
     Attributes:
-        measures: what is measured of each image; the first is the loss.
-        num_classes: classes of the labels it needs; None needs no labels.
-        null_class: the label that replaces dropped ones; None drops none.
+        measures: names of the measures of each image; the first is the loss.
+        num_classes: number of classes of the labels; None: no labels are needed.
+        null_class: the label that replaces dropped ones; None: no label is dropped.
     """
 
     measures: tuple[str, ...]
@@ -57,15 +57,15 @@ class Task(Protocol):
         ...
 
     def picture(self, model: UNet | Classifier, held: Tensor, labels: Tensor | None) -> Image.Image | None:
-        """What the model has learned so far, on images that are held for it; None for what makes no images."""
+        """A picture of what the model has learned so far; None for a task that makes no images."""
         ...
 
 
 def make_task(config: TrainConfig, model: ModelConfig, diffusion: DiffusionConfig) -> Task:
-    """The task that a network of this kind is for.
+    """The task of a network of this kind.
 
     Raises:
-        FastdiffError: options that are another task's.
+        FastdiffError: options that belong to another task.
     """
     process = GaussianDiffusion(diffusion)
     if isinstance(model, ClassifierConfig):
@@ -118,7 +118,7 @@ class Denoising:
 
 
 class Upsampling(Denoising):
-    """As :class:`Denoising`, given x_0 reduced to ``small_size`` by the means of areas.
+    """As :class:`Denoising`, conditioned on x_0 reduced to ``small_size`` by area averaging.
 
     Source: Dhariwal & Nichol 2021, section 6.3; the reduction is the one of guided-diffusion's super_res_train.
     """
@@ -149,7 +149,7 @@ class Upsampling(Denoising):
 class Classification:
     """x_t, t -> class, by cross entropy: the classifier that guides sampling.
 
-    Measured are the loss and the shares of images whose class is the first, or among the first five, of the logits.
+    The measures are the loss and the top-1 and top-5 accuracy.
     Without noise (``config.noised``) it sees x_0 at time 0.
 
     Source: Dhariwal & Nichol 2021, section 4.
@@ -193,11 +193,13 @@ def _samples(model: UNet) -> Image.Image:
 
 
 def _enlarged(model: UNet, originals: Tensor, small: Tensor, labels: Tensor | None) -> Image.Image:
-    """Three rows: small images, each pixel a square; enlarged by the model; as they were.
+    """A picture of three rows: the small images, the images enlarged by the model, and the originals.
 
     Args:
         model: an upsampler.
-        originals: [N,C,H,W] in [-1, 1]. small: the same, reduced. labels: their classes.
+        originals: [N,C,H,W] in [-1, 1].
+        small: the same images, reduced.
+        labels: their classes.
     """
     made = upsample(model, small, classes=labels, sampler="dpmpp", steps=_PICTURE_STEPS, progress=False)
     squares = torch.nn.functional.interpolate(small, size=originals.shape[2:], mode="nearest")
@@ -206,14 +208,14 @@ def _enlarged(model: UNet, originals: Tensor, small: Tensor, labels: Tensor | No
 
 
 class Validation:
-    """The task's measures on batches that are always the same: images, noise and times.
+    """Validation: the task's measures on fixed batches, with the same images, noise and times every time.
 
     Args:
-        config: the run's; nothing is mirrored and no label dropped.
-        task: what is measured.
-        data: the images.
-        times: number of the process's times; all are as likely.
-        processes: those that share the work.
+        config: settings of the run; no image is mirrored and no label dropped.
+        task: the task to measure.
+        data: the validation images.
+        times: number of diffusion times, which are drawn uniformly.
+        processes: the processes that share the work.
     """
 
     def __init__(
@@ -226,9 +228,9 @@ class Validation:
 
     @torch.no_grad()
     def measure(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Means of the measures, as val_<name>."""
+        """Means of the measures, under the names val_<name>."""
         count, means = self._config.val_batches, torch.zeros(len(self._task.measures), device=device)
-        # Workers that decode images are not kept until the next time.
+        # Workers that decode images are ended until the next validation.
         with autocast(device, self._config.precision), contextlib.closing(self._batches):
             for step in range(count):
                 batch = self._batches.draw(step, self._times).to(device)

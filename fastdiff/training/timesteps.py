@@ -1,4 +1,4 @@
-"""How diffusion times are drawn for training, and the weights that keep the loss unbiased."""
+"""Distributions of the diffusion times in training, with the weights that keep the loss unbiased."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-HISTORY = 10  # losses kept of each time
-UNIFORM_SHARE = 0.001  # so that no time is ever forgotten
+HISTORY = 10  # number of losses kept for each time
+UNIFORM_SHARE = 0.001  # share of uniform sampling, so that every time stays possible
 
 
 class Times(NamedTuple):
@@ -28,13 +28,13 @@ class UniformTimes:
         return Times(torch.randint(self.count, (n,), generator=generator), torch.ones(n))
 
     def update(self, t: Tensor, loss: Tensor) -> None:
-        """Nothing to learn from the losses."""
+        """Ignore the losses."""
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """There is no state."""
+        """No tensors: the sampler has no state."""
 
 
 class LossSecondMomentTimes:
@@ -65,7 +65,7 @@ class LossSecondMomentTimes:
         return Times(t, (1 / (self.count * p[t])).float())
 
     def update(self, t: Tensor, loss: Tensor) -> None:
-        """Remember the unweighted losses [N] of times t [N]; of each time the last ten."""
+        """Record the unweighted losses [N] of times t [N]; the last ten of each time are kept."""
         for time, value in zip(t.tolist(), loss.tolist(), strict=True):
             self._losses[time, self._seen[time] % self.history] = value
             self._seen[time] += 1

@@ -20,12 +20,12 @@ from fastdiff.training.timesteps import LossSecondMomentTimes
 
 @dataclass(frozen=True)
 class Update:
-    """What a step needs. Calling it makes the step.
+    """A training step: calling it makes the next step.
 
     Attributes:
-        batches: of this process's rows.
+        batches: batches of this process's rows.
         parallel: the model, as all processes compute it.
-        device: of this process.
+        device: device of this process.
     """
 
     config: TrainConfig
@@ -40,9 +40,9 @@ class Update:
         """Make the next step.
 
         Returns:
-            [measures ..., gradient norm, skipped] over all processes, float32: the measures' means, weighted as the
-            loss is, and whether float16 overflowed, so that nothing was changed. It stays on the device: to read it
-            would stall a GPU. (With float16 the norm is read, and with loss-second-moment times the losses.)
+            [measures ..., gradient norm, skipped] over all processes, float32: the weighted means of the measures, and
+            1 if float16 overflowed and the step was skipped. The tensor stays on the device, because reading it would
+            stall a GPU. (With float16 the norm is read, and with loss-second-moment times the losses are.)
 
         Raises:
             FastdiffError: the loss scale of float16 collapsed.
@@ -74,7 +74,7 @@ class Update:
         first = self.processes.rows(config.batch_size).start
         for start in range(0, len(batch), size):
             part = batch.part(start, start + size)
-            # Dropout takes no generator. Its units depend on where the part begins in the batch, not on the process.
+            # Dropout takes no generator. Its mask depends on where the part begins in the batch, not on the process.
             torch.manual_seed(seeded(config.seed, "dropout", state.step, first + start).initial_seed())
             with self.parallel.accumulate(last=start + size >= len(batch)):
                 with autocast(self.device, config.precision):
@@ -84,10 +84,10 @@ class Update:
         return torch.cat(found)
 
     def _step(self, norm: Tensor) -> None:
-        """Weights, moments and averages.
+        """Update weights, moments and averages.
 
         Args:
-            norm: of the gradient, without the loss scale.
+            norm: norm of the gradient, without the loss scale.
         """
         config, state = self.config, self.state
         for group in state.optimizer.param_groups:
@@ -99,7 +99,7 @@ class Update:
         state.optimizer.step(grad_factor=factor)
 
     def _tell_times(self, t: Tensor, loss: Tensor) -> None:
-        """Times that learn from the losses hear of every process's, so that all go on drawing the same."""
+        """Record the losses of all processes for importance sampling of times, so that all draw the same times."""
         if isinstance(self.state.times, LossSecondMomentTimes):
             t, loss = self.processes.gather(torch.stack([t.double(), loss.double()], dim=1)).unbind(1)
             self.state.times.update(t.long(), loss)

@@ -1,4 +1,4 @@
-"""Reading images and labels from the forms in which data sets are published."""
+"""Reading images and labels from the file formats of published data sets."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from fastdiff.errors import FastdiffError
 def read(
     path: Path, labels: Path | None = None, *, progress: bool = False, skip_broken: bool = False
 ) -> Arrays | EncodedImages:
-    """Images and labels of any kind in docs/data.md, told apart by the name. What is left out is logged.
+    """Images and labels from any format in docs/data.md, which is recognised by the name. Skipped files are logged.
 
     Args:
-        skip_broken: leave out what cannot be read of folders and archives, instead of raising; each image is tried.
+        skip_broken: check every image of folders and archives, and skip those that cannot be read, instead of raising.
 
     Raises:
         FastdiffError: a missing or broken file, no images, labels that do not fit.

@@ -34,7 +34,7 @@ class Arrays:
         return len(self.images)
 
     def name(self, index: int) -> str:
-        """For errors."""
+        """Name of an image in error messages."""
         return f"image number {index}"
 
     def image(self, index: int) -> np.ndarray:
@@ -68,7 +68,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _read_at_most(file: io.BufferedIOBase, size: int) -> bytearray:
-    """Up to ``size`` bytes, in pieces: a header that lies about its size does not allocate it."""
+    """Read up to ``size`` bytes in pieces, so that a wrong size in a header does not allocate that much memory."""
     data = bytearray()
     while len(data) < size and (piece := file.read(min(size - len(data), _CHUNK))):
         data += piece
@@ -113,10 +113,10 @@ def read_arrays(path: Path, leave_out: Collection[str] = ()) -> dict[str, np.nda
     """The arrays of an .npz, by name.
 
     Args:
-        leave_out: names of arrays that are not wanted; in their place stands an empty one.
+        leave_out: names of arrays that are not read; an empty array is returned in their place.
 
     Raises:
-        FastdiffError: a broken file, one that holds other things, or promises more than it holds.
+        FastdiffError: a broken file, one with other contents than arrays, or one shorter than its headers say.
     """
     if not zipfile.is_zipfile(path):
         raise FastdiffError(f"{path} is not an .npz file")
@@ -129,7 +129,7 @@ def read_arrays(path: Path, leave_out: Collection[str] = ()) -> dict[str, np.nda
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """NumPy itself would take as much as the array's header says, and look at no checksum where that is less."""
+    """Read one array. NumPy itself would allocate any size in the header, and check no checksum if it is too small."""
     with archive.open(member) as file:
         array = np.lib.format.read_array(file, allow_pickle=False)
         if file.read(1):

@@ -1,4 +1,4 @@
-"""Images that stay in their files until they are asked for."""
+"""Images that stay in their files until they are accessed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from fastdiff.errors import FastdiffError, reason
 
 @dataclass(frozen=True)
 class EncodedImages(ABC):
-    """N pictures in files. Only where they lie is held in memory, and no file is kept open.
+    """N pictures in files. Only their locations are kept in memory, and no file is kept open.
 
-    So a source may be copied to worker processes, by fork or by pickle.
+    Therefore a source can be copied to worker processes, by fork or by pickle.
     """
 
     labels: np.ndarray | None  # as they are stored, one an image
@@ -47,7 +47,7 @@ class EncodedImages(ABC):
         return decode(self._file(index), self.name(index))
 
     def header(self, index: int) -> Header:
-        """What the picture ``index`` is.
+        """Channels and size of the picture ``index``, from its header.
 
         Raises:
             FastdiffError: it cannot be read.
@@ -55,7 +55,7 @@ class EncodedImages(ABC):
         return read_header(self._file(index), self.name(index))
 
     def without_broken(self, left_out: LeftOut, *, progress: bool) -> EncodedImages:
-        """Those that can be decoded, which is tried with each."""
+        """The images that can be decoded; every image is decoded to find out."""
         good = []
         bar = tqdm(range(len(self)), "trying images", unit="img", disable=not progress, delay=1, leave=False)
         for index in bar:

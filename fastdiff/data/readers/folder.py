@@ -64,7 +64,7 @@ def read_folder(root: Path, left_out: LeftOut, *, progress: bool) -> Folder:
 
 
 class _Walk:
-    """Through a folder and all below it; real folders come before links to folders, and each comes once."""
+    """A walk through a folder and its subfolders, real folders before links to folders, each folder once."""
 
     def __init__(self, root: Path, left_out: LeftOut, bar: tqdm) -> None:
         self._root, self._left_out, self._bar = root, left_out, bar
@@ -74,7 +74,7 @@ class _Walk:
         self._aliases: list[tuple[str, str]] = []  # of a folder: another name, and the first
 
     def run(self) -> None:
-        """Look through everything."""
+        """Walk through all folders."""
         real, links = deque([""]), deque[str]()
         while real or links:
             name = (real or links).popleft()
@@ -106,8 +106,8 @@ class _Walk:
         """Names of the image files, each file once, ordered by folder.
 
         Args:
-            listed: names that have a label; of a file with several names it is the one that is kept.
-            by_folder: whether the first folder of a name is its label.
+            listed: names that have a label; of a file with several names, the listed name is kept.
+            by_folder: True if the first folder of a name is its label.
 
         Raises:
             FastdiffError: one image under two labels.
@@ -129,7 +129,7 @@ class _Walk:
         return sorted(kept, key=lambda name: name.split("/"))
 
     def _file(self, entry: os.DirEntry[str], name: str, device: int) -> None:
-        """Take note of what is no folder."""
+        """Record a path that is no folder."""
         if is_hidden(entry.name) or name == LISTING:
             return
         if entry.is_file():
@@ -158,7 +158,7 @@ class _Walk:
         self._aliases.append((name, first))
 
     def _doubles(self) -> Iterator[tuple[int, int]]:
-        """Positions of two names of one file, the first one's first."""
+        """Pairs of positions of two names of the same file, in order."""
         numbers = np.frombuffer(self._numbers, np.uint64).reshape(-1, 2)
         order = np.lexsort(numbers.T)  # stable: the first name stays the first
         same = (numbers[order[1:]] == numbers[order[:-1]]).all(axis=1)
@@ -172,7 +172,7 @@ class _Walk:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two names with the same inode are one file. Some network file systems have no true inodes."""
+    """True if two names with the same inode are the same file. Some network file systems have no true inodes."""
     return os.path.realpath(one) == os.path.realpath(other) or os.stat(one).st_nlink > 1
 
 

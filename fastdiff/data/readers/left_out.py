@@ -1,4 +1,4 @@
-"""What a reader passes over: counted by kind, or refused, so that nothing is left out without a word."""
+"""Files that a reader skips: counted by kind, or refused, so that no file is skipped silently."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _LOG = logging.getLogger(__name__)
 
 
 class LeftOut:
-    """Counts of what is no image, and what cannot be read.
+    """Counts of skipped files that are no images, and of images that cannot be read.
 
     Args:
-        skip_broken: leave out what cannot be read, and list it, instead of raising.
+        skip_broken: skip and list images that cannot be read, instead of raising.
 
     Attributes:
-        kinds: how many of each kind were passed over: ".txt", "FIFO", ...
-        broken: a sentence for each thing that could not be read.
+        kinds: number of skipped files of each kind: ".txt", "FIFO", ...
+        broken: one sentence for each image that could not be read.
     """
 
     def __init__(self, skip_broken: bool = False) -> None:
@@ -28,25 +28,25 @@ class LeftOut:
         self.broken: list[str] = []
 
     def count(self, kind: str) -> None:
-        """One more of a kind that is no image."""
+        """Count one skipped file of a kind that is no image."""
         self.kinds[kind] += 1
 
     def count_file(self, name: str) -> None:
-        """One more file that is no image, by its extension."""
+        """Count one skipped file that is no image, by its extension."""
         self.count(os.path.splitext(name)[1].lower() or "without an extension")
 
     def refuse(self, sentence: str) -> None:
-        """Something that should be an image, or hold some, and cannot be read.
+        """Record an image, or a file with images, that cannot be read.
 
         Raises:
-            FastdiffError: unless such things are to be skipped.
+            FastdiffError: unless such files are to be skipped.
         """
         if not self.skip_broken:
             raise FastdiffError(f"{sentence}; --skip-broken leaves it out")
         self.broken.append(sentence)
 
     def report(self, source: str) -> None:
-        """Log it, once for all processes of a run."""
+        """Log the skipped files, once for all processes of a run."""
         if os.environ.get("RANK", "0") != "0":
             return
         if self.kinds:

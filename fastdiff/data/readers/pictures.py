@@ -1,4 +1,4 @@
-"""How one picture is decoded: the formats that are read, the turn that its EXIF data ask for, and what is refused."""
+"""Decoding one picture: the formats that are read, rotation by EXIF data, and what is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TURNS = {
 
 
 class Header(NamedTuple):
-    """What a picture is in its file, before its pixels are decoded and perhaps turned."""
+    """A picture's properties in its file, before its pixels are decoded and perhaps rotated."""
 
     channels: int  # 1 (grey) or 3
     height: int
@@ -51,7 +51,9 @@ def open_image(file: Path) -> Image.Image:
 
 
 def decode(file: Path | io.BytesIO, name: str) -> Image.Image:
-    """The picture in ``file``, which errors call ``name``, turned as its EXIF data say; of an animation the first one.
+    """The picture in ``file``, rotated as its EXIF data say; for an animation, its first picture.
+
+    ``name`` is its name in error messages.
 
     Raises:
         FastdiffError: no picture of a format in FORMATS, a broken one, or one with more than 8 bits a grey value.
@@ -62,7 +64,7 @@ def decode(file: Path | io.BytesIO, name: str) -> Image.Image:
             image.load()
     except Exception as error:  # damaged bytes make decoders fail in any way
         raise FastdiffError(f"cannot read the image {name}: {reason(error)}") from None
-    turn = _turn(image)  # only now: a PNG's may stand behind its pixels
+    turn = _turn(image)  # only now, because a PNG may have them after its pixels
     return image if turn is None else image.transpose(turn)
 
 
@@ -105,7 +107,7 @@ def known_formats() -> tuple[str, ...]:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Not Pillow's exif_transpose, which writes the EXIF data anew and fails where they are broken."""
+    """Rotate by the EXIF data; Pillow's exif_transpose would also rewrite the EXIF data and fail if they are broken."""
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # EXIF data that are broken turn nothing, as in any viewer
@@ -113,10 +115,10 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file counts: by its extension, and it is not hidden."""
+    """True if a file is an image by its extension, and not hidden."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS and not is_hidden(name)
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a part of the name starts with a dot, or is macOS' folder of such files."""
+    """True if a part of the name starts with a dot, or is macOS' folder of such files."""
     return any(part[:1] == "." and part != "." or part == "__MACOSX" for part in name.split("/"))

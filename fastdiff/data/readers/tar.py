@@ -14,17 +14,17 @@ _BLOCK, _RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 
 
 def members(file: IO[bytes], path: Path, left_out: LeftOut) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar file that are whole, in order. Nothing but its end mark, of zeros, belongs to none of them.
+    """The undamaged members of a tar file, in order. Every byte must belong to a member or to the end mark of zeros.
 
-    Python's own ``TarFile.next`` takes a header that is broken for the end of the archive.
+    (Python's own ``TarFile.next`` mistakes a broken header for the end of the archive.)
 
     Args:
-        file: open for reading. The caller may move in it.
-        path: for messages.
-        left_out: hears of what belongs to no member; if it does not raise, the walk goes on behind that.
+        file: the tar file, open for reading. The caller may seek in it.
+        path: its path, for messages.
+        left_out: is told of bytes that belong to no member; if it does not raise, the walk continues after them.
 
     Raises:
-        FastdiffError: what belongs to no member, with its offset.
+        FastdiffError: bytes that belong to no member, with their offset.
     """
     size = file.seek(0, os.SEEK_END)
     if not size:
@@ -68,7 +68,7 @@ def _check_end(end: int, size: int, path: Path, left_out: LeftOut, broken: str) 
 def _header(
     tar: tarfile.TarFile, file: IO[bytes], position: int, size: int
 ) -> tuple[tarfile.TarInfo | None, int, str]:
-    """What is at a position: a member, where the next header is, and otherwise why it is none; "" for zeros."""
+    """Read the header at a position: a member and the next header's position, or why there is none; "" for zeros."""
     file.seek(position)
     try:
         member = tarfile.TarInfo.fromtarfile(tar)

@@ -1,4 +1,4 @@
-"""webdataset shards: tar files whose members of one name, but for what follows its first dot, are one sample."""
+"""webdataset shards: tar files in which members with the same name up to the first dot form one sample."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ENTRY = np.dtype([("shard", "i4"), ("offset", "i8"), ("size", "i8")])
 
 @dataclass(frozen=True)
 class Shards(EncodedImages):
-    """Images in tar files, reached at random by where they lie."""
+    """Images in tar files, with random access by their offsets."""
 
     paths: tuple[Path, ...]
     names: np.ndarray  # [N] bytes
@@ -51,7 +51,7 @@ class Shards(EncodedImages):
 
 
 def find_shards(path: Path) -> list[Path]:
-    """The tar files that ``path`` means: itself, those in a folder, or those of a pattern with {000..146}.
+    """The tar files at ``path``: a single file, those in a folder, or those of a pattern with {000..146}.
 
     Raises:
         FastdiffError: a file of the pattern is missing; a folder that holds images beside tar files.
@@ -93,7 +93,7 @@ def _in_folder(folder: Path) -> list[Path]:
 
 
 def _expand(pattern: str) -> list[str]:
-    """As a shell does: 0s before the first number give all numbers its width."""
+    """Expand the pattern as a shell does: leading zeros of the first number give all numbers its width."""
     match = _RANGE.search(pattern)
     if match is None:
         return [pattern]

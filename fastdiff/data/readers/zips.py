@@ -32,8 +32,8 @@ _ENCRYPTED, _UTF8 = 1, 1 << 11  # bits of a member's flags
 class Zip(EncodedImages):
     """Images in one .zip.
 
-    An open ZipFile takes 700 bytes a member and must not be shared by processes; ImageNet would take each of them
-    12 seconds and a gigabyte. So it is used once, to learn where the members lie.
+    An open ZipFile takes 700 bytes a member and must not be shared by processes; for ImageNet each process would need
+    12 seconds and a gigabyte. Therefore it is used only once, to find the positions of the members.
     """
 
     path: Path
@@ -108,7 +108,7 @@ def read_zip(path: Path, left_out: LeftOut) -> Zip:
 def _images(
     members: list[zipfile.ZipInfo], file: IO[bytes], path: Path, left_out: LeftOut
 ) -> list[zipfile.ZipInfo]:
-    """Those that are images. Of the others the directory's word is not enough: a flipped bit would lose an image."""
+    """The members that are images. Others are checked by their own header, as a flipped bit could hide an image."""
     found: dict[str, zipfile.ZipInfo] = {}
     for member in members:
         name = member.filename
@@ -143,7 +143,7 @@ def _name(member: zipfile.ZipInfo) -> int:
 
 
 def _to_data(file: IO[bytes], offset: int, name: int) -> None:
-    """Move from a member's own header to its data. The directory at the zip's end has no checksum; the header tells."""
+    """Seek from a member's own header to its data, and check the directory, which has no checksum, by that header."""
     file.seek(offset)
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size or header[:4] != _SIGNATURE:
