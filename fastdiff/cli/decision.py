@@ -170,7 +170,7 @@ class Plot(Data):
 
         if self.walks < 1:
             raise FastdiffError(f"walks must be at least 1, got {self.walks}")
-        plots.pyplot()  # raises an error now, before the work, if matplotlib is missing
+        plots.pyplot("decision")  # raises an error now, before the work, if matplotlib is missing
         table = self.used(self.table())
         labels, decided = np.array(table.condition or ["all"] * len(table.rt)), table.choice >= 0
         known = list(dict.fromkeys(labels.tolist()))

@@ -50,7 +50,7 @@ class SwissRoll:
     def run(self) -> int:
         from fastdiff.dpm2015 import Recipe, experiments, plots
 
-        plots.pyplot()  # raises an error now, before the work, if matplotlib is missing
+        plots.pyplot("train")  # raises an error now, before the work, if matplotlib is missing
         recipe = Recipe(self.iterations, self.batch, self.lr, seed=self.seed)
         start = time.perf_counter()
         with _bar(self.progress, "training", self.iterations) as bar:
@@ -98,7 +98,7 @@ class Heartbeat:
     def run(self) -> int:
         from fastdiff.dpm2015 import HeartbeatOracle, Recipe, bound, experiments, plots
 
-        plots.pyplot()
+        plots.pyplot("train")
         recipe = Recipe(self.iterations, self.batch, self.lr, early=0.7, seed=self.seed)
         start = time.perf_counter()
         with _bar(self.progress, "training", self.iterations) as bar:
@@ -157,7 +157,7 @@ class _Images:
     def _run(self, name: str, train_set: torch.Tensor, test_set: torch.Tensor) -> int:
         from fastdiff.dpm2015 import MultiScaleConfig, Recipe, experiments, plots
 
-        plots.pyplot()
+        plots.pyplot("train")
         recipe = Recipe(self.iterations, self.batch, self.lr, ema=0.995, early=0.7, seed=self.seed)
         config = MultiScaleConfig(
             channels=train_set.shape[1], width=self.width, layers=self.layers, dense=self.dense,

@@ -11,21 +11,11 @@ from fastdiff.decision.density import pdf
 from fastdiff.decision.fit import Fit
 from fastdiff.decision.simulate import simulate
 from fastdiff.decision.subjects import SubjectFits
-from fastdiff.errors import FastdiffError
+from fastdiff.plots import BLUE, GRID, INK, ORANGE, STYLE, pyplot
 
-UPPER, LOWER, INK, GRID = "#1b6ca8", "#d1603d", "#2f3640", "#e3e6ea"
+UPPER, LOWER = BLUE, ORANGE
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _SHADES = ("#9fd0c9", "#5fb0b3", "#2f8a9b", "#1d6384", "#173f63")  # fast to slow
-_STYLE = {
-    "font.size": 10,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
 
 
 def paths_picture(rt: Any, choice: Any, model: dict[str, Any], *, walks: int = 14, seed: int = 0) -> Any:
@@ -39,12 +29,12 @@ def paths_picture(rt: Any, choice: Any, model: dict[str, Any], *, walks: int = 1
     Raises:
         FastdiffError: matplotlib is missing.
     """
-    plt = pyplot()
+    plt = pyplot("decision")
     rt, upper = np.asarray(rt, dtype=float), np.asarray(choice) == 1
     end = float(np.quantile(rt, 0.985)) * 1.05
     grid = np.linspace(1e-3, end, 400)
     edges = np.linspace(0, end, 56)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             3,
             1,
@@ -124,11 +114,11 @@ def quantile_probability_picture(fit: Fit, rt: Any, choice: Any, condition: list
     Raises:
         FastdiffError: matplotlib is missing.
     """
-    plt = pyplot()
+    plt = pyplot("decision")
     rt, choice = np.asarray(rt, dtype=float), np.asarray(choice)
     labels = np.array(condition if condition is not None else ["all"] * len(rt))
     sweep = _only_drift_varies(fit)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(8.2, 5.2), dpi=120, layout="constrained")
         axis.grid(color=GRID, linewidth=0.8)
         axis.set_axisbelow(True)
@@ -218,11 +208,11 @@ def subjects_picture(found: SubjectFits) -> Any:
     Raises:
         FastdiffError: matplotlib is missing.
     """
-    plt = pyplot()
+    plt = pyplot("decision")
     parts = list(found.columns().items())
     across = min(len(parts), 3)
     down = -(-len(parts) // across)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(down, across, figsize=(3.1 * across, 0.6 + 2.6 * down), dpi=120,
                                     layout="constrained", squeeze=False)  # fmt: skip
         for axis, ((name, label), (values, errors)) in zip(axes.flat, parts, strict=False):
@@ -252,8 +242,8 @@ def recovery_picture(
     Raises:
         FastdiffError: matplotlib is missing.
     """
-    plt = pyplot()
-    with plt.rc_context(_STYLE):
+    plt = pyplot("decision")
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(true), figsize=(3 * len(true), 3.2), dpi=120, layout="constrained",
                                     squeeze=False)  # fmt: skip
         for axis, (name, values) in zip(axes[0], true.items(), strict=True):
@@ -265,19 +255,3 @@ def recovery_picture(
             axis.set_title(f"{name}: r = {np.corrcoef(x, y)[0, 1]:.3f}", loc="left", fontsize=10)
             axis.set(xlabel="true", ylabel="recovered")
     return figure
-
-
-def pyplot() -> Any:
-    """matplotlib's, drawing into files.
-
-    Raises:
-        FastdiffError: matplotlib is missing.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise FastdiffError("pictures need matplotlib: pip install 'fastdiff[decision]'") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt

@@ -12,20 +12,10 @@ from torch import Tensor
 from fastdiff.dpm2015.data import heartbeat_sequences
 from fastdiff.dpm2015.experiments import Trained
 from fastdiff.dpm2015.sampling import sample
-from fastdiff.errors import FastdiffError
+from fastdiff.plots import BLUE, GRID, INK, ORANGE, STYLE, pyplot
 from fastdiff.sampling.conditions import Denoise
 
-FORWARD, REVERSE, INK, GRID = "#1b6ca8", "#d1603d", "#2f3640", "#e3e6ea"
-_STYLE = {
-    "font.size": 10,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
+FORWARD, REVERSE = BLUE, ORANGE
 Progress = Callable[[int], None]
 
 
@@ -38,12 +28,12 @@ def swiss_roll_picture(trained: Trained, *, points: int = 2000, seed: int = 0, p
     Raises:
         FastdiffError: matplotlib is missing.
     """
-    plt = pyplot()
+    plt = pyplot("train")
     diffusion, data = trained.diffusion, trained.test[:points]
     times = [0, diffusion.steps // 2, 3 * diffusion.steps // 5, diffusion.steps]
     generator = torch.Generator().manual_seed(seed)
     backward = sample(diffusion, trained.network, data, seed=seed, keep=times, progress=progress)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(3, 4, figsize=(9.2, 7.1), dpi=120, layout="constrained")
         for column, t in enumerate(times):
             steps = torch.full((len(data),), t)
@@ -85,13 +75,13 @@ def heartbeat_picture(
     Raises:
         FastdiffError: matplotlib is missing.
     """
-    plt = pyplot()
+    plt = pyplot("train")
     diffusion = trained.diffusion
     steps = diffusion.steps
     times = [steps, round(0.6 * steps), round(0.3 * steps), round(0.1 * steps), 0]
     like = trained.test.new_zeros(samples, trained.test.shape[1])
     reverse = sample(diffusion, trained.network, like, seed=seed, keep=times, progress=progress)
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(9.2, 5.6), dpi=120, layout="constrained")
         upper, lower = figure.subfigures(2, 1, height_ratios=(1.5, 1))
         for axis, t in zip(upper.subplots(1, len(times)), times, strict=True):
@@ -149,7 +139,7 @@ def images_picture(
     Raises:
         FastdiffError: matplotlib is missing.
     """
-    plt = pyplot()
+    plt = pyplot("train")
     assert trained.scale is not None
     diffusion, network = trained.diffusion, trained.network
     count = 4 * rows
@@ -171,7 +161,7 @@ def images_picture(
         (f"{hide} hidden, filled in", _grid(torch.stack([cut, inside], 1).flatten(0, 1), rows, 2)),
         ("noisy, denoised", _grid(torch.stack([noisy, clean], 1).flatten(0, 1), rows, 2)),
     )
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(11.2, 4.6), dpi=120, layout="constrained")
         figure.get_layout_engine().set(h_pad=0.08)
         upper, lower = figure.subfigures(2, 1, height_ratios=(2.1, 1))
@@ -211,19 +201,3 @@ def _draw_kl(axis: Any, step_kl: Tensor, color: str, label: str, smooth: int) ->
     axis.grid(color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.set(xlabel="step t", ylabel="KL, bits", yscale="log", xlim=(2, len(step_kl) + 1))
-
-
-def pyplot() -> Any:
-    """matplotlib's, drawing into files.
-
-    Raises:
-        FastdiffError: matplotlib is missing.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise FastdiffError("pictures need matplotlib: pip install 'fastdiff[train]'") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt

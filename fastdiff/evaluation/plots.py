@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
+from fastdiff.plots import pyplot
 
 
 def draw_bound(summary: dict[str, Any], path: Path, title: str = "") -> None:
@@ -18,14 +18,9 @@ def draw_bound(summary: dict[str, Any], path: Path, title: str = "") -> None:
     Raises:
         FastdiffError: no matplotlib, or a place that cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise FastdiffError(
-            "the picture of the bound needs matplotlib; pip install 'fastdiff[evaluate]'"
-        ) from None
+    plt = pyplot("evaluate")
     steps = [t + 1 for t in summary["timesteps"]]  # a logarithmic axis has no 0
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    figure = plt.figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(steps, summary["vb"], color="#1f4e8c", linewidth=1.5, marker="." if len(steps) < 60 else "")
     axes.set(xscale="log", yscale="log", xlabel="timestep t, counted from 1", ylabel="bits per dimension")
@@ -36,3 +31,4 @@ def draw_bound(summary: dict[str, Any], path: Path, title: str = "") -> None:
     axes.text(0.98, 0.96, f"{total}\n{parts}", transform=axes.transAxes, ha="right", va="top")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")
+    plt.close(figure)
