@@ -12,6 +12,7 @@ from typing import Any
 import backends
 import pytest
 import torch
+from case_runs import run
 from torch import Tensor
 
 from fastdiff.backend import Backend, use_backend
@@ -82,21 +83,9 @@ def _exact(value: Any) -> Any:
     return value.double().contiguous() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def _leaves(kwargs: dict[str, Any], case: Case) -> dict[str, Any]:
-    return {k: v.detach().requires_grad_() if k in case.differentiable else v for k, v in kwargs.items()}
-
-
-def _run(function: Any, case: Case, kwargs: dict[str, Any]) -> list[Tensor]:
-    """Outputs, then gradients of a fixed weighting of the first output."""
-    kwargs = _leaves(kwargs, case)
-    outputs = function(**kwargs)
-    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    result = [o.detach() for o in outputs]
-    if case.differentiable and outputs[0].numel():
-        weighting = torch.randn(outputs[0].shape, generator=torch.Generator().manual_seed(1))
-        weighting = weighting.to(outputs[0])
-        result += torch.autograd.grad(outputs[0], [kwargs[k] for k in case.differentiable], weighting)
-    return result
+def _weighted(y: Tensor) -> Tensor:
+    """A fixed weighting, so that every element of the gradients is another."""
+    return (y * torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)).sum()
 
 
 def _errors(got: list[Tensor], truth: list[Tensor]) -> list[float]:
@@ -109,10 +98,10 @@ def _errors(got: list[Tensor], truth: list[Tensor]) -> list[float]:
 @pytest.mark.parametrize(("case", "backend", "dtype"), PARAMETERS, indirect=["backend"])
 def test_values_and_gradients(case: Case, backend: Backend, dtype: torch.dtype) -> None:
     kwargs = case.inputs(dtype, DEVICES[backend])
-    truth = _run(case.eager, case, {k: _exact(v) for k, v in kwargs.items()})
-    eager = _run(case.eager, case, kwargs)
+    truth = run(case.eager, case, {k: _exact(v) for k, v in kwargs.items()}, _weighted)
+    eager = run(case.eager, case, kwargs, _weighted)
     with use_backend(backend):
-        got = _run(case.fused, case, kwargs)
+        got = run(case.fused, case, kwargs, _weighted)
     floor = FLOORS.get(dtype, torch.finfo(dtype).eps)
     for i, (error, bound, t) in enumerate(
         zip(_errors(got, truth), _errors(eager, truth), truth, strict=True)

@@ -11,6 +11,7 @@ from typing import Any
 import backends
 import pytest
 import torch
+from case_runs import run
 from torch import Tensor
 
 from fastdiff.backend import Backend, use_backend
@@ -28,15 +29,7 @@ QUICK_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
 
 
 def _run(function: Any, case: Case) -> list[Tensor]:
-    """Outputs, then gradients of the first output's sum of squares."""
-    inputs = case.inputs(torch.float32, "cpu")
-    kwargs = {k: v.detach().requires_grad_() if k in case.differentiable else v for k, v in inputs.items()}
-    outputs = function(**kwargs)
-    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    if not case.differentiable or not outputs[0].numel():
-        return outputs
-    gradients = torch.autograd.grad(outputs[0].square().sum(), [kwargs[k] for k in case.differentiable])
-    return [*(o.detach() for o in outputs), *gradients]
+    return run(function, case, case.inputs(torch.float32, "cpu"))
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda c: f"{c.op}-{c.name}")

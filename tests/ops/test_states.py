@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from case_runs import run
 from torch import Tensor
 
 from fastdiff.backend import Backend, use_backend
@@ -60,28 +61,14 @@ STATES: dict[str, State] = {
 }
 
 
-def _run(case: Case, inputs: dict[str, Any], state: State) -> list[Tensor]:
-    """Outputs and gradients of the op called in a state of the process."""
-    leaves = {k: v.detach().requires_grad_() if k in case.differentiable else v for k, v in inputs.items()}
-    with state():
-        outputs = case.fused(**leaves)
-    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    if not case.differentiable or not outputs[0].numel():
-        return outputs
-    loss = outputs[0].float().square().sum()
-    with state():
-        gradients = torch.autograd.grad(loss, [leaves[k] for k in case.differentiable])
-    return [*(o.detach() for o in outputs), *gradients]
-
-
 @pytest.mark.parametrize("backend", [Backend.CPU, Backend.REFERENCE], ids=lambda b: b.value)
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("case", CHOSEN, ids=lambda c: f"{c.op}-{c.name}")
 def test_no_state_changes_a_bit(case: Case, state: str, backend: Backend) -> None:
     inputs = case.inputs(torch.float32, "cpu")
     with use_backend(backend):
-        wanted = _run(case, inputs, contextlib.nullcontext)
-        got = _run(case, inputs, STATES[state])
+        wanted = run(case.fused, case, inputs)
+        got = run(case.fused, case, inputs, state=STATES[state])
     for g, w in zip(got, wanted, strict=True):
         assert g.dtype == w.dtype and g.device == w.device and g.stride() == w.stride()
         if state == "autocast" and backend is Backend.REFERENCE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import backends
 import pytest
 import tiny
 import torch
@@ -9,6 +10,7 @@ from noisy_models import DEVICE, Embedding, Model, make_batch, make_plan
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastdiff.backend import Backend, use_backend
 from fastdiff.models import UNet
 from fastdiff.sampling.loop import run
 from fastdiff.sampling.plan import Plan
@@ -48,6 +50,19 @@ def test_static_step_equals_the_loop(sampler: str, guided: bool, kind: type) -> 
         start, options = make_batch(3, first, guided)
         assert torch.equal(x, run(plan, model, start, **options))
         assert flags.shape == (plan.calls, 3) and not flags.any()
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="simulated kernels take the CPU's tensors")
+@backends.each_kernel("reverse_step", Backend.CPU)
+@pytest.mark.parametrize("sampler", ["ancestral", "heun", "dpmpp"])
+def test_kernels_of_a_gpu_read_the_number_of_the_step_on_the_device(backend: Backend, sampler: str) -> None:
+    model, plan = Model(), make_plan(sampler)
+    start, options = make_batch(2)
+    with use_backend(backend):
+        ((x, _),) = _statically(plan, model, [make_batch(2)])
+        assert torch.equal(x, run(plan, model, start, **options))
+    with use_backend("cpu"):
+        torch.testing.assert_close(run(plan, model, start, **options), x, rtol=1e-4, atol=1e-5)
 
 
 def test_flags_are_written_at_their_step() -> None:
