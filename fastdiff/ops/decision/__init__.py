@@ -67,11 +67,11 @@ def first_passage(
         Passage(rt [N], choice [N] int8, position [N]). A trial that cannot begin (NaN, z_i on or outside the
         boundaries) has rt and position NaN and choice -1.
 
-    No walk goes on for ever, and no rounding stops one half way. "exact": where the drift takes over, |v| times the
-    distance to the nearer boundary above 1024 s^2, or |v| x above 2^23 s^2 (2^52 s^2 in float64), the rest of the walk
-    is one draw of the time to the boundary that the drift points to; the other is hit with a probability that is 0 in
-    any floating point. On a grid: a walk whose largest possible step is below half a unit in the last place of x stands
-    still and ends as one whose time is out, and every walk does after 2^30 steps.
+    Every walk ends, and no rounding error stops one half way. "exact": where the drift dominates (|v| times the
+    distance to the nearer boundary above 1024 s^2, or |v| x above 2^23 s^2, in float64 2^52 s^2), the rest of the walk
+    is a single draw of the time to the boundary that the drift points to; the probability of the other one is 0 in
+    floating point. On a grid: a walk whose largest possible step is below half a unit in the last place of x cannot
+    move and ends as one that has run out of time, and every walk ends after 2^30 steps.
 
     Raises:
         FastdiffError: seeds, shapes, dtypes, method, dt or t_max out of the above.
