@@ -49,7 +49,7 @@ class Sampler:
 
     model: Model  # model(x, t, **cond) -> [N,C,*], or [N,2C,*] with learned variance; any callable
     shape: Sequence[int] | None = None  # (C, H, W) of one sample; None = from model.config
-    sampler: str = "ddim"  # "ancestral", "ddim", "euler", "heun" (two calls a step), "dpmpp"
+    sampler: str = "ddim"  # a name in fastdiff.sampling.samplers.SAMPLERS
     steps: int | str = 50  # a count, "ddim50", or counts per section: "90,60,60,20,20"
     spacing: Spacing | None = None  # "uniform" timesteps, "karras", "logsnr"; None = the sampler's own
     eta: float = 0.0  # noise of "ddim": 0 = none, 1 = as much as ancestral

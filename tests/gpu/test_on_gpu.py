@@ -14,6 +14,7 @@ from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.models import UNet, UNetConfig
 from fastdiff.ops import attention, group_norm_silu, normal, random_bits, reverse_step
 from fastdiff.ops._op import OPS
+from fastdiff.ops.reverse_step import COLUMNS
 from fastdiff.sampling import Sampler
 from fastdiff.sampling.samplers import SAMPLERS
 
@@ -84,7 +85,7 @@ def test_normals_are_the_cpus_to_rounding(dtype: torch.dtype) -> None:
 def test_a_step_draws_the_noise_of_normal() -> None:
     seeds, x = torch.tensor(SEEDS).cuda(), torch.zeros(len(SEEDS), 3, 9, 7, device="cuda")
     table = torch.zeros(2, 12, device="cuda")
-    table[1, 6] = 1.0
+    table[1, COLUMNS.index("std")] = 1.0
     index = torch.ones((), dtype=torch.int64, device="cuda")
     for backend in _backends("reverse_step"):
         with use_backend(backend):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from functools import partial
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import sample_seeds
 from fastdiff.sampling import Sampler, encode, sample, sample_batches, to_uint8
 from fastdiff.sampling.loop import run
+from fastdiff.sampling.request import RequestArguments
 from fastdiff.sampling.samplers import SAMPLERS, sampling_plan
 
 
@@ -329,3 +332,10 @@ def test_sampler_object_is_reusable() -> None:
     first = sampler(2, seed=1, progress=False)
     assert torch.equal(sampler(2, seed=1, progress=False), first)
     torch.testing.assert_close(sampler(4, seed=1, progress=False)[:2], first)
+
+
+@pytest.mark.parametrize("call", [Sampler.__call__, sample], ids=["Sampler", "sample"])
+def test_public_calls_take_the_arguments_of_a_request(call) -> None:
+    parameters = inspect.signature(call).parameters.values()
+    own = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name != "progress"]
+    assert own == [field.name for field in dataclasses.fields(RequestArguments)]
