@@ -1,113 +1,54 @@
-"""The ops at the sizes that ADM's networks have on a GPU, made on the device."""
+"""The ops at the sizes that ADM's networks have on a GPU."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdiff.ops import channel_moments, conv2d, group_norm_silu, normal, reverse_step
+from fastdiff.ops import normal
 from fastdiff.ops._case import Case
-from fastdiff.ops.channel_moments import eager as moments_eager
-from fastdiff.ops.conv2d import eager as conv2d_eager
-from fastdiff.ops.group_norm_silu import eager as group_norm_eager
-from fastdiff.ops.reverse_step import eager as reverse_step_eager
-
-
-def _normal(dtype: torch.dtype, device: str, *shape: int, scale: float = 1.0) -> Tensor:
-    return (scale * torch.randn(shape, device=device)).to(dtype)
-
-
-def _image(dtype: torch.dtype, device: str, shape: tuple[int, ...], channels_last: bool) -> Tensor:
-    x = _normal(dtype, device, *shape)
-    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
-
-
-def _norm_inputs(dtype, device, *, shape, channels_last: bool, adaptive: bool) -> dict[str, Any]:
-    n, c = shape[:2]
-    kwargs = {"x": _image(dtype, device, shape, channels_last), "num_groups": 32}
-    kwargs |= {
-        "weight": 1 + _normal(dtype, device, c, scale=0.2),
-        "bias": _normal(dtype, device, c, scale=0.2),
-    }
-    if adaptive:
-        both = _normal(dtype, device, n, 2 * c, scale=0.3)
-        kwargs["scale"], kwargs["shift"] = both.chunk(2, dim=1)
-    return kwargs
+from fastdiff.ops.channel_moments import cases as channel_moments
+from fastdiff.ops.conv2d import cases as conv2d
+from fastdiff.ops.group_norm_silu import cases as group_norm_silu
+from fastdiff.ops.reverse_step import cases as reverse_step
 
 
 def group_norm(*shape: int, channels_last: bool = True, adaptive: bool = False) -> Case:
     layout = "channels_last" if channels_last else "contiguous"
-    leaves = ("x", "weight", "bias", *(("scale", "shift") if adaptive else ()))
-    return Case(
-        name=f"{'x'.join(map(str, shape))}-{layout}{'-adaptive' * adaptive}",
-        op="group_norm_silu",
-        fused=group_norm_silu,
-        eager=group_norm_eager.group_norm_silu,
-        inputs=functools.partial(_norm_inputs, shape=shape, channels_last=channels_last, adaptive=adaptive),
-        differentiable=leaves,
-        elements=2 * math.prod(shape),
-    )
+    name = f"{_sizes(shape)}-{layout}{'-adaptive' * adaptive}"
+    return group_norm_silu.case(name, *shape, channels_last=channels_last, adaptive=adaptive)
 
 
 def moments(*shape: int) -> Case:
-    return Case(
-        name=f"{'x'.join(map(str, shape))}-channels_last",
-        op="channel_moments",
-        fused=channel_moments,
-        eager=moments_eager.channel_moments,
-        inputs=lambda dtype, device: {"x": _image(dtype, device, shape, True)},
-        elements=math.prod(shape),
-    )
+    made = channel_moments.case(f"{_sizes(shape)}-channels_last", *shape)
+    return replace(made, differentiable=())
 
 
 def convolution(n: int, c: int, size: int, kernel: int = 3) -> Case:
-    def inputs(dtype: torch.dtype, device: str) -> dict[str, Any]:
-        weight = _normal(dtype, device, c, c, kernel, kernel, scale=1 / math.sqrt(c * kernel**2))
-        x = _image(dtype, device, (n, c, size, size), True)
-        return {"x": x, "weight": weight.contiguous(memory_format=torch.channels_last), "bias": None}
-
-    return Case(
-        name=f"{n}x{c}x{size}x{size}-{kernel}x{kernel}-channels_last",
-        op="conv2d",
-        fused=conv2d,
-        eager=conv2d_eager.conv2d,
-        inputs=inputs,
-        elements=2 * n * c * size**2 + c * c * kernel**2,
-        flops=2 * n * size**2 * c * c * kernel**2,
-    )
-
-
-def _step_inputs(dtype, device, *, shape, guidance: bool) -> dict[str, Any]:
-    """The state is float32, whatever the model computes in."""
-    n, c, *rest = shape
-    row = (1.7, -1.4, 0.82, 0.15, -0.3, 0.2, 0.4, -2.4, -1.9, 1.0, 1.5, 0.0)
-    kwargs = {
-        "x": _normal(torch.float32, device, *shape),
-        "model_output": _normal(dtype, device, n, 2 * c, *rest),
-        "table": torch.tensor([row], device=device),
-        "index": torch.zeros((), dtype=torch.int64, device=device),
-        "seeds": torch.arange(n, device=device),
-        "clip": True,
-        "variance": "learned_range",
-    }
-    return kwargs | ({"uncond": _normal(dtype, device, n, 2 * c, *rest)} if guidance else {})
+    name = f"{_sizes((n, c, size, size))}-{kernel}x{kernel}-channels_last"
+    made = conv2d.case(name, n, c, c, size, size, k=kernel, bias=False)
+    return replace(made, differentiable=())
 
 
 def step(*shape: int, guidance: bool = False) -> Case:
-    size = math.prod(shape)
-    return Case(
-        name=f"{'x'.join(map(str, shape))}{'-guidance' * guidance}",
-        op="reverse_step",
-        fused=reverse_step,
-        eager=reverse_step_eager.reverse_step,
-        baseline=reverse_step_eager.with_randn,
-        inputs=functools.partial(_step_inputs, shape=shape, guidance=guidance),
-        elements=(3 + (4 if guidance else 2)) * size,
-    )
+    """The state is float32, whatever the model computes in."""
+    options: dict[str, Any] = {"variance": "learned_range", "noise": "seeds", "clip": True}
+    name = f"{_sizes(shape)}{'-guidance' * guidance}"
+    made = reverse_step.case(name, shape=shape, guidance=guidance, **options)
+    return replace(made, inputs=functools.partial(_with_float32_state, made.inputs))
+
+
+def _with_float32_state(
+    inputs: Callable[[torch.dtype, str], dict[str, Any]], dtype: torch.dtype, device: str
+) -> dict[str, Any]:
+    kwargs = inputs(dtype, device)
+    return kwargs | {"x": kwargs["x"].float()}
 
 
 def noise(*shape: int) -> Case:
@@ -116,19 +57,22 @@ def noise(*shape: int) -> Case:
     def randn(seeds: Tensor, shape: list[int], dtype: torch.dtype) -> Tensor:
         return torch.randn(len(seeds), *shape, dtype=dtype, device=seeds.device)
 
+    def inputs(dtype: torch.dtype, device: str) -> dict[str, Any]:
+        return {"seeds": torch.arange(n, device=device), "shape": list(rest), "dtype": dtype}
+
     return Case(
-        name="x".join(map(str, shape)),
+        name=_sizes(shape),
         op="philox_normal",
         fused=normal,
         eager=lambda seeds, shape, dtype: normal(seeds.cpu(), shape, dtype=dtype).to(seeds.device),
         baseline=randn,
-        inputs=lambda dtype, device: {
-            "seeds": torch.arange(n, device=device),
-            "shape": list(rest),
-            "dtype": dtype,
-        },
+        inputs=inputs,
         elements=math.prod(shape),
     )
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def cases(dry: bool) -> list[Case]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastdiff.models import build_model
 from fastdiff.ops import AdamWHyper, adamw_ema
 from fastdiff.ops._case import Case
-from fastdiff.ops.adamw_ema import eager
+from fastdiff.ops.adamw_ema.cases import eager_step
 from fastdiff.zoo import PRESETS
 
 _FACTOR = 0.999999  # close to 1: the eager side scales its gradients in place, again at each call
@@ -57,9 +57,7 @@ def _eager(params, grads, exp_avg, exp_avg_sq, steps, emas, low, factor) -> Tens
     if factor is not None:
         torch._foreach_mul_(grads, factor)
     hyper = AdamWHyper(1e-4, decays=_DECAYS[: len(emas)])
-    numbers = (hyper.lr, hyper.beta1, hyper.beta2, hyper.eps, hyper.weight_decay, list(hyper.decays))
-    flat = [t for row in emas for t in row]
-    eager.adamw_ema(params, grads, exp_avg, exp_avg_sq, steps, flat, low, None, *numbers)
+    eager_step(params, grads, exp_avg, exp_avg_sq, steps, hyper, emas=emas, low=low, grad_factor=None)
     return params[0]
 
 

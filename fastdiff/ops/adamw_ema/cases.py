@@ -78,7 +78,7 @@ def _step(
 
 
 @torch.no_grad()
-def _eager(p, g, m, v, steps, hyper, *, emas, low, grad_factor) -> None:
+def eager_step(p, g, m, v, steps, hyper, *, emas, low, grad_factor) -> None:
     flat = [t for row in emas for t in row]
     numbers = (hyper.lr, hyper.beta1, hyper.beta2, hyper.eps, hyper.weight_decay, list(hyper.decays))
     eager.adamw_ema(p, g, m, v, steps, flat, low, grad_factor, *numbers)
@@ -89,7 +89,7 @@ def _case(name: str, *, falls_back: bool = False, **options: Any) -> Case:
         name=name,
         op="adamw_ema",
         fused=functools.partial(_step, adamw_ema),
-        eager=functools.partial(_step, _eager),
+        eager=functools.partial(_step, eager_step),
         inputs=functools.partial(_inputs, **options),
         falls_back=falls_back,
     )

@@ -27,7 +27,7 @@ def _inputs(
     return {"x": x.to(device, dtype).to(memory_format=layout)}
 
 
-def _case(name: str, *shape: int, benchmark: bool = False, falls_back: bool = False, **options: Any) -> Case:
+def case(name: str, *shape: int, benchmark: bool = False, falls_back: bool = False, **options: Any) -> Case:
     return Case(
         name=name,
         op="channel_moments",
@@ -44,13 +44,13 @@ def _case(name: str, *shape: int, benchmark: bool = False, falls_back: bool = Fa
 
 
 CASES = (
-    _case("plain", 2, 64, 8, 8),
-    _case("odd", 3, 37, 7, 5),
-    _case("one_pixel", 2, 40, 1, 1),
-    _case("many_pixels", 1, 24, 61, 53),
-    _case("offset", 2, 64, 16, 16, offset=100.0),
-    _case("drift", 1, 32, 40, 30, drift=50.0),
-    _case("contiguous", 2, 64, 8, 8, channels_last=False, falls_back=True),
-    _case("4x256x16x16", 4, 256, 16, 16, benchmark=True),
-    _case("4x256x32x32", 4, 256, 32, 32, benchmark=True),
+    case("plain", 2, 64, 8, 8),
+    case("odd", 3, 37, 7, 5),
+    case("one_pixel", 2, 40, 1, 1),
+    case("many_pixels", 1, 24, 61, 53),
+    case("offset", 2, 64, 16, 16, offset=100.0),
+    case("drift", 1, 32, 40, 30, drift=50.0),
+    case("contiguous", 2, 64, 8, 8, channels_last=False, falls_back=True),
+    case("4x256x16x16", 4, 256, 16, 16, benchmark=True),
+    case("4x256x32x32", 4, 256, 32, 32, benchmark=True),
 )

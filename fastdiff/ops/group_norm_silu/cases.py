@@ -58,7 +58,7 @@ def _flops(affine: bool = True, adaptive: bool = False, silu: bool = True, **_: 
     return 6 + 2 * affine + 2 * adaptive + 3 * silu
 
 
-def _case(name: str, *shape: int, benchmark: bool = False, falls_back: bool = False, **options: Any) -> Case:
+def case(name: str, *shape: int, benchmark: bool = False, falls_back: bool = False, **options: Any) -> Case:
     differentiable = ["x"]
     differentiable += ["weight", "bias"] if options.get("affine", True) else []
     differentiable += ["scale", "shift"] if options.get("adaptive") else []
@@ -78,8 +78,8 @@ def _case(name: str, *shape: int, benchmark: bool = False, falls_back: bool = Fa
 
 def _both_layouts(name: str, *shape: int, **options: Any) -> tuple[Case, Case]:
     return (
-        _case(f"contiguous-{name}", *shape, **options),
-        _case(f"channels_last-{name}", *shape, channels_last=True, **options),
+        case(f"contiguous-{name}", *shape, **options),
+        case(f"channels_last-{name}", *shape, channels_last=True, **options),
     )
 
 
@@ -107,14 +107,14 @@ CASES = (
     # statistics that cancel
     *_both_layouts("offset", 2, 64, 16, 16, offset=1e3),
     *_both_layouts("constant", 2, 64, 8, 8, offset=3.0, constant=True),
-    _case("1d", 2, 64, 50, adaptive=True),
-    _case("0d", 5, 96, adaptive=True),
-    _case("3d", 2, 32, 3, 4, 5),
+    case("1d", 2, 64, 50, adaptive=True),
+    case("0d", 5, 96, adaptive=True),
+    case("3d", 2, 32, 3, 4, 5),
     # images with gaps between them, then orders that only the reference takes
     *_both_layouts("every_other_image", 2, 64, 6, 6, view="every_other_image"),
-    _case("contiguous-last_channels", 2, 64, 6, 6, view="last_channels"),
-    _case("channels_last-first_channels", 2, 64, 6, 6, view="first_channels", falls_back=True, **_LAST),
-    _case("contiguous-every_other_channel", 2, 64, 6, 6, view="every_other_channel", falls_back=True),
+    case("contiguous-last_channels", 2, 64, 6, 6, view="last_channels"),
+    case("channels_last-first_channels", 2, 64, 6, 6, view="first_channels", falls_back=True, **_LAST),
+    case("contiguous-every_other_channel", 2, 64, 6, 6, view="every_other_channel", falls_back=True),
     # the blocks of ADM
     *_both_layouts("4x256x16x16", 4, 256, 16, 16, benchmark=True),
     *_both_layouts("4x256x16x16-adaptive", 4, 256, 16, 16, adaptive=True, benchmark=True),

@@ -89,7 +89,7 @@ def _differentiable(
     return ("x", "model_output", *(name for name, is_given in present.items() if is_given))
 
 
-def _case(name: str, *, benchmark: bool = False, gradients: bool = False, **options: Any) -> Case:
+def case(name: str, *, benchmark: bool = False, gradients: bool = False, **options: Any) -> Case:
     n, c, *rest = options["shape"]
     model_channels = c if options.get("variance", "none") == "none" else 2 * c
     channels = 3 * c + model_channels * (2 if options.get("guidance") else 1)  # x, x_next, x0, model, uncond
@@ -114,7 +114,7 @@ def _benchmarks() -> list[Case]:
         "guidance": {"variance": "learned_range", "noise": "seeds", "guidance": True},
     }
     return [
-        _case(
+        case(
             f"{name}-{'x'.join(map(str, shape))}-{'channels_last' if last else 'contiguous'}",
             shape=shape,
             channels_last=last,
@@ -131,43 +131,43 @@ def _benchmarks() -> list[Case]:
 _LEARNED = {"variance": "learned_range", "noise": "seeds", "clip": True}
 
 CASES = (
-    _case("plain", shape=(2, 3, 8, 8), gradients=True),
-    _case("clip-odd", shape=(3, 3, 7, 5), clip=True),
-    _case("clip-odd-channels_last", shape=(3, 3, 7, 5), clip=True, channels_last=True, gradients=True),
-    _case("std-seeds", shape=(4, 3, 8, 8), noise="seeds", table_dtype=torch.float64),
-    _case("std-given-channels_last", shape=(2, 4, 9, 9), noise="given", channels_last=True, gradients=True),
-    _case("learned-seeds", shape=(2, 2, 9, 11), variance="learned", noise="seeds", stream=2**32 - 1),
-    _case("learned_range-odd", shape=(5, 3, 13, 11), **_LEARNED),
-    _case("learned_range-odd-channels_last", shape=(5, 3, 13, 11), channels_last=True, **_LEARNED),
-    _case("learned_range-1-channel-channels_last", shape=(2, 1, 28, 28), channels_last=True, **_LEARNED),
-    _case("learned_range-2-channels-channels_last", shape=(2, 2, 17, 9), channels_last=True, **_LEARNED),
-    _case("learned_range-4-channels-channels_last", shape=(2, 4, 17, 9), channels_last=True, **_LEARNED),
-    _case("learned_range-5-channels-channels_last", shape=(2, 5, 6, 9), channels_last=True, **_LEARNED),
-    _case("learned_range-many-tiles", shape=(1, 3, 41, 37), **_LEARNED),
-    _case("learned_range-many-tiles-channels_last", shape=(1, 3, 41, 37), channels_last=True, **_LEARNED),
-    _case("learned_range-model-channels_last", shape=(2, 3, 9, 9), model_channels_last=True, **_LEARNED),
-    _case(
+    case("plain", shape=(2, 3, 8, 8), gradients=True),
+    case("clip-odd", shape=(3, 3, 7, 5), clip=True),
+    case("clip-odd-channels_last", shape=(3, 3, 7, 5), clip=True, channels_last=True, gradients=True),
+    case("std-seeds", shape=(4, 3, 8, 8), noise="seeds", table_dtype=torch.float64),
+    case("std-given-channels_last", shape=(2, 4, 9, 9), noise="given", channels_last=True, gradients=True),
+    case("learned-seeds", shape=(2, 2, 9, 11), variance="learned", noise="seeds", stream=2**32 - 1),
+    case("learned_range-odd", shape=(5, 3, 13, 11), **_LEARNED),
+    case("learned_range-odd-channels_last", shape=(5, 3, 13, 11), channels_last=True, **_LEARNED),
+    case("learned_range-1-channel-channels_last", shape=(2, 1, 28, 28), channels_last=True, **_LEARNED),
+    case("learned_range-2-channels-channels_last", shape=(2, 2, 17, 9), channels_last=True, **_LEARNED),
+    case("learned_range-4-channels-channels_last", shape=(2, 4, 17, 9), channels_last=True, **_LEARNED),
+    case("learned_range-5-channels-channels_last", shape=(2, 5, 6, 9), channels_last=True, **_LEARNED),
+    case("learned_range-many-tiles", shape=(1, 3, 41, 37), **_LEARNED),
+    case("learned_range-many-tiles-channels_last", shape=(1, 3, 41, 37), channels_last=True, **_LEARNED),
+    case("learned_range-model-channels_last", shape=(2, 3, 9, 9), model_channels_last=True, **_LEARNED),
+    case(
         "learned_range-x-channels_last",
         shape=(2, 3, 9, 9),
         channels_last=True,
         model_channels_last=False,
         **_LEARNED,
     ),
-    _case("last-step", shape=(2, 3, 8, 8), row=2, **_LEARNED),
-    _case("variance-unused", shape=(2, 3, 9, 7), wide=True, noise="seeds"),
-    _case("guidance", shape=(2, 3, 9, 9), guidance=True, clip=True),
-    _case(
+    case("last-step", shape=(2, 3, 8, 8), row=2, **_LEARNED),
+    case("variance-unused", shape=(2, 3, 9, 7), wide=True, noise="seeds"),
+    case("guidance", shape=(2, 3, 9, 9), guidance=True, clip=True),
+    case(
         "guidance-learned_range-channels_last",
         shape=(2, 3, 9, 9),
         guidance=True,
         channels_last=True,
         **_LEARNED,
     ),
-    _case("guidance-variance-unused", shape=(2, 3, 9, 9), guidance=True, wide=True, channels_last=True),
-    _case("history", shape=(2, 3, 9, 9), history=1, row=0),
-    _case("two-histories-channels_last", shape=(2, 3, 9, 9), history=2, channels_last=True, row=0),
-    _case("everything", shape=(3, 3, 9, 11), history=2, guidance=True, gradients=True, **_LEARNED),
-    _case(
+    case("guidance-variance-unused", shape=(2, 3, 9, 9), guidance=True, wide=True, channels_last=True),
+    case("history", shape=(2, 3, 9, 9), history=1, row=0),
+    case("two-histories-channels_last", shape=(2, 3, 9, 9), history=2, channels_last=True, row=0),
+    case("everything", shape=(3, 3, 9, 11), history=2, guidance=True, gradients=True, **_LEARNED),
+    case(
         "model-bfloat16",
         shape=(2, 3, 9, 9),
         model_dtype=torch.bfloat16,
@@ -175,7 +175,7 @@ CASES = (
         history=1,
         **_LEARNED,
     ),
-    _case(
+    case(
         "model-float16-channels_last",
         shape=(2, 3, 9, 9),
         model_dtype=torch.float16,
@@ -185,10 +185,10 @@ CASES = (
         noise="given",
         variance="learned",
     ),
-    _case("one-pixel", shape=(3, 3, 1, 1), **_LEARNED),
-    _case("one-dimension", shape=(3, 2, 21), **_LEARNED),
-    _case("no-pixel-dimension", shape=(3, 5), noise="seeds"),
-    _case("empty-batch", shape=(0, 3, 8, 8), **_LEARNED),
-    _case("empty-image", shape=(2, 3, 0, 8), **_LEARNED),
+    case("one-pixel", shape=(3, 3, 1, 1), **_LEARNED),
+    case("one-dimension", shape=(3, 2, 21), **_LEARNED),
+    case("no-pixel-dimension", shape=(3, 5), noise="seeds"),
+    case("empty-batch", shape=(0, 3, 8, 8), **_LEARNED),
+    case("empty-image", shape=(2, 3, 0, 8), **_LEARNED),
     *_benchmarks(),
 )
