@@ -22,8 +22,10 @@ needs_tyro = pytest.mark.skipif(importlib.util.find_spec("tyro") is None, reason
 
 
 def _run(*command: str) -> str:
-    # pytest-benchmark measures nothing in a worker of pytest-xdist, and knows one by its environment.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
+    # pytest-benchmark measures nothing in a worker of pytest-xdist, and knows one by its environment. Triton's
+    # interpreter, which conftest.py chooses, would be a side of the comparisons.
+    left_out = ("PYTEST_XDIST", "TRITON_INTERPRET")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
     environment["PYTHONPATH"] = str(ROOT)  # these sources, wherever fastdiff is installed from
     done = subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
