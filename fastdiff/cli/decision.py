@@ -17,6 +17,7 @@ from tyro.conf import OmitSubcommandPrefixes, subcommand
 
 from fastdiff.bench.machine import device_name
 from fastdiff.cli.decision_data import Data, cores
+from fastdiff.cli.shared import check_folder
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
 
@@ -86,7 +87,7 @@ class Simulate:
         )  # fmt: skip
         rt, choice = trials
         seconds = time.perf_counter() - start
-        _make_folder(self.out.parent)
+        check_folder(self.out.parent)
         write_trials(
             self.out, rt.tolist(), choice.tolist(), [f"{v:g}" for v in self.v for _ in range(self.n)]
         )
@@ -134,7 +135,7 @@ class FitTrials(Data):
         used, start = self.used(table), time.perf_counter()
         found = _solve(self, used, self.hierarchical, self.workers)
         seconds = time.perf_counter() - start
-        _make_folder(self.out.parent)
+        check_folder(self.out.parent)
         with atomic_path(self.out) as path:
             path.write_text(json.dumps(found.as_dict(), indent=1) + "\n")
         missing = f", {used.undecided} of them missing at the deadline" if used.undecided else ""
@@ -187,7 +188,7 @@ class Plot(Data):
             ),
             plots.quantile_probability_picture(found, table.rt, table.choice, table.condition),
         )
-        _make_folder(self.out)
+        check_folder(self.out)
         for name, picture in zip(PICTURES, pictures, strict=True):
             with atomic_path(self.out / name) as path:
                 picture.savefig(path, format="png")
@@ -268,11 +269,3 @@ def _write_subjects(found: Any, out: Path) -> list[Path]:
     with atomic_path(wrote[1]) as path:
         picture.savefig(path, format="png")
     return wrote
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = "it is a file" if folder.is_file() else error.strerror
-        raise FastdiffError(f"cannot write to {folder}: {reason}; give --out a place to write to") from None

@@ -13,6 +13,7 @@ import torch
 from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
 
 from fastdiff.bench.machine import device_name
+from fastdiff.cli.shared import check_folder
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path, open_tensors, write_tensors
 
@@ -175,7 +176,7 @@ class _Images:
             )  # fmt: skip
         file = name.replace("-", "_")
         if weights is None:
-            _make_folder(self.out)
+            check_folder(self.out)
             state = {k: v.contiguous() for k, v in trained.network.state_dict().items()}
             write_tensors(self.out / f"{file}.safetensors", state, {})
         _report(name, trained, start)
@@ -380,15 +381,7 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _save(picture: Any, folder: Path, name: str) -> None:
-    _make_folder(folder)
+    check_folder(folder)
     with atomic_path(folder / name) as path:
         picture.savefig(path, format="png")
     print(f"wrote      {folder / name}")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = "it is a file" if folder.is_file() else error.strerror
-        raise FastdiffError(f"cannot write to {folder}: {reason}; give --out a place to write to") from None

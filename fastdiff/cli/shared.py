@@ -45,7 +45,7 @@ def load_denoiser(
     return model.to(memory_format=torch.channels_last)
 
 
-def check_folder(out: Path, files: Sequence[str]) -> None:
+def check_folder(out: Path, files: Sequence[str] = ()) -> None:
     """Create the output folder, and raise an error now, before the work, if the results cannot be written to it.
 
     Raises:
@@ -60,7 +60,7 @@ def check_folder(out: Path, files: Sequence[str]) -> None:
             pass
     except OSError as error:
         reason = "it is a file" if out.is_file() else error.strerror
-        raise FastdiffError(f"cannot write to {out}: {reason}; give --out a folder to write to") from None
+        raise FastdiffError(f"cannot write to {out}: {reason}; give --out a place to write to") from None
 
 
 def class_number(given: str, num_classes: int, names: Sequence[str]) -> int:
