@@ -1,4 +1,4 @@
-"""Which implementation of an op runs: chosen per call, forced with :func:`use_backend`, explained in words."""
+"""Backends of the ops: chosen at each call, or forced with :func:`use_backend`, with a reason if not available."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _is_compiling = torch.compiler.is_dynamo_compiling
 
 
 class Backend(enum.Enum):
-    """One way to run an op. Every op has ``REFERENCE``: plain PyTorch, any device, any dtype.
+    """An implementation of the ops. Every op has ``REFERENCE``: plain PyTorch, any device, any dtype.
 
-    ``EAGER`` is not an implementation to prefer but the baseline to beat: the public functions then make the
-    PyTorch calls that a user would write today, visible to autograd and to the compiler. ``EMULATION`` is the CUDA
-    kernels compiled for the CPU, for tests where there is no GPU; nothing chooses it by itself.
+    ``EAGER`` is the baseline for comparisons: the public functions then make the PyTorch calls that a user would write
+    today, visible to autograd and to the compiler. ``EMULATION`` is the CUDA kernels compiled for the CPU, for tests
+    without a GPU; it is never chosen automatically.
     """
 
     EAGER = "eager"
@@ -32,7 +32,7 @@ class Backend(enum.Enum):
     CUDA = "cuda"
     EMULATION = "emulation"
 
-    # By identity, in C: Enum's own is a Python function, and tables are looked up at every call.
+    # Hashing by identity, in C: Enum's own hash is a Python function, and tables are looked up at every call.
     __hash__ = object.__hash__
 
     @property
@@ -58,7 +58,7 @@ class _Told(threading.local):
     backend: Backend | None = None
 
 
-# What the compiled library, which cannot read a context variable, was last told in this thread; and how to tell it.
+# The backend last set in the compiled library, which cannot read a context variable, in this thread; and its setter.
 _told = _Told()
 tell_library: Callable[[int], object] | None = None
 
@@ -96,8 +96,8 @@ def is_eager() -> bool:
 def use_backend(backend: Backend | str) -> Iterator[None]:
     """Force every op inside the ``with`` block onto one backend, in this thread or asynchronous task alone.
 
-    An op that the backend cannot run raises :class:`FastdiffError` with the reason; nothing falls through. A
-    backward pass runs on the backend of its forward, in whatever thread, unless its own thread forces another.
+    An op that the backend cannot run raises :class:`FastdiffError` with the reason; there is no fallback. A backward
+    pass runs on the backend of its forward, in any thread, unless its own thread forces another.
     """
     try:
         wanted = Backend(backend)
@@ -134,7 +134,7 @@ def candidates(device_type: str) -> tuple[Backend, ...]:
 
 
 def log_once(op: str | None, backend: Backend, reason: str) -> None:
-    """Say once per process that an op, or with None every op, could not use a faster backend."""
+    """Log, once per process, that an op (None: every op) could not use a faster backend."""
     key = (op, backend, reason)
     if key not in _logged:
         _logged.add(key)
@@ -142,10 +142,10 @@ def log_once(op: str | None, backend: Backend, reason: str) -> None:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device, tried out.
+    """The device, after a check that it works.
 
     Raises:
-        FastdiffError: it is unknown or not there.
+        FastdiffError: the device is unknown or not available.
     """
     try:
         device = torch.device(name)

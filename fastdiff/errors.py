@@ -1,4 +1,4 @@
-"""The one exception that means: the input was wrong, and the message says what to give instead."""
+"""The exception for bad input, whose message says what to give instead."""
 
 
 class FastdiffError(ValueError):
@@ -14,7 +14,7 @@ class FastdiffError(ValueError):
 
 
 def reason(error: BaseException) -> str:
-    """What another library's exception says, in one short line."""
+    """The message of another library's exception, as one short line."""
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     return lines[0][:160] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, that are checked when they are read, and folders that one run uses."""
+"""Atomic writing of files, checksums on reading, and locks on folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fastdiff.errors import FastdiffError, reason
 if TYPE_CHECKING:
     from torch import Tensor
 
-# In the JSON object that is the metadata of a .safetensors file: that there are checksums, and they.
+# Keys in the JSON metadata of a .safetensors file: that there are checksums, and the checksums.
 _MARK, _CHECKSUMS = "checksums", "crc32"
 _OURS = "fastdiff"  # what the names of such metadata begin with
 _NOT_THERE = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK)  # what a file system does not have
@@ -28,12 +28,12 @@ LOCK, HALF = ".lock", ".half"  # names, and ends of names, of what is there for 
 
 
 class DamagedFile(FastdiffError):
-    """A file that is not what was written."""
+    """A file whose contents are not those that were written."""
 
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Around whatever writes ``path``.
+    """Context for code that writes ``path``: errors of the file system become FastdiffError.
 
     Raises:
         FastdiffError: the folder is missing or cannot be written, or the disk is full.
@@ -46,14 +46,14 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
-    """Write to a temporary place beside ``path``; renamed to it on success, removed on any failure.
+    """Atomic writing: a temporary path beside ``path``, renamed to it on success and removed on any failure.
 
         with atomic_path("out/samples.png") as temporary:
             image.save(temporary, format="PNG")
 
     Args:
-        durable: put file and folder on the disk (fsync, some 10 ms) before this ends, so that a power cut leaves the
-            old file or the new one. Without, it may leave an empty one.
+        durable: flush file and folder to the disk (fsync, some 10 ms) at the end, so that a power cut leaves the old
+            file or the new one. Otherwise it may leave an empty file.
 
     Raises:
         FastdiffError: the folder is missing or cannot be written.
@@ -80,7 +80,7 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
 
 
 def remove_halves(folder: Path) -> None:
-    """What writers that were killed have left in a folder that is :func:`locked`."""
+    """Remove what killed writers have left in a folder that is :func:`locked`."""
     with writing(folder):
         for half in folder.glob(f".*{HALF}"):
             if half.is_dir():
@@ -91,7 +91,7 @@ def remove_halves(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _where_possible() -> Iterator[None]:
-    """Some network file systems cannot sync folders, which their servers do."""
+    """Flush a folder to the disk. Some network file systems cannot, because their servers do it themselves."""
     try:
         yield
     except OSError as error:
@@ -109,7 +109,7 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep ``folder`` for this process, until the end of the block or of the process, however it ends.
+    """Lock ``folder`` for this process until the end of the block, or of the process, however it ends.
 
     Raises:
         FastdiffError: another process uses it, or it cannot be written.
@@ -133,7 +133,7 @@ def locked(folder: Path) -> Iterator[None]:
                     os.close(handle)
                     raise
                 _LOG.warning(
-                    "%s has no locks (%s): see to it that no other run uses it", folder, reason(error)
+                    "%s has no locks (%s): make sure that no other run uses it", folder, reason(error)
                 )
             if _is(handle, path):
                 break
@@ -149,7 +149,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _is(handle: int, path: Path) -> bool:
-    """Whether a file still has its name."""
+    """True if an open file still has its name in the folder."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except OSError:
@@ -157,7 +157,7 @@ def _is(handle: int, path: Path) -> bool:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What a JSON text from outside says.
+    """Parse a JSON text from an untrusted file.
 
     Raises:
         ValueError: it is not JSON, not UTF-8, or nested too deeply.
@@ -169,7 +169,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """A .safetensors file, whole or not there, with a checksum of each tensor and of the metadata.
+    """Write a .safetensors file atomically, with a checksum of each tensor and of the metadata.
 
     Args:
         metadata: at most one text, a JSON object, to which the checksums are added. (Several texts would be written in
@@ -203,7 +203,7 @@ class StoredTensors:
             self._take_checksums(key)
 
     def _take_checksums(self, key: str) -> None:
-        """From a text of the metadata, if they are there."""
+        """The checksums in the metadata, if there are any."""
         try:
             about = parse_json(self.metadata[key])
         except ValueError as error:
@@ -236,10 +236,10 @@ class StoredTensors:
 def open_tensors(path: Path) -> Iterator[StoredTensors]:
     """The tensors of a .safetensors file, read one by one, and its metadata.
 
-    Those that :func:`write_tensors` wrote are held against their checksums.
+    Files of :func:`write_tensors` are checked against their checksums.
 
     Raises:
-        DamagedFile: a broken file, another kind of file, or one that is not what was written.
+        DamagedFile: a broken file, another kind of file, or wrong checksums.
     """
     from safetensors import SafetensorError, safe_open
 

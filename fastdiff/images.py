@@ -16,7 +16,7 @@ _BACKGROUND, _INK, _GAP = "white", "#202020", 6
 def grid(
     images: np.ndarray, captions: Sequence[str] | None = None, *, columns: int | None = None, tile: int = 96
 ) -> Image.Image:
-    """Lay images out row by row, each with its caption below.
+    """A grid of images, row by row, each with its caption below.
 
     Args:
         images: [N, H, W, C] uint8, C = 1 or 3.

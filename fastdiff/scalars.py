@@ -1,4 +1,4 @@
-"""Numbers as users have them: Python's, NumPy's, and tensors and arrays of one element without a dimension."""
+"""Conversion of users' numbers: Python's, NumPy's, and tensors and arrays without a dimension."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 
 def number(value: Any) -> Any:
-    """A NumPy number, or a tensor or array of no dimension, as Python's number; anything else as it is."""
+    """A NumPy number, or a tensor or array without a dimension, as a Python number; anything else unchanged."""
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
 
 
 def plain(value: Any) -> Any:
-    """:func:`number`, also inside a tuple or list, which comes out as a tuple."""
+    """:func:`number`, also inside a tuple or list, which is returned as a tuple."""
     return tuple(map(plain, value)) if isinstance(value, (tuple, list)) else number(value)
 
 
 def whole(value: Any) -> Any:
-    """:func:`number`; a whole one of a floating-point type, as array arithmetic leaves counts, as an int.
+    """:func:`number`; an array's whole number of a floating-point type becomes an int, as counts from array arithmetic.
 
-    Python's own 4.0 stays what it is: who writes that may mean something else.
+    Python's own 4.0 stays a float, because it may not be meant as a count.
     """
     if type(value) is float:
         return value
@@ -29,12 +29,12 @@ def whole(value: Any) -> Any:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether this is a number, and a finite one."""
+    """True if this is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def wholes(values: Any) -> Any:
-    """A shape as a tuple of :func:`whole` numbers; anything else as it is."""
+    """A shape as a tuple of :func:`whole` numbers; anything else unchanged."""
     if hasattr(values, "tolist"):
         values = values.tolist()
     return (

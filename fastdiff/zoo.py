@@ -10,7 +10,7 @@ from fastdiff.models.config import ClassifierConfig, ModelConfig, UNetConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """What it takes to build a model: its network and the process that it was, or is to be, trained on."""
+    """A named model: the configurations of its network and of its diffusion process."""
 
     model: ModelConfig
     diffusion: DiffusionConfig

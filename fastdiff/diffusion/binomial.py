@@ -1,4 +1,4 @@
-"""Binomial diffusion (Sohl-Dickstein et al. 2015): bits that are redrawn from a coin until nothing else is left."""
+"""Binomial diffusion (Sohl-Dickstein et al. 2015): bits that are replaced step by step by random ones."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class BinomialDiffusion:
         """p(x_{t-1} = 1 | x_t) = f P(1, x_t) + (1 - f) P(0, x_t), f = sigmoid(output).
 
         P(x_0, x_t) is the posterior, and f the network's probability that the bit of x_0 was one. The best
-        factorised kernel has this form, for it is the posterior's mean over what x_t leaves open of x_0; the paper
-        reads f_b out directly, which is the same family of functions with the noise still to be learned.
+        factorised kernel has this form, because it is the mean of the posterior over x_0 given x_t; in the paper the
+        network returns f_b directly, which is the same family of functions with the noise still to be learned.
         """
         f = torch.sigmoid(output)
         if_one = self.posterior(torch.ones_like(x_t), x_t, t).probs
@@ -86,13 +86,13 @@ class BinomialDiffusion:
         return (noise < self.cumulative(x_0, t).probs).to(x_0.dtype)
 
     def evidence(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """log q(x_t | x_0 = 1) / q(x_t | x_0 = 0): what a bit of x_t says about its bit of x_0, in nats."""
+        """log q(x_t | x_0 = 1) / q(x_t | x_0 = 0): the evidence of a bit of x_t about its bit of x_0, in nats."""
         rest = 1 - at(self.alphas_bar, t, x_t)
         one = self._likelihood(torch.ones_like(x_t), x_t, rest)
         return torch.log(one) - torch.log(self._likelihood(torch.zeros_like(x_t), x_t, rest))
 
     def check_data(self, x_0: Tensor) -> None:
-        """Raises FastdiffError for data that are empty, not finite, or not 0 and 1."""
+        """Raise FastdiffError for data that are empty, not finite, or not 0 and 1."""
         check_values(x_0)
         wrong = x_0[(x_0 != 0) & (x_0 != 1)]
         if wrong.numel():
@@ -102,7 +102,7 @@ class BinomialDiffusion:
         return x * (1 - share) + self.rate * share
 
     def _likelihood(self, x: Tensor, x_t: Tensor, share: Tensor) -> Tensor:
-        """Probability of the bit x_t after a share of x was redrawn."""
+        """Probability of the bit x_t after a share of x was replaced by random bits."""
         p = self._towards_prior(x, share)
         return x_t * p + (1 - x_t) * (1 - p)
 

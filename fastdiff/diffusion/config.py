@@ -1,4 +1,4 @@
-"""The choices that define a diffusion process, as one frozen dataclass (stored in checkpoints)."""
+"""The options that define a diffusion process, as one frozen dataclass, which is stored in checkpoints."""
 
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_type_hints
@@ -12,9 +12,10 @@ Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """A process q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I), and what the model predicts of it.
+    """A process q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I), and what the model predicts.
 
-    Raises FastdiffError for a name that is not one of the field's choices or for steps < 1.
+    Raises:
+        FastdiffError: a value that is not one of the field's choices, or steps below 1.
     """
 
     steps: int = 1000  # T

@@ -12,7 +12,7 @@ from fastdiff.diffusion.kernels import at, check_betas, check_values, fixed_beta
 
 
 class GaussianOutput(NamedTuple):
-    """What a network says at x_t [N,*]: its estimate of x_0, and z of the reverse variance; both [N,*]."""
+    """A network's output at x_t [N,*]: its estimate of x_0, and z of the reverse variance; both [N,*]."""
 
     x_0: Tensor
     z: Tensor

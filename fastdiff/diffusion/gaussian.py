@@ -29,7 +29,7 @@ class Moments(NamedTuple):
 
 
 class ReverseMoments(NamedTuple):
-    """p(x_{t-1} | x_t) as the model sees it, with the x_0 it was derived from."""
+    """The model's p(x_{t-1} | x_t), with the estimate of x_0 from which it was derived."""
 
     mean: Tensor
     variance: Tensor
@@ -53,25 +53,25 @@ def posterior(alphas_bar: np.ndarray, alphas_bar_prev: np.ndarray) -> tuple[np.n
 def clipped_log(variance: np.ndarray, beta: np.ndarray) -> np.ndarray:
     """Log of the posterior variances, whose first, log 0, is replaced by the second (IDDPM's code).
 
-    A process of a single step has no second; its beta stands in.
+    A process of a single step has no second; its beta is used.
     """
     return np.log(np.append(variance[1] if len(variance) > 1 else beta[0], variance[1:]))
 
 
 class GaussianDiffusion:
-    """q(x_t | x_0) for T discrete steps and the reverse step that a model's output implies.
+    """The forward process q(x_t | x_0) in T discrete steps, and the reverse step that follows from a model's output.
 
-    Tables are float64 on the CPU. A copy in the working precision (float32; float64 for float64 x) is made
-    once per device, so that no call uploads anything.
+    Tables are float64 on the CPU. Each device gets one copy in the working precision (float32; float64 for float64
+    x), so that no call uploads data.
 
     Args:
-        config: schedule, and what the model predicts; ``DiffusionConfig()`` if None.
+        config: schedule, prediction and variance; None: ``DiffusionConfig()``.
         betas: T variances that replace ``config.schedule`` and ``config.steps``.
 
     Attributes:
         betas, alphas_bar, alphas_bar_prev, posterior_variance, posterior_log_variance_clipped: [T] float64.
         timestep_map: [T] int64, the model's own timestep of each step (0..T-1 unless :meth:`respaced`).
-        time_scale: what ``timestep_map`` is multiplied by before the model sees it.
+        time_scale: factor of ``timestep_map`` in the times that the model is given.
 
     Raises:
         FastdiffError: betas that are not strictly between 0 and 1.
@@ -134,10 +134,10 @@ class GaussianDiffusion:
         return len(self.betas)
 
     def respaced(self, spec: int | str) -> GaussianDiffusion:
-        """The process that visits only some steps, for example ``respaced("ddim50")``.
+        """The process that visits only some of the steps, for example ``respaced("ddim50")``.
 
         Its betas are 1 - abar_i / abar_{i-1} over the kept steps, so that every kept x_t has the same
-        distribution as before; the model still sees the original timesteps.
+        distribution as before; the model is still given the original timesteps.
 
         Raises:
             FastdiffError: see :func:`fastdiff.diffusion.schedule.space_timesteps`.
@@ -150,7 +150,7 @@ class GaussianDiffusion:
         return result
 
     def model_time(self, t: Tensor) -> Tensor:
-        """What the model is told for steps t [N]: int64, or float32 if timesteps are rescaled."""
+        """The times that the model is given for steps t [N]: int64, or float32 if timesteps are rescaled."""
         key = ("timestep_map", t.device, torch.int64)
         if key not in self._cache:
             self._cache[key] = self.timestep_map.to(t.device)
@@ -179,7 +179,7 @@ class GaussianDiffusion:
     # --- what a model's output means ----------------------------------------------------------------------
 
     def target(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """What the model should output for x_t = q_sample(x0, t, noise): noise, x_0 or v, by the config.
+        """The target of the model at x_t = q_sample(x0, t, noise): noise, x_0 or v, by the config.
 
         v = sqrt(abar) noise - sqrt(1 - abar) x_0 (Salimans & Ho 2022, appendix D).
         """
@@ -236,7 +236,7 @@ class GaussianDiffusion:
         return self.moments(model(x, self.model_time(t), **cond), x, t, clip=clip)
 
     def moments(self, output: Tensor, x: Tensor, t: Tensor, *, clip: bool = True) -> ReverseMoments:
-        """:meth:`p_mean_variance` for a model output that is at hand."""
+        """:meth:`p_mean_variance` for a given model output."""
         prediction, v = self.split(output, x)
         variance, log_variance = self._variance(v, x, t)
         x0 = self.predict_x0(prediction, x, t)

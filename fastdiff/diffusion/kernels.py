@@ -1,4 +1,4 @@
-"""What every diffusion of Sohl-Dickstein et al. 2015 offers, whatever the noise: the paper's Table App.1 as a contract.
+"""The interface of every diffusion of Sohl-Dickstein et al. 2015, whatever its noise: the paper's Table App.1.
 
 A diffusion is a Markov chain q whose kernel T_pi(x_t | x_{t-1}; beta_t) has pi as its fixed point. Steps are the
 paper's, t = 1 .. T; x_0 is data, x_T nearly pi. Kernels are ``torch.distributions`` over single elements, so that
@@ -17,7 +17,7 @@ from fastdiff.errors import FastdiffError
 
 
 class DiffusionKernels(Protocol):
-    """Forward, cumulative, posterior and reverse kernels of one process, and the prior they lead to.
+    """Forward, cumulative, posterior and reverse kernels of one process, and its prior.
 
     In all methods x is [N,*], t is [N] int64 in 1 .. T and the result is a distribution over each element of x,
     in x's dtype. Entropies (nats) are ``kernel.entropy()``: H_q(X_t|X_0) = ``cumulative(x_0, t).entropy()``.
@@ -41,7 +41,7 @@ class DiffusionKernels(Protocol):
         ...
 
     def reverse(self, output: Any, x_t: Tensor, t: Tensor) -> Distribution:
-        """p(x_{t-1} | x_t) that a network's output stands for."""
+        """p(x_{t-1} | x_t), from a network's output."""
         ...
 
     def prior(self, x: Tensor) -> Distribution:
@@ -49,7 +49,7 @@ class DiffusionKernels(Protocol):
         ...
 
     def noise(self, x_0: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What :meth:`diffuse` needs beside x_0 to be a sample: frozen, x_t is a function of the schedule."""
+        """The random numbers that :meth:`diffuse` needs; with these fixed, x_t is a function of the schedule."""
         ...
 
     def diffuse(self, x_0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class DiffusionKernels(Protocol):
         ...
 
     def check_data(self, x_0: Tensor) -> None:
-        """Raises FastdiffError, in one sentence, for data that this process cannot start from."""
+        """Raise FastdiffError for data that this process cannot start from."""
         ...
 
 
@@ -81,7 +81,7 @@ def at(table: Tensor, t: Tensor, like: Tensor) -> Tensor:
 def fixed_betas(steps: int) -> Tensor:
     """beta_t = 1 / (T - t + 1), [T] float64: each step erases the same share 1/T of the data (section 2.4.1).
 
-    Hence abar_t = (T - t) / T and beta_T = 1. Footnote 2 of the paper: it serves Gaussian diffusion as well.
+    Hence abar_t = (T - t) / T and beta_T = 1. By footnote 2 of the paper it is also used for Gaussian diffusion.
 
     Raises:
         FastdiffError: fewer than two steps.

@@ -44,7 +44,7 @@ def mean_flat(x: Tensor) -> Tensor:
 
 def normal_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:
     """KL(N(mean1, exp(log_variance1)) || N(mean2, exp(log_variance2))) elementwise, in nats."""
-    # e^d - 1 - d first, for near the prior it is small: beside 1 its digits would be lost.
+    # e^d - 1 - d comes first: near the prior it is small, and adding 1 would lose its digits.
     d = log_variance1 - log_variance2
     return 0.5 * (torch.expm1(d) - d + (mean1 - mean2) ** 2 * torch.exp(-log_variance2))
 

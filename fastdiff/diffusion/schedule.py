@@ -1,6 +1,6 @@
-"""Noise schedules: betas of T steps, Karras sigmas, and which of the T steps a shorter run visits.
+"""Noise schedules: betas of T steps, Karras sigmas, and the subset of the T steps that a shorter run visits.
 
-Everything is float64 numpy on the host; nothing here is ever differentiated or sent to a device.
+Everything is float64 NumPy on the host; nothing is differentiated or sent to a device.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def karras_sigmas(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho
 
 
 def space_timesteps(spec: int | str, steps: int) -> list[int]:
-    """The timesteps, ascending, that a shortened run visits out of ``range(steps)``.
+    """The timesteps out of ``range(steps)`` that a shortened run visits, in ascending order.
 
     Args:
         spec: ``"ddimN"``: the first whole stride that gives exactly N timesteps, starting at 0.
@@ -77,8 +77,8 @@ def space_timesteps(spec: int | str, steps: int) -> list[int]:
     format, because released samples depend on the exact timesteps (IDDPM's ``respace.py``).
 
     Raises:
-        FastdiffError: a specification that cannot be read, or asks for less than 1 or more timesteps than
-            there are.
+        FastdiffError: a specification that cannot be parsed, or with fewer than 1 or more timesteps than the process
+            has.
     """
     text = str(spec).strip()
     if text.startswith("ddim"):

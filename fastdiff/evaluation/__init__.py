@@ -1,4 +1,4 @@
-"""How good samples are: FID, sFID, Inception Score, precision and recall; bits per dimension of a model."""
+"""Evaluation: FID, sFID, Inception Score, precision and recall of samples; bits per dimension of a model."""
 
 from fastdiff.evaluation.features import load_features as load_features
 from fastdiff.evaluation.images import Images as Images

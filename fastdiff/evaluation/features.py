@@ -1,4 +1,4 @@
-"""What metrics look at instead of pixels: activations of a classifier, or of Inception.
+"""Feature networks for the metrics: activations of a classifier, or of Inception.
 
 Inception is torch-fidelity's network, which agrees with TensorFlow's of 2015, on a local weights file.
 """
@@ -17,7 +17,7 @@ from fastdiff.errors import FastdiffError
 from fastdiff.models import Classifier, ClassifierConfig
 
 BUNDLED = "fashion-mnist-classifier"
-# ADM's evaluator: of 17x17 positions they make 2023 features, about as many as FID's 2048
+# as in ADM's evaluator: with 17x17 positions this gives 2023 features, about as many as FID's 2048
 SPATIAL_CHANNELS = 7
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
 _PROOF = {"fc.weight": (1008, 2048), "Mixed_6d.branch1x1.conv.weight": (192, 768, 1, 1)}
@@ -35,23 +35,23 @@ class Features(Protocol):
     """A network that turns images into :class:`Extracted`."""
 
     name: str
-    label: str  # what stands behind the name of each metric
-    note: str  # whose numbers may be compared with these
+    label: str  # printed behind the name of each metric
+    note: str  # note on which numbers may be compared with these
 
     @property
     def shape(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of its images; None: any size, grey or RGB."""
+        """Shape (C, H, W) of the network's images; None: any size, grey or RGB."""
         ...
 
     def __call__(self, images: Tensor) -> Extracted:
-        """images [N,C,H,W] uint8."""
+        """Features of images [N,C,H,W] uint8."""
         ...
 
 
 def load_features(
     name: str | None = None, *, inception_weights: Path | None = None, device: torch.device | str = "cpu"
 ) -> Features:
-    """Inception's features, or those of a classifier of fastdiff's.
+    """Load Inception's features, or those of a fastdiff classifier.
 
     Args:
         name: "inception", the name of a bundled classifier or a classifier's checkpoint; None: Inception's if there are
@@ -59,7 +59,7 @@ def load_features(
         inception_weights: see :class:`InceptionFeatures`.
 
     Raises:
-        FastdiffError: weights that are missing, or none of a classifier.
+        FastdiffError: weights that are missing, or not a classifier's.
     """
     if name is None:
         name = BUNDLED if inception_weights is None else "inception"
@@ -76,10 +76,10 @@ def load_features(
 
 
 class ClassifierFeatures:
-    """A noisy-image classifier at t = 0, in the part of Inception.
+    """A noisy-image classifier at t = 0, as a feature network in place of Inception.
 
-    ``pool`` is what its last linear layer sees, ``spatial`` the first channels where its way down ends. Numbers from it
-    compare samplers and models on the data it was trained on, and never with a published FID.
+    ``pool`` is the input of its last linear layer, ``spatial`` the first channels at the end of its encoder. Numbers
+    from it compare samplers and models on the data it was trained on; they are not comparable with a published FID.
     """
 
     def __init__(self, model: Classifier, name: str) -> None:
@@ -134,7 +134,7 @@ class InceptionFeatures:
 
     Args:
         weights: the file pt_inception-2015-12-05-6726825d.pth, published with pytorch-fid and torch-fidelity.
-        device: where to run.
+        device: device to run on.
 
     Raises:
         FastdiffError: no such file, another one, or no torch-fidelity.
@@ -171,9 +171,9 @@ class InceptionFeatures:
 
 
 def check_weights(file: Path) -> None:
-    """Raise unless the file holds Inception's weights and nothing that could run code.
+    """Raise FastdiffError unless the file holds Inception's weights and nothing that could run code.
 
-    torch-fidelity itself would unpickle whatever it is given.
+    torch-fidelity itself would unpickle any file.
     """
     if not file.is_file():
         raise FastdiffError(f"no Inception weights at {file}; give the file {WEIGHTS}")

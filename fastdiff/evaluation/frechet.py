@@ -1,4 +1,4 @@
-"""The Fréchet distance and the Inception Score, by torchmetrics, on features that are there already."""
+"""The Fréchet distance and the Inception Score, by torchmetrics, on features that are already computed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Moments(NamedTuple):
 
 
 class _AsGiven(nn.Module):
-    """torchmetrics' place for the network, once the network has run."""
+    """Placeholder for torchmetrics' feature network, which has already run."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class _AsGiven(nn.Module):
 
 
 class FrechetDistance:
-    r"""Between the Gaussians that fit two sets of features, given batch by batch; float64.
+    r"""Fréchet distance between the Gaussians fitted to two sets of features, which are given in batches; float64.
 
     .. math:: |\mu - \mu_r|^2 + \mathrm{tr}(\Sigma + \Sigma_r - 2 (\Sigma \Sigma_r)^{1/2})
 
@@ -73,7 +73,7 @@ class FrechetDistance:
     @reference.setter
     def reference(self, moments: Moments) -> None:
         mean, covariance = (torch.from_numpy(a.astype(np.float64)) for a in moments)
-        metric, n = self._of(len(mean)), 2  # how many there were cancels out
+        metric, n = self._of(len(mean)), 2  # their number cancels out
         metric.real_features_num_samples = torch.tensor(n)
         metric.real_features_sum = n * mean
         metric.real_features_cov_sum = (n - 1) * covariance + n * torch.outer(mean, mean)
@@ -101,7 +101,7 @@ def inception_score(logits: Tensor, *, seed: int = 0) -> float:
 
     Args:
         logits: [N,K].
-        seed: of the order in which samples are split.
+        seed: random seed of the order in which samples are split.
 
     Source: Salimans et al. 2016, "Improved techniques for training GANs".
     """

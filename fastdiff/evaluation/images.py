@@ -1,4 +1,4 @@
-"""Images to be judged, of one size, as they are or fitted."""
+"""Images for evaluation, all of one size, unchanged or fitted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLOURS = {1: "grey", 3: "RGB"}
 
 @dataclass(frozen=True)
 class Images:
-    """N images [C,H,W] uint8 with a name, in memory or decoded when asked for; labels [N] int64 if there are any."""
+    """N images [C,H,W] uint8 with a name, in memory or decoded on access; labels [N] int64, if there are any."""
 
     images: Tensor | FittedImages
     name: str
@@ -39,10 +39,10 @@ class Images:
         return self.images[rows] if isinstance(self.images, Tensor) else self.images.fetch(rows, None)
 
     def first(self, n: int | None) -> Images:
-        """The first n; all if None.
+        """The first n images; all if None.
 
         Raises:
-            FastdiffError: there are not as many.
+            FastdiffError: fewer than n images.
         """
         n = plain(n)
         if n is not None and not 1 <= n <= len(self):
@@ -70,19 +70,19 @@ def read_images(
 ) -> Images:
     """Images of a folder, an archive, an IDX file or an .npz (guided-diffusion's, or with images and labels).
 
-    Without ``fit`` each of them is looked at: all must have the shape, and none a transparency that would be dropped.
+    Without ``fit`` every image is checked: all must have the same shape, and none may be transparent.
 
     Args:
-        shape: that they must have; None: that of the first.
-        fit: how to make another size fit, see :func:`fastdiff.data.fit.fit_image`; None: raise.
-        why: who asks for that shape, for the message.
-        num_classes: read labels too, below this number, if there are any.
-        labels: the labels file of IDX images, found by name if None.
-        skip_broken: leave out what cannot be read of folders and archives, and log it, instead of raising.
-        progress: show a bar where it takes longer than a second.
+        shape: shape that the images must have; None: that of the first.
+        fit: how to fit images of another size, see :func:`fastdiff.data.fit.fit_image`; None: raise an error.
+        why: what needs that shape, for the message.
+        num_classes: also read labels, if there are any, which must be below this number.
+        labels: the labels file of IDX images; None: it is found by its name.
+        skip_broken: skip images of folders and archives that cannot be read, and log them, instead of raising.
+        progress: show a bar if it takes longer than a second.
 
     Raises:
-        FastdiffError: whatever cannot be read, another shape, labels that do not fit.
+        FastdiffError: images that cannot be read, another shape, labels that do not fit.
     """
     raw = read(path, labels, progress=progress, skip_broken=skip_broken)
     first = _header(raw, 0)
@@ -110,7 +110,7 @@ def read_images(
 
 
 def _check(header: Header, wanted: Shape, fit: Fit | None, holds: str, why: str, name: str) -> None:
-    """Raise where an image is not what is wanted and ``fit`` does not say what to do about it."""
+    """Raise FastdiffError for an image of another shape, if ``fit`` does not say how to fit it."""
     found = header[:3]
     if wanted[0] < found[0] or fit is None and found != wanted:
         advice = "" if wanted[0] < found[0] else "; give --fit pad or --fit crop to fit them"

@@ -21,13 +21,13 @@ from fastdiff.scalars import plain
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The bound of N images over T steps, per image, and the model's own timestep of each step."""
+    """The bound of N images over T steps, for each image, and the model's timestep of each step."""
 
     terms: BitsPerDim
     timesteps: Tensor  # [T] int64
 
     def summary(self) -> dict[str, Any]:
-        """Means over the images, as JSON has them; the standard error is that of the mean of ``total``."""
+        """Means over the images, ready for JSON; the standard error is that of the mean of ``total``."""
         terms = BitsPerDim(*(t.double().cpu() for t in self.terms))
         n = len(terms.total)
         return {
@@ -52,14 +52,14 @@ def image_nll(
     clip: bool = True,
     progress: bool = True,
 ) -> Likelihood:
-    """Bits per dimension, as guided-diffusion's image_nll.py has it (IDDPM section 3).
+    """Bits per dimension, as in guided-diffusion's image_nll.py (IDDPM section 3).
 
     The noise of image i at step t is Philox's for (seed, i, t), so that results do not depend on ``batch_size``.
 
     Args:
-        model: with ``.diffusion`` and ``.config``. One that is conditional takes the images' labels, or its null class
-            where they have none.
-        images: 8-bit, of the model's shape.
+        model: a model with ``.diffusion`` and ``.config``. A class-conditional model is given the images' labels, or
+            its null class if they have none.
+        images: 8-bit images of the model's shape.
         timestep_respacing: steps of the chain, such as "250" or "ddim50"; "" for all.
         clip: clamp the model's estimates of x_0 to [-1, 1].
 

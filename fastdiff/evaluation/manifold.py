@@ -55,7 +55,7 @@ def _blocks(rows: Tensor, columns: Tensor) -> tuple[Tensor, ...]:
 
 
 def _radii(x: Tensor, neighbours: int, bar: tqdm) -> Tensor:
-    """[N]: distance of each element to its k-th neighbour; it is itself the nearest of its set."""
+    """[N]: distance of each element to its k-th neighbour; the nearest element of the set is the element itself."""
     radii = []
     for rows in _blocks(x, x):
         radii.append(torch.cdist(rows, x).kthvalue(neighbours + 1).values)

@@ -1,4 +1,4 @@
-"""Samples against a reference: every metric from one pass over either side."""
+"""Metrics of samples against a reference, all from one pass over each of the two."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fastdiff.scalars import plain
 
 
 class Metric(NamedTuple):
-    """A metric's name, which way is better, what it is and where it comes from."""
+    """A metric's title, whether higher or lower is better, its definition and its source."""
 
     title: str
     better: str
@@ -63,7 +63,7 @@ _MANIFOLD = ("precision", "recall")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Values by metric, what to beware of, and the reference as statistics, if they were to be kept."""
+    """Values by metric, warnings, and the reference as statistics, if requested."""
 
     values: dict[str, float]
     warnings: list[str] = field(default_factory=list)
@@ -74,10 +74,10 @@ class Comparison:
 class EvaluationOptions:
     """How the metrics are computed."""
 
-    batch_size: int = 64  # images at a time
-    seed: int = 0  # of the order in which the Inception Score splits
-    device: torch.device | str = "cpu"  # where the distances of precision and recall are computed
-    progress: bool = True  # show bars
+    batch_size: int = 64  # number of images at a time
+    seed: int = 0  # random seed of the Inception Score's splits
+    device: torch.device | str = "cpu"  # device for the distances of precision and recall
+    progress: bool = True  # show progress bars
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "seed"):
@@ -98,12 +98,12 @@ def compare(
     """Metrics of samples.
 
     Args:
-        reference: None if only the Inception Score is asked for.
-        metrics: of :data:`METRICS`; None: all for which the reference has what it takes.
-        keep: also return the reference as statistics, of both kinds.
+        reference: the images or statistics to compare with; None if only the Inception Score is requested.
+        metrics: names from :data:`METRICS`; None: all that can be computed from the reference.
+        keep: also return the reference as statistics of pooled and spatial features.
 
     Raises:
-        FastdiffError: what the reference lacks, statistics of other features, too few images.
+        FastdiffError: a metric that the reference does not allow, statistics of other features, too few images.
     """
     options = options or EvaluationOptions()
     wanted, warnings = _wanted(metrics, reference)
@@ -153,7 +153,7 @@ def _gather(
     *,
     is_reference: bool,
 ) -> _Gathered:
-    """Features of all images. The spatial ones, which nobody needs again, are added up and let go."""
+    """Features of all images. The spatial features, which are not needed again, are accumulated and not kept."""
     pool, logits = [], []
     bar = tqdm(total=len(images), disable=not options.progress, unit="img", desc="features")
     with bar:
@@ -171,10 +171,10 @@ def _gather(
 
 
 def check_reference(reference: Reference, features: Features, shape: Shape) -> None:
-    """Tell before the work, not after, if these features cannot be compared with the reference.
+    """Raise an error now, before the work, if these features cannot be compared with the reference.
 
     Args:
-        shape: of the samples.
+        shape: shape of the samples.
 
     Raises:
         FastdiffError: images of another shape, statistics of other features, no torchmetrics.
@@ -202,7 +202,7 @@ def _check_images(images: Images, features: Features) -> None:
 
 
 def _wanted(metrics: Sequence[str] | None, reference: Reference | None) -> tuple[list[str], list[str]]:
-    """The metrics to compute, and what is said of those that are left out."""
+    """The metrics to compute, and a message for each metric that is left out."""
     lacks: dict[str, str] = {}
     for name in METRICS:
         if reference is None:

@@ -1,4 +1,4 @@
-"""A picture of the bound: what each step costs, in bits per dimension."""
+"""A plot of the bound: the term of each step, in bits per dimension."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def draw_bound(summary: dict[str, Any], path: Path, title: str = "") -> None:
     """The terms of the bound over timesteps, both axes logarithmic (IDDPM figure 2), as a PNG.
 
     Args:
-        summary: of :meth:`fastdiff.evaluation.likelihood.Likelihood.summary`.
+        summary: the result of :meth:`fastdiff.evaluation.likelihood.Likelihood.summary`.
 
     Raises:
-        FastdiffError: no matplotlib, or a place that cannot be written.
+        FastdiffError: no matplotlib, or a file that cannot be written.
     """
     plt = pyplot("evaluate")
     steps = [t + 1 for t in summary["timesteps"]]  # a logarithmic axis has no 0

@@ -1,4 +1,4 @@
-"""What samples are compared with: images, statistics of their features, or both (ADM's reference batches)."""
+"""References for samples: images, statistics of their features, or both (ADM's reference batches)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from fastdiff.files import atomic_path
 
 @dataclass(frozen=True)
 class Reference:
-    """Moments of pooled and spatial features, the pooled features themselves [M,D], and images: what there is of it."""
+    """A reference: moments of pooled and spatial features, pooled features [M,D], and images, each if available."""
 
     name: str
     fid: Moments | None = None
     sfid: Moments | None = None
     pool: Tensor | None = None
     images: Images | None = None
-    features: str | None = None  # whose the statistics are, if the file tells
+    features: str | None = None  # the feature network of the statistics, if known
 
     def moments(self, metric: str) -> Moments | None:
         return self.fid if metric == "fid" else self.sfid

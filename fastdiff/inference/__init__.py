@@ -1,4 +1,4 @@
-"""Inference on the CPU with packed weights and folded norms: ``optimize`` and what it puts in the place of layers."""
+"""Inference on the CPU with packed weights and folded norms: ``optimize`` and the fused layers that it uses."""
 
 from fastdiff.inference.optimize import Optimized as Optimized
 from fastdiff.inference.optimize import for_inference as for_inference

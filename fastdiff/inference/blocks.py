@@ -1,9 +1,10 @@
-"""A U-Net's blocks on fused layers: the same arithmetic as ``fastdiff.nn``, cut elsewhere.
+"""A U-Net's blocks on fused layers: the same arithmetic as ``fastdiff.nn``, with other boundaries.
 
-There a norm ends where a convolution begins. Here a convolution normalises and activates what it reads, adds what
-comes to its result, and finds the moments that the next norm needs: an image is read and written once per convolution.
+In ``fastdiff.nn`` norms and convolutions are separate. Here a convolution also normalises and activates its input, adds
+residuals to its result, and computes the moments for the next norm, so an image is read and written once per
+convolution.
 
-A block is given by its parts, so that it does not matter what their names are in the class they come from.
+A block is defined by its parts, independent of their names in the original class.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class FusedResBlock:
         norm = parts.norm1
         if parts.resample == "down":
             x = inputs.joined()
-            # In float32, as elsewhere here: of another dtype than x's the op takes no other.
+            # In float32, as everywhere here: it is the only dtype that the op takes beside x's own.
             h = group_norm_silu(x, norm.num_groups, norm.weight.float(), norm.bias.float(), eps=norm.eps)
             h, moments = self.first(downsample_mean(h), image_bias=image_bias, moments=True)
             return Pair(Features(downsample_mean(x))), h, moments
@@ -127,7 +128,7 @@ class AttentionParts:
 
 
 class FusedAttention:
-    """``fastdiff.nn.AttentionBlock``: norm and qkv in one, then heads as strided views, then projection and sum."""
+    """``fastdiff.nn.AttentionBlock``: norm and qkv as one op, heads as strided views, then projection and sum."""
 
     def __init__(self, parts: AttentionParts, dtype: torch.dtype) -> None:
         self.parts = parts
@@ -169,7 +170,7 @@ class FusedUpsample:
 class FusedDownsample:
     """``fastdiff.nn.Downsample``: a convolution of stride 2, or the mean if there is none.
 
-    ``uneven``: the zeros are not around the image but right of it and below.
+    ``uneven``: zeros are padded at the right and the bottom only.
     """
 
     def __init__(self, conv: nn.Module | None, dtype: torch.dtype, *, uneven: bool = False) -> None:
@@ -188,7 +189,7 @@ class FusedDownsample:
 
 
 class FusedConv:
-    """A convolution that stands alone, or after a norm with SiLU."""
+    """A convolution by itself, or after a norm with SiLU."""
 
     def __init__(self, layer: nn.Conv2d, dtype: torch.dtype, norm: nn.Module | None = None) -> None:
         self.parts = layer, norm
@@ -204,10 +205,10 @@ class FusedConv:
 
 
 class PlainLayer:
-    """A layer, or several one after another, as they are: called with everything that is hooked to them.
+    """One or more layers that are not fused: they are called as they are, with all their hooks.
 
     Args:
-        layers: of which residual blocks (``embedded``) are also given the embedding, as the model does it.
+        layers: the layers in order; residual blocks (``embedded``) are also given the embedding, as in the model.
     """
 
     def __init__(self, *layers: nn.Module, embedded: bool = False) -> None:
@@ -226,7 +227,7 @@ class PlainLayer:
 
 
 def _working_dtype(layer: nn.Module, otherwise: torch.dtype) -> torch.dtype:
-    """What the layer computes in: its convolutions' dtype, for norms may be float32 beside them."""
+    """The layer's dtype: that of its convolutions, because norms may be float32."""
     kinds = (nn.Conv2d, nn.Conv1d, nn.Linear)
     weights = (m.weight for m in layer.modules() if isinstance(m, kinds))
     first = next(weights, next(layer.parameters(), None))
@@ -237,7 +238,7 @@ def fused(layer: nn.Module, dtype: torch.dtype) -> Any:
     """A layer of ``fastdiff.nn``, or a convolution, in its fused form.
 
     Raises:
-        FastdiffError: it has none.
+        FastdiffError: a layer without a fused form.
     """
     match layer:
         case ResBlock():

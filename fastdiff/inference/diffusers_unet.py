@@ -1,7 +1,7 @@
 """diffusers' ``UNet2DModel`` on fused blocks.
 
-The package itself is never imported: whoever has a model has imported it. Classes are known by their names, and
-what a name does not settle is read from the layers. Whatever is not covered is refused before anything is changed.
+The package itself is never imported here: a user with a model has imported it. Classes are recognised by their names,
+and other properties are read from the layers. Anything that is not covered is refused before the model is changed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def unet2d_class(model: object) -> type | None:
 
 
 class FusedUNet2D(FusedTrunk):
-    """Takes the place of ``UNet2DModel.forward``."""
+    """Replacement of ``UNet2DModel.forward``."""
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
         known: Any = unet2d_class(model)
@@ -78,7 +78,7 @@ class FusedUNet2D(FusedTrunk):
     def __call__(
         self, sample: Tensor, timestep: Any, class_labels: Tensor | None = None, return_dict: bool = True
     ) -> Any:
-        """As ``UNet2DModel.forward``."""
+        """Same as ``UNet2DModel.forward``."""
         if not self.applies(sample):
             return self.plain(sample, timestep, class_labels, return_dict)
         if torch.compiler.is_compiling():
@@ -136,7 +136,7 @@ class FusedUNet2D(FusedTrunk):
         return blocks
 
     def _pairs(self, block: Any) -> list[list[Any]]:
-        """Residual blocks, each with the attention that may follow it."""
+        """Residual blocks, each with its attention, if any."""
         attentions = getattr(block, "attentions", [None] * len(block.resnets))
         return [
             [self._residual(resnet), *([] if attention is None else [self.place(attention, _attention)])]
@@ -158,14 +158,14 @@ class FusedUNet2D(FusedTrunk):
         return self.place(block, _residual, embedded=True)
 
     def _sampler(self, layer: nn.Module, kind: str) -> Any:
-        """What halves or doubles the resolution: a residual block, or a layer of this kind with a convolution."""
+        """The layer that halves or doubles the resolution: a residual block, or resampling with a convolution."""
         if type(layer).__name__ == "ResnetBlock2D":
             return self._residual(layer)
         return self.place(layer, functools.partial(_sampler, kind))
 
 
 def _timesteps(timestep: Any, n: int) -> Tensor:
-    """[N], from a number, a tensor of one, or [N]; a number is cut to a whole one, as diffusers does."""
+    """Timesteps [N] from a number, a tensor of one element, or [N]; a number is truncated, as in diffusers."""
     if not isinstance(timestep, Tensor):
         timestep = torch.tensor([timestep], dtype=torch.long)
     return timestep.expand(n) if timestep.dim() == 0 else timestep * torch.ones(n, dtype=timestep.dtype)

@@ -1,4 +1,4 @@
-"""What flows between fused layers: images with their channels' moments, one tensor or two side by side."""
+"""Values passed between fused layers: images with their channels' moments, as one tensor or two side by side."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastdiff.ops.norm_coefficients import op as norm_coefficients
 
 @dataclass(slots=True)
 class Features:
-    """x [N, C, H, W], channels_last, and its moments [N, C, 2] if the layer before has found them on its way."""
+    """x [N, C, H, W], channels_last, and its moments [N, C, 2] if the previous layer has computed them."""
 
     x: Tensor
     moments: Tensor | None = None
@@ -26,7 +26,7 @@ class Features:
 
 
 class Pair(NamedTuple):
-    """Features and a skip connection beside them, not concatenated: convolutions read from both."""
+    """Features and a skip connection, which are not concatenated: convolutions read from both."""
 
     left: Features
     right: Features | None = None

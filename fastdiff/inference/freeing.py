@@ -1,7 +1,7 @@
-"""Weights that live on in their packed form only, and look as if nothing had happened.
+"""Freed weights: parameters that exist in packed form only, without visible change.
 
-A freed parameter keeps its shape, but all its elements are one number in memory. Whoever needs the weight itself gets
-it back first: ``state_dict``, loading, ``.to()`` and its like, and ``copy.deepcopy``.
+A freed parameter keeps its shape, but all its elements share one number in memory. Operations that need the weight
+itself restore it first: ``state_dict``, loading, ``.to()`` and the like, and ``copy.deepcopy``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastdiff.inference.packed import PackedConv, is_freed
 
 
 class FreedWeights:
-    """The weights of the layers that are packed as one, given up until :meth:`give_back`."""
+    """The weights of layers that are packed as one, freed until :meth:`give_back`."""
 
     def __init__(self, packed: PackedConv) -> None:
         self.packed = packed
@@ -37,12 +37,12 @@ class FreedWeights:
 
     @property
     def nbytes(self) -> int:
-        """Memory that is not taken."""
+        """Number of bytes that are freed."""
         weights = [layer.weight for layer in self.packed.layers if is_freed(layer.weight)]
         return sum((weight.numel() - 1) * weight.element_size() for weight in weights)
 
     def give_back(self) -> None:
-        """The weights back in their places, unless something else has been put there."""
+        """Restore the weights, unless they have been replaced meanwhile."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -65,12 +65,12 @@ class FreedWeights:
         self.give_back()  # loading copies into it; the next call packs it again
 
     def _apply(self, layer: Any, function: Any, recurse: bool = True) -> nn.Module:
-        """``Module._apply``, through which go ``.to()``, ``.double()`` and the like: they convert what is there."""
+        """``Module._apply``, which ``.to()``, ``.double()`` and the like use: restore the weights, then convert."""
         self.give_back()
         return layer._apply(function, recurse)
 
     def _copy_layer(self, i: int, memo: dict[int, Any]) -> nn.Module:
-        """The copy has its weight; this layer goes on without."""
+        """Copy the layer: the copy has its weight, this layer stays freed."""
         layer = self.packed.layers[i]
         if is_freed(layer.weight):
             memo[id(layer.weight)] = nn.Parameter(self.packed.unpacked()[i], layer.weight.requires_grad)

@@ -21,7 +21,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Optimized:
-    """A model that ``optimize`` has changed: what it costs in memory, and how to undo it."""
+    """Handle of an optimized model: its memory, packing again, and undoing."""
 
     def __init__(self, fused: FusedTrunk, *, free_weights: bool) -> None:
         self.model, self.dtype = fused.model, fused.dtype
@@ -34,12 +34,12 @@ class Optimized:
             self._freed = [FreedWeights(p) for p in convolutions]
 
     def refresh(self) -> None:
-        """Pack everything again now, whether a change is seen or not."""
+        """Pack all weights again now, whether or not a change is seen."""
         for packed in self._fused.packed():
             packed.refresh(anew=not packed.is_freed())
 
     def restore(self) -> None:
-        """The model as it was, freed weights included. A second call does nothing."""
+        """Restore the original model, freed weights included. A second call does nothing."""
         if self.model.__dict__.get(self._fused.method) is self._fused:
             delattr(self.model, self._fused.method)
         for freed in self._freed:
@@ -48,17 +48,17 @@ class Optimized:
 
     @property
     def packed_bytes(self) -> int:
-        """Memory of the packed weights."""
+        """Memory of the packed weights, in bytes."""
         return sum(t.nbytes for packed in self._fused.packed() for t in packed.tensors())
 
     @property
     def freed_bytes(self) -> int:
-        """Memory of the weights that were given up for them."""
+        """Memory of the original weights that were freed, in bytes."""
         return sum(freed.nbytes for freed in self._freed)
 
     @property
     def extra_bytes(self) -> int:
-        """What the model takes more than before; negative if other weights were larger than what is left."""
+        """Additional memory of the model, in bytes; negative if freed weights were larger than the packed ones."""
         return self.packed_bytes - self.freed_bytes
 
     def __repr__(self) -> str:
@@ -77,29 +77,29 @@ def optimize(model: Any, dtype: torch.dtype | None = None, *, free_weights: bool
         handle = fastdiff.optimize(model)            # in the model's own dtype
         handle.restore()                             # undone
 
-    Applies where no gradient is asked for (``torch.no_grad``, ``torch.inference_mode``), in eval mode, and to inputs
-    that are not float64; everywhere else the model runs as it did. Parameters and state_dict stay what they were.
+    Applies to calls without gradient (``torch.no_grad``, ``torch.inference_mode``), in eval mode, with inputs that are
+    not float64; in all other cases the model runs as before. Parameters and state_dict do not change.
 
-    Every call looks at the model first. A layer with hooks, an adapter or anything else in it that is not known runs as
-    it is, in its place, which the log says once. A model under a tracer (``torch.export``, ``torch.jit.trace``,
-    ``torch.func``) runs as it is as a whole; ``torch.compile`` leaves the call out of its graph. Changed weights are
-    packed again, also those written through ``.data``: a write to a whole output or input channel is seen at once, one
-    to single elements within a few hundred calls, or with ``handle.refresh()``.
+    Every call checks the model first. A layer with hooks, an adapter or another unknown part runs unfused in its place,
+    which is logged once. Under a tracer (``torch.export``, ``torch.jit.trace``, ``torch.func``) the whole model runs
+    unfused; ``torch.compile`` leaves the call out of its graph. Changed weights are packed again, also those written
+    through ``.data``: a write to a whole output or input channel is seen at once, a write to single elements within a
+    few hundred calls, or with ``handle.refresh()``.
 
     Args:
         model: a ``fastdiff.models.UNet``, also one for super-resolution, or diffusers' ``UNet2DModel``, also inside a
             pipeline; on the CPU.
         dtype: float32, bfloat16 or float16 of activations and packed weights; sums and statistics are float32 always.
             None = the dtype in which the model's convolutions are.
-        free_weights: give up the memory of the original weights until they are asked for: ``state_dict()`` and
-            ``restore()`` bring them back from the packed ones, to the bit. Not for another dtype than the model's.
+        free_weights: free the memory of the original weights until they are needed: ``state_dict()`` and ``restore()``
+            bring them back from the packed ones, to the bit. Only in the model's own dtype.
 
     Returns:
-        A handle that tells the memory it takes and restores the model.
+        A handle that reports the memory and restores the model.
 
     Raises:
-        FastdiffError: a model, device or dtype that it is not for; a layer or option of diffusers that is not
-            covered, by name; a model that is optimized already.
+        FastdiffError: an unsupported model, device or dtype; a layer or option of diffusers that is not covered, by
+            name; a model that is optimized already.
     """
     fused, method = _fused_class(model)
     if method in model.__dict__:
@@ -129,7 +129,7 @@ def optimize(model: Any, dtype: torch.dtype | None = None, *, free_weights: bool
 
 
 def _fused_class(model: Any) -> tuple[Callable[[Any, torch.dtype], FusedTrunk], str]:
-    """What makes the fused form of this model, and the method whose place it takes."""
+    """The function that makes the fused form of this model, and the method that it replaces."""
     if isinstance(model, UNet):
         return FusedUNet, "denoise"
     if unet2d_class(model) is not None:
@@ -140,7 +140,7 @@ def _fused_class(model: Any) -> tuple[Callable[[Any, torch.dtype], FusedTrunk], 
 
 
 def is_for(model: Any) -> bool:
-    """Whether ``optimize`` makes this model faster here and now, without a word from its user."""
+    """True if ``optimize`` applies to this model now and makes it faster, so that sampling may use it by itself."""
     return (
         isinstance(model, UNet)
         and "denoise" not in model.__dict__
@@ -153,9 +153,9 @@ def is_for(model: Any) -> bool:
 
 
 def for_inference(model: Any, dtype: torch.dtype | None = None) -> Any:
-    """A view of the model that is optimized while the model stays as it is; the model itself if it is not one for it.
+    """An optimized view of the model, which itself stays unchanged; the model itself if it cannot be optimized.
 
-    The view has the same modules and parameters, and sees what becomes of them.
+    The view has the same modules and parameters, and follows their changes.
     """
     if not is_for(model):
         return model

@@ -1,4 +1,4 @@
-"""Layers with their weights packed once, and packed again when these change."""
+"""Layers whose weights are packed once, and again when they change."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fastdiff.errors import FastdiffError
 from fastdiff.ops import conv2d, pack_conv2d, unpack_conv2d
 from fastdiff.ops.conv2d import ALGORITHMS, forward_op
 
-_PACKING = threading.Lock()  # several threads may share a model; one packs, the others wait for it
+_PACKING = threading.Lock()  # several threads may share a model: one of them packs, the others wait
 
 
 def _state(parameter: Tensor) -> tuple[int, int, torch.dtype]:
-    """Changes whenever the parameter does. (Tensors made in inference mode have no version: their address must do.)"""
+    """A value that changes whenever the parameter does (its address, for inference tensors, which have no version)."""
     return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version, parameter.dtype
 
 
 class Packed:
-    """Something made of layers' weights and biases, and made anew when one of them has changed."""
+    """Base of packed layers: made from weights and biases, and made again when one of them has changed."""
 
     def __init__(self, dtype: torch.dtype, layers: Sequence[Any]) -> None:
         self.dtype, self.layers = dtype, layers
@@ -34,7 +34,7 @@ class Packed:
         return [_state(p) for p in self.parameters()]
 
     def refresh(self, *, anew: bool = False) -> None:
-        """Pack what has changed; ``anew``: even if no change is seen."""
+        """Pack again if a parameter has changed; ``anew``: also if no change is seen."""
         state = self._states()
         if state and (anew or state != self._made_from):
             with _PACKING, torch.no_grad():
@@ -42,7 +42,7 @@ class Packed:
             self._made_from = state
 
     def parameters(self) -> list[Tensor]:
-        """What it is made of."""
+        """The parameters it is made from."""
         return [p for layer in self.layers for p in (layer.weight, layer.bias) if p is not None]
 
     def copied(self) -> list[Tensor]:
@@ -50,27 +50,27 @@ class Packed:
         return self.parameters()
 
     def ready(self) -> None:
-        """Packed at all. Whether anything has changed, the model is asked as a whole."""
+        """Pack if it has not been done yet. Changes are detected for the whole model, not here."""
         if not self._made_from:
             self.refresh()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies, and other machines, pack for themselves."""
+        """State for copies and pickles, which pack again themselves."""
         return {**self.__dict__, "_made_from": [], **self._unmade()}
 
     def _make(self) -> None:
         raise NotImplementedError
 
     def _unmade(self) -> dict[str, Any]:
-        """The attributes that ``_make`` sets, as they are before."""
+        """The attributes that ``_make`` sets, with their values before it."""
         raise NotImplementedError
 
     def is_freed(self) -> bool:
-        """Whether one of the layers' weights is but a shape (see freeing.py)."""
+        """True if one of the layers' weights is freed (see freeing.py)."""
         return any(is_freed(layer.weight) for layer in self.layers)
 
     def tensors(self) -> list[Tensor]:
-        """What it holds beside the model's own parameters."""
+        """The tensors that it holds in addition to the model's own parameters."""
         raise NotImplementedError
 
 
@@ -81,8 +81,8 @@ class PackedWeight(Packed):
         weight = weight.detach()
         weight = weight.reshape(*weight.shape[:2], *(weight.shape[2:] if weight.dim() == 4 else (1, 1)))
         self.packed = pack_conv2d(weight, self.dtype)
-        # One element seen everywhere, if there is a kernel; else what the reference computes with. (NaN: should a call
-        # ever reach the reference all the same, that must be seen.)
+        # With a kernel, one element expanded to the shape; else the weight, for the reference. (The element is NaN, so
+        # that a call which reaches the reference by mistake cannot go unnoticed.)
         shape_only = torch.full((1,), torch.nan, dtype=self.dtype).expand(weight.shape)
         self.weight = weight.to(self.dtype) if self.packed is None else shape_only
 
@@ -94,7 +94,7 @@ class PackedWeight(Packed):
 
 
 def is_freed(weight: Tensor) -> bool:
-    """Whether a weight is but a shape (see freeing.py)."""
+    """True if a weight is freed (see freeing.py)."""
     return weight.numel() > 1 and weight.untyped_storage().nbytes() == weight.element_size()
 
 
@@ -122,7 +122,7 @@ class PackedConv(PackedWeight):
         self.bias = None if biases[0] is None else torch.cat(biases).float()
 
     def _reads_bias(self) -> bool:
-        """Whether the kernel takes the layer's own bias, as it is."""
+        """True if the kernel takes the layer's own bias."""
         bias = self.layers[0].bias
         return len(self.layers) == 1 and (bias is None or bias.dtype in (self.dtype, torch.float32))
 
@@ -130,15 +130,15 @@ class PackedConv(PackedWeight):
         return [self.layers[0].weight] if self._reads_bias() else self.parameters()
 
     def accept(self) -> None:
-        """Take the parameter as it is now for the one that was packed."""
+        """Record the parameter's present state as the packed one."""
         self._made_from = self._states()
 
     def unpacked(self) -> list[Tensor]:
-        """The layers' weights again, from their packed form."""
+        """The layers' weights, recovered from their packed form."""
         assert self.packed is not None
         shapes = [layer.weight.shape for layer in self.layers]
         parts = unpack_conv2d(self.packed, self.weight.shape).split([shape[0] for shape in shapes])
-        # Copies, lest each part hold on to the memory of all.
+        # Copies, so that no part keeps the memory of all.
         parts = parts if len(parts) == 1 else [part.clone() for part in parts]
         return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
@@ -154,7 +154,7 @@ class PackedConv(PackedWeight):
         residual: Tensor | None = None,
         moments: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """As ``fastdiff.ops.conv2d``, whose checks have nothing to find here."""
+        """As ``fastdiff.ops.conv2d``, without its checks, which cannot fail here."""
         self.ready()
         if more is not None and x.shape[1] % 16:  # where the kernel takes no others beside them
             x, more = torch.cat([x, more], dim=1), None
@@ -177,7 +177,7 @@ class PackedProjections(PackedWeight):
         return [*super().tensors(), self.bias] if self.layers else []
 
     def __call__(self, emb: Tensor) -> list[Tensor]:
-        """[N, E] -> for each layer [N, its width], float32."""
+        """Embedding [N, E] -> [N, width] float32 for each layer."""
         if not self.layers:
             return []
         self.ready()
@@ -188,7 +188,7 @@ class PackedProjections(PackedWeight):
 
 @functools.cache
 def _reorders(dtype: torch.dtype) -> bool:
-    """Whether oneDNN orders weights of this type here: 16-bit ones, float16 above all, not on every processor."""
+    """True if oneDNN can reorder weights of this dtype; 16-bit types, float16 above all, not on every processor."""
     try:
         _reorder(torch.zeros(1, 1, 1, 1, dtype=dtype), (0, 0), (1, 1), (1, 1), 1, (1, 1, 1, 1))
     except RuntimeError:
@@ -201,7 +201,7 @@ def _reorder(weight: Tensor, *shape: Any) -> Tensor:
 
 
 class PackedStrided(Packed):
-    """Any other convolution: oneDNN's, with the weight in the order that it wants."""
+    """Any other convolution, by oneDNN, with the weight in its preferred order."""
 
     def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
         self.layer: Any = layer

@@ -1,4 +1,4 @@
-"""The way down, through the middle and up on fused blocks: what all U-Nets have in common."""
+"""Encoder, middle and decoder on fused blocks: what all U-Nets have in common."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _said: set[tuple[str, str]] = set()
 
 @dataclass(frozen=True)
 class Layers:
-    """A network's layers in the order that they run in.
+    """A network's layers in the order in which they run.
 
     Args:
-        down: blocks, each a list of layers; what a block puts out is also a skip connection.
+        down: blocks, each a list of layers; a block's output is also a skip connection.
         middle: layers.
         up: blocks, each taking one skip connection.
         out: the last layer.
@@ -68,27 +68,27 @@ class Layers:
 
 
 class FusedTrunk:
-    """Takes the place of one of a model's methods where no gradient is asked for.
+    """Replacement of one of a model's methods, for calls without gradient.
 
-    Before each call the model is looked at, see ``watch.py``: a layer with hooks in it, or one that is not known here,
-    is called as it is, and changed weights are packed again.
+    Before each call the model is checked, see ``watch.py``: a layer with hooks, or of an unknown kind, is called
+    unfused, and changed weights are packed again.
 
     Args:
-        model: keeps its parameters, which are read here when they change.
-        method: the name of what it stands in for.
-        dtype: of the activations and the packed weights; statistics and sums are float32 whatever it is.
+        model: the model, whose parameters are read again when they change.
+        method: the name of the replaced method.
+        dtype: dtype of the activations and the packed weights; statistics and sums are always float32.
     """
 
     def __init__(self, model: Any, method: str, dtype: torch.dtype) -> None:
         self.model, self.method, self.dtype = model, method, dtype
         self._replaced = getattr(type(model), method)
-        # Layers in the form that they have, with their packed weights, for as long as it fits them.
+        # Layers in their fused form, with their packed weights, for as long as it fits them.
         self._known: dict[nn.Module, Any] = {}
         self._forget()
         self._build()
 
     def _make(self) -> Layers | str:
-        """The model's layers as they are now, or why it has to run as a whole as it is."""
+        """The model's layers as they are now, or the reason why the whole model has to run unfused."""
         raise NotImplementedError
 
     def _forget(self) -> None:
@@ -97,11 +97,11 @@ class FusedTrunk:
         self._weights: Weights | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies, and other machines, look for themselves."""
+        """State for copies and pickles, which check the model themselves."""
         return {**self.__dict__, "_layers": None, "_structure": None, "_weights": None}
 
     def place(self, layer: nn.Module, make: Callable[..., Any], *, embedded: bool = False) -> Any:
-        """The layer in the form that ``make(layer, dtype)`` gives it; as it is where that is not possible."""
+        """The layer in its fused form ``make(layer, dtype)``, or unfused where that is not possible."""
         reason, made = self._why_not(layer), None
         if reason is None:
             try:
@@ -124,7 +124,7 @@ class FusedTrunk:
         return why_not_fused(layer) or ("dropout in train mode" if drops else None)
 
     def as_it_is(self, *layers: nn.Module, reason: str, embedded: bool = False) -> PlainLayer:
-        """Layers that are called as they are, which is said once."""
+        """Layers that are called unfused, which is logged once."""
         weights = (getattr(m, "weight", None) for layer in layers for m in layer.modules())
         if any(isinstance(w, Tensor) and is_freed(w) for w in weights):
             raise FastdiffError(_FREED)
@@ -133,7 +133,7 @@ class FusedTrunk:
         return PlainLayer(*layers, embedded=embedded)
 
     def say(self, what: str) -> None:
-        """Once per process."""
+        """Log a layer that runs unfused, once per process."""
         key = type(self.model).__name__, what
         if key not in _said:
             _said.add(key)
@@ -157,7 +157,7 @@ class FusedTrunk:
         self._structure = structure
 
     def layers(self) -> Layers | None:
-        """Up to date with the model; None where it has to run as it is."""
+        """The layers, up to date with the model; None if the model has to run unfused."""
         if self._structure is None or self._structure.has_changed():
             with _BUILDING:
                 self._build()
@@ -173,12 +173,12 @@ class FusedTrunk:
         return layers
 
     def packed(self) -> list[Packed]:
-        """Everything that is made of weights."""
+        """All packed weights."""
         layers = self.layers()
         return [] if layers is None else layers.packed()
 
     def applies(self, x: Any) -> bool:
-        """Whether the fused layers are for this input, here and now."""
+        """True if the fused layers apply to this input now."""
         return not (
             torch.is_grad_enabled()
             or self.model.training
@@ -189,7 +189,7 @@ class FusedTrunk:
         )
 
     def plain(self, *args: Any) -> Any:
-        """The method as it was."""
+        """Call the original method."""
         known = () if torch.compiler.is_compiling() else self._known.values()
         if any(isinstance(p, PackedConv) and p.is_freed() for f in known for p in f.packed()):
             raise FastdiffError(_FREED)
@@ -217,7 +217,7 @@ class FusedTrunk:
 
 @dataclass(frozen=True, slots=True)
 class _Embedding:
-    """[N, E], and what residual blocks make of it, in their order."""
+    """The embedding [N, E], and its projections for the residual blocks, in their order."""
 
     emb: Tensor
     projected: Iterator[Tensor]
@@ -235,19 +235,19 @@ class _Embedding:
 
 
 def _short(error: FastdiffError) -> str:
-    """Why, without what follows from it."""
+    """The reason in an error message, without its consequence."""
     return str(error).partition(";")[0]
 
 
 def _copied(packed: Iterable[Packed]) -> Iterator[Tensor]:
-    """The parameters whose values are to be compared: freed ones have none."""
+    """The parameters whose values are compared; freed ones have none."""
     for p in packed:
         if not p.is_freed():
             yield from p.copied()
 
 
 def _is_traced(x: Any) -> bool:
-    """Whether someone wants to see the operators of the model itself: a tracer, a transform, a derivative."""
+    """True if a tracer, a transform or a derivative needs the operators of the model itself."""
     return (
         torch.compiler.is_exporting()
         or (isinstance(x, Tensor) and type(x) not in (Tensor, nn.Parameter))
@@ -268,12 +268,12 @@ def _has_observers() -> bool:
     reason="optimized layers run outside of a compiled graph; restore() the model for fullgraph=True"
 )
 def outside_of_graphs(fused: Any, *args: Any) -> Any:
-    """A call that a compiler leaves as it is."""
+    """A call that ``torch.compile`` leaves out of its graph."""
     return fused(*args)
 
 
 class FusedUNet(FusedTrunk):
-    """Takes the place of ``UNet.denoise``: fastdiff's U-Net on fused blocks."""
+    """Replacement of ``UNet.denoise``: fastdiff's U-Net on fused blocks."""
 
     is_lenient = True
 

@@ -1,6 +1,6 @@
-"""Whether a model is still what its fused layers were made of: modules, hooks, and the weights' very bits.
+"""Detecting changes of a model since its fused layers were made: modules, hooks, and the weights' bits.
 
-Looked at before every call, in a fraction of a percent of its time.
+This is checked before every call, in a fraction of a percent of its time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PATIENCE = 200
 
 
 def why_not_fused(layer: nn.Module) -> str | None:
-    """What in a layer wants to be called as it is, or None: hooks, other classes, replaced or patched forwards."""
+    """The reason why a layer has to be called unfused, or None: hooks, other classes, replaced or patched forwards."""
     for name, module in layer.named_modules():
         where = f" of {name}" if name else ""
         if reason := why_not_called(module, type(module)):
@@ -39,12 +39,12 @@ def why_not_fused(layer: nn.Module) -> str | None:
 
 
 def drops_out(layer: nn.Module) -> bool:
-    """Whether dropout in it is on."""
+    """True if the module has dropout that is on."""
     return any(isinstance(m, nn.Dropout) and m.training and m.p > 0 for m in layer.modules())
 
 
 def why_not_called(module: nn.Module, kind: type) -> str | None:
-    """What in a module itself wants to be called as it is, or None; ``kind``: the class that is known."""
+    """The reason why a module itself has to be called unfused, or None; ``kind``: its known class."""
     if module._forward_hooks or module._forward_pre_hooks:
         return "a hook"
     own: Any = vars(module).get("forward")
@@ -56,13 +56,13 @@ def why_not_called(module: nn.Module, kind: type) -> str | None:
 
 
 def _is_ours(forward: Any) -> bool:
-    """Put there by ``accelerate``, which changes no result."""
+    """True for a forward set by ``accelerate``, which does not change results."""
     function = getattr(forward, "func", forward)
     return getattr(function, "__module__", "").startswith("fastdiff.interop.")
 
 
 def _has_own_forward(kind: type) -> bool:
-    """Whether the class is one that may be known here, and runs the forward that it was defined with."""
+    """True if the class may be known here and runs the forward with which it was defined."""
     forward: Any = kind.forward  # pyright: ignore[reportAttributeAccessIssue]
     known = kind.__module__.split(".")[0] in _OUR_PACKAGES
     is_container = forward.__qualname__ == "_forward_unimplemented"
@@ -72,7 +72,7 @@ def _has_own_forward(kind: type) -> bool:
 
 
 class Structure:
-    """The modules of a model, their classes, hooks and parameters, as they were when this was made."""
+    """The modules of a model, with their classes, hooks and parameters at the time of creation."""
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = list(model.modules())
@@ -104,7 +104,7 @@ class Structure:
     # All of it without a loop in Python over the hundreds of modules.
 
     def _children(self) -> list[Any]:
-        """Modules and parameters: kept alive here, so that none gets the address of another."""
+        """Modules and parameters, which are kept alive so that no address is reused."""
         return list(itertools.chain.from_iterable(map(dict.values, self._filled)))
 
     def _now(self) -> Any:
@@ -119,16 +119,16 @@ class Structure:
 
 
 def has_global_hooks() -> bool:
-    """Hooks on all modules there are: each wants to be called."""
+    """Global module hooks, each of which has to be called."""
     return bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks)
 
 
 class Weights:
-    """The bits of tensors, as they were when this was made: also what is written past PyTorch's count of versions.
+    """The bits of tensors at the time of creation, which show writes that PyTorch's version counter misses.
 
     Writes through ``.data`` (moving averages, merged adapters) leave no trace but in the numbers. At every call a
-    few elements of each weight are compared, one at least of every output and every input channel; and the sum of all
-    bits as often as it costs half a percent of the time that goes by.
+    few elements of each weight are compared, at least one of every output and every input channel; the sum of all bits
+    is compared as often as half a percent of the elapsed time allows.
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
@@ -163,7 +163,7 @@ class Weights:
         }
 
     def _state(self) -> tuple[list[int], list[int]]:
-        """Changes with nearly everything that PyTorch does to a tensor."""
+        """A value that changes with nearly every operation of PyTorch on a tensor."""
         return list(map(Tensor.data_ptr, self._tensors)), list(map(_version, self._counted))
 
     def _all(self) -> list[int]:
@@ -176,7 +176,7 @@ class Weights:
 
 
 class _Compared:
-    """Samples of tensors, compared with what they were: by one compiled function, or where there is none by torch."""
+    """Samples of tensors, compared with earlier ones: by one compiled function, or by torch where there is none."""
 
     def __init__(self, samples: list[Tensor]) -> None:
         compiled = [s for s in samples if _C is not None and s.device.type == "cpu" and s.dim() == 1]
@@ -213,7 +213,7 @@ def _bits(t: Tensor) -> Tensor:
 
 
 def _sample(t: Tensor, bits: Tensor) -> Tensor:
-    """Some of them, of each output channel (dimension 0) and of each input channel (1) one at least; a view."""
+    """A view of some elements, at least one of each output channel (dimension 0) and each input channel (1)."""
     is_by_outputs = bits.dim() == 1 < t.dim() and t.stride(0) * len(t) == bits.numel()
     if t.numel() < 4096 or not is_by_outputs:
         return bits
