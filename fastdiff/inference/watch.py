@@ -182,6 +182,7 @@ class _Compared:
         compiled = [s for s in samples if _C is not None and s.device.type == "cpu" and s.dim() == 1]
         self._compiled: Any = None
         if compiled:
+            assert _C is not None
             size = Tensor.element_size
             self._compiled = _C.Samples(
                 [(s.data_ptr(), s.numel(), s.stride(0) * size(s), size(s)) for s in compiled]
