@@ -129,4 +129,4 @@ def main(rounds: int = 61, out: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, description=__doc__)

@@ -47,11 +47,11 @@ class Setting:
     image_size: int = 64
     """Side that they are cropped to."""
     batch_size: int = 64
-    """Images a step."""
+    """Images per step."""
     steps: int = 12
-    """Steps timed each turn."""
+    """Steps timed in each turn."""
     rounds: int = 7
-    """Turns of each."""
+    """Turns of each source and number of workers."""
 
 
 def main(setting: Setting) -> None:
@@ -147,4 +147,4 @@ def tarred(folder: Path, out: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Setting))
+    main(tyro.cli(Setting, description=__doc__))

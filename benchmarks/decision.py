@@ -225,8 +225,8 @@ def main(peers: Path | None = None, rounds: int = 7, small: bool = False) -> Non
 
     Args:
         peers: Python interpreter with ssm-simulators and pyddm.
-        rounds: turns each side takes.
-        small: few trials, nothing written: to see that it runs.
+        rounds: Turns each side takes.
+        small: Few trials, and no results file: a check that everything runs.
     """
     torch.set_num_threads(1)
     other = Peers(peers) if peers else None
@@ -262,4 +262,4 @@ def main(peers: Path | None = None, rounds: int = 7, small: bool = False) -> Non
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, description=__doc__)

@@ -40,6 +40,14 @@ def main(
     n: int | None = None,
     times: tuple[int, ...] = (0, 100, 200, 300, 400, 500, 600, 700, 800, 900),
 ) -> None:
+    """Measure and print.
+
+    Args:
+        classifier: Name or file of a classifier.
+        data: Images with labels.
+        n: Number of images. Default: all.
+        times: Timesteps, whose noise level the images get.
+    """
     model: Any = fastdiff.load(classifier)
     c, size = model.config.in_channels, model.config.image_size
     found = read_images(data, (c, size, size), fit="pad", num_classes=model.config.num_outputs).first(n)
@@ -53,4 +61,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, description=__doc__)

@@ -111,6 +111,12 @@ def scheduler_rows(rounds: int) -> list[Row]:
 
 
 def main(rounds: int = 9, small: bool = False) -> None:
+    """Measure and print.
+
+    Args:
+        rounds: Turns each side takes.
+        small: Small networks, and no results file: a check that everything runs.
+    """
     rows = [*scheduler_rows(rounds), *unet_rows(rounds, small)]
     rows += [_row(what, *sides, rounds, 0.1) for what, sides in guided_calls(small).items()]
     heads = ["", "before", "fastdiff", "times as fast"]
@@ -124,4 +130,4 @@ def main(rounds: int = 9, small: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, description=__doc__)

@@ -108,9 +108,9 @@ def main(presets: tuple[str, ...] = ("fashion-mnist", "adm-64:32"), batch: int =
     """Measure and print.
 
     Args:
-        presets: networks by name; after a colon, model_channels instead of the preset's.
-        batch: images a step.
-        rounds: turns each side takes.
+        presets: Networks by name; a number after a colon replaces the preset's model_channels.
+        batch: Images per step.
+        rounds: Turns each side takes.
     """
     print(
         f"{machine.device_name()}, {machine.processor()}, torch {torch.__version__}, batch {batch}, {rounds} turns\n"
@@ -129,4 +129,4 @@ def main(presets: tuple[str, ...] = ("fashion-mnist", "adm-64:32"), batch: int =
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, description=__doc__)

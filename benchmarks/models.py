@@ -36,15 +36,24 @@ SMALL = 150e6  # parameters up to which a float64 copy is no question
 class Options:
     """Time whole U-Nets on the CPU."""
 
-    settings: tuple[str, ...] = SETTINGS  # PRESET:BATCH each
-    compile: bool = False  # also torch.compile with frozen weights; needs a C++ compiler
-    openvino: bool = False  # also OpenVINO, if it is installed
-    diffusers: bool = False  # also diffusers' own U-Net beside ddpm-cifar10, if it is installed
-    error: bool = False  # errors against float64 also of models over 150 M parameters
-    rounds: int = 9  # turns each side takes
-    seconds: float = 0.3  # a turn lasts at least a call, and about this
-    threads: int | None = None  # None = as many as PyTorch takes
-    out: Path | None = None  # JSON file, also for a choice of settings
+    settings: tuple[str, ...] = SETTINGS
+    """Networks and batch sizes, each as PRESET:BATCH."""
+    compile: bool = False
+    """Also time torch.compile with frozen weights, which needs a C++ compiler."""
+    openvino: bool = False
+    """Also time OpenVINO, if it is installed."""
+    diffusers: bool = False
+    """Also time diffusers' own U-Net beside ddpm-cifar10, if diffusers is installed."""
+    error: bool = False
+    """Compute the errors against float64 also for models over 150 M parameters."""
+    rounds: int = 9
+    """Turns each side takes."""
+    seconds: float = 0.3
+    """Duration of a turn in seconds; a turn makes at least one call."""
+    threads: int | None = None
+    """Number of threads. Default: PyTorch's."""
+    out: Path | None = None
+    """Results file, written also if only some of the default settings are measured."""
 
 
 def engines(own: Network, preset: str, options: Options) -> tuple[list[Engine], list[str]]:
@@ -176,6 +185,6 @@ def main(options: Options) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Options))
+        main(tyro.cli(Options, description=__doc__))
     except FastdiffError as wrong:
         sys.exit(f"error: {wrong}")

@@ -283,4 +283,4 @@ def run(context: Context) -> None:
 if __name__ == "__main__":
     import tyro
 
-    tyro.cli(main)
+    tyro.cli(main, description=__doc__)

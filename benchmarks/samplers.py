@@ -71,6 +71,17 @@ def main(
     features_of: str = "fashion-mnist-classifier",
     results: Path | None = None,
 ) -> None:
+    """Sample, evaluate and print.
+
+    Args:
+        n: Number of images per sampler and number of network calls.
+        nfe: Numbers of network calls per image (NFE).
+        reference: Images that the samples are compared with.
+        real: Images that are compared with the reference as samples are.
+        kept_in: Folder of the samples.
+        features_of: Classifier whose features are compared.
+        results: Results file. Default: benchmarks/results/samplers-<machine>.json.
+    """
     model: Any = fastdiff.load(MODEL).to(memory_format=torch.channels_last)  # pyright: ignore
     features = load_features(features_of)
     options = EvaluationOptions(batch_size=100, progress=False)
@@ -118,4 +129,4 @@ def _number(value: float) -> str:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, description=__doc__)

@@ -35,12 +35,18 @@ EAGER = "eager PyTorch, channels_last"
 class Options:
     """Time training runs of the bundled model."""
 
-    data: Path | None = None  # images as for `fastdiff train`; left out, random ones: they take the same time
+    data: Path | None = None
+    """Images, as for `fastdiff train`. Default: random images, which take the same time."""
     batch_size: int = 64
-    rounds: int = 9  # turns each side takes
-    seconds: float = 2.0  # a turn lasts at least a step, and about this
-    threads: int | None = None  # None = as many as PyTorch takes
-    out: Path | None = None  # the results file, instead of the machine's
+    """Images per step."""
+    rounds: int = 9
+    """Turns each side takes."""
+    seconds: float = 2.0
+    """Duration of a turn in seconds; a turn makes at least one step."""
+    threads: int | None = None
+    """Number of threads. Default: PyTorch's."""
+    out: Path | None = None
+    """Results file. Default: benchmarks/results/training-<machine>.json."""
 
 
 def random_images(path: Path) -> Path:
@@ -86,4 +92,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(tyro.cli(Options, description=__doc__))
