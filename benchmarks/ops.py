@@ -106,9 +106,8 @@ def checked_calls(
         return dict(shared) or case.inputs(DTYPES[dtype], device)
 
     is_random = case.baseline is not None and direction == "forward"  # the baseline draws other noise
-    share = (
-        0.99 if case.op == "bernoulli_step" else 0.999999
-    )  # bits may differ where a probability was rounded
+    # Bits may differ where a probability was rounded.
+    share = 0.99 if case.op == "bernoulli_step" else 0.999999
     want = first(call_of(case, direction, case.eager, inputs())())
     for name, (function, backend) in functions.items():
         try:

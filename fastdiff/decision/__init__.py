@@ -1,4 +1,4 @@
-"""The diffusion decision model: a walk with drift between two boundaries, simulated, evaluated and fitted.
+"""The diffusion decision model, a walk with drift between two boundaries: simulation, likelihood, fits.
 
 from fastdiff import decision
 

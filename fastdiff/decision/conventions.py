@@ -1,4 +1,4 @@
-"""Other packages' parameters as this package's: keywords for ``simulate``, ``pdf``, ``cdf``, ``moments``.
+"""Conversion of other packages' parameters into keywords for ``simulate``, ``pdf``, ``cdf`` and ``moments``.
 
 Here a is the whole separation, z and sz are fractions of a, t0 is the lower edge, sz and st0 are full widths, s = 1.
 All functions take numbers or arrays.

@@ -41,7 +41,7 @@ def log_pdf(rt: Any, choice: Any, *model: Any, **named: Any) -> Tensor:
             broadcast against rt, and gradients flow.
 
     Returns:
-        Of the broadcast shape, float64; -inf where rt <= t0. Over time, exp of it integrates to P(choice).
+        The log density, of the broadcast shape, float64; -inf where rt <= t0. Its exp integrates to P(choice).
 
     Raises:
         FastdiffError: bad parameters, NaN, choices other than 0 and 1.
@@ -133,7 +133,7 @@ def _log_density(t: Tensor, walk: Walk, st0: Tensor) -> Tensor:
 
 
 def _log_by_time(t: Tensor, walk: Walk, st0: Tensor) -> Tensor:
-    """log P(rt <= t): all of the density before t - st0, and less and less of it until t."""
+    """log P(rt <= t): the whole density before t - st0, and a linearly falling share of it until t."""
     early = log_time_integral(torch.zeros_like(t), t - st0, walk)
     if not _varies(st0):
         return early

@@ -1,4 +1,4 @@
-"""What a fit is asked for, and how its coordinates become parameters: shared, by condition, or by a formula."""
+"""The design of a fit: free parameters, and their coordinates, which are shared, by condition, or by a formula."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Link = Literal["identity", "log", "logit"]
 
 @dataclass(frozen=True)
 class Design:
-    """Which parameters are free, and how they vary.
+    """The parameters that are free, and how they vary.
 
-    free: names that are fitted; all others stay at ``fixed``. A name that ``fixed`` gives and ``free`` does not list is
-    fixed. by: free names with one value for each condition. formulas: Wilkinson formulas such as
+    free: names of the fitted parameters; all others stay at ``fixed``. A name in ``fixed`` that ``free`` does not list
+    is fixed. by: free names with one value for each condition. formulas: Wilkinson formulas such as
     "v ~ 0 + condition + log(frequency)", read by formulaic, whose coefficients act on the link's scale. bounds: name ->
-    (low, high). links: name -> "identity", "log" or "logit" (between the bounds); left out, the bounds decide. start:
-    name -> where to begin. s: the noise, which sets the unit of length.
+    (low, high). links: name -> "identity", "log" or "logit" (between the bounds); by default the bounds decide. start:
+    name -> starting value. s: the noise, which sets the unit of length.
     """
 
     free: tuple[str, ...] = ("v", "a", "z", "t0")
@@ -103,7 +103,7 @@ class Term:
         return self.low + (self.high - self.low) * torch.sigmoid(eta)
 
     def at(self, trials: Tensor) -> Term:
-        """The same for other trials, named by number or by a mask; rows that none of them uses are left out."""
+        """The same parameter for other trials, given by number or by a mask; unused rows are left out."""
         if self.index is None:
             return self
         if self.formula is None:
@@ -112,7 +112,7 @@ class Term:
         return replace(self, rows=self.rows[used], index=index)
 
     def coordinate(self, value: float) -> float:
-        """The link of a value, kept off the bounds."""
+        """The link of a value, which is moved away from the bounds."""
         if self.link == "identity":
             return value
         if self.link == "log":
@@ -127,7 +127,7 @@ def make_terms(
     """All free parameters. first: the shortest response of each condition, above which t0 cannot lie without outliers.
 
     Raises:
-        FastdiffError: formulaic missing, a formula it cannot read, columns that are not there.
+        FastdiffError: formulaic missing, a formula that it cannot read, missing columns.
     """
     formulas = {formula.split("~")[0].strip(): formula for formula in design.formulas}
     for name, formula in formulas.items():

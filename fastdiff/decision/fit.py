@@ -24,11 +24,11 @@ _AT_A_BOUND = 8.0  # of a logit; or of a logarithm downwards
 
 @dataclass(frozen=True)
 class Fit:
-    """What was found. z and sz are fractions of a, t0 is the lower edge of its range.
+    """The result of a fit. z and sz are fractions of a, t0 is the lower edge of its range.
 
-    An estimate is a number, a list with one number for each condition, or, of a formula, a dict of coefficients on the
-    scale of ``links``. ``standard_errors`` has the same form, for the free parameters alone, from the curvature at the
-    maximum; NaN where there is none.
+    An estimate is a number, a list with one number for each condition, or, for a formula, a dict of coefficients on the
+    scale of ``links``. ``standard_errors`` has the same form, for the free parameters only, from the curvature at the
+    maximum; NaN where there is no standard error.
     """
 
     conditions: tuple[str, ...]
@@ -114,7 +114,7 @@ class Fit:
         return table
 
     def summary(self) -> str:
-        """A table of the estimates, and what there is to know about the fit."""
+        """A table of the estimates, with information about the fit."""
         lines = ["parameter        estimate  standard error"]
         for name, label, value, error in self.rows():
             said = "fixed" if error is None else f"{error:.4f}"
@@ -133,7 +133,7 @@ class Fit:
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """All results, for JSON."""
         left_out = ("problem", "covariance")
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         return {**plain, "aic": self.aic, "bic": self.bic, "covariance": self.covariance.tolist()}
@@ -165,12 +165,12 @@ def fit(
         deadline: seconds, one or [N]; a missing response counts by the probability that none comes by then.
         method: "ml", or "chisquare" or "gsquare" over the quantiles 0.1, 0.3, 0.5, 0.7, 0.9 of each condition's two
             response time distributions.
-        starts: how often to start; the first is EZ's, the others are scattered around it. The best is kept.
-        seed: of the scatter.
+        starts: number of starts; the first is EZ's, the others are scattered around it. The best result is kept.
+        seed: random seed of the scatter.
         progress: called after each iteration with its number and the log-likelihood (the distance, negated).
         design: the fields of :class:`Design`: free, by, formulas, bounds, links, start, s; outliers, an
             :class:`Outliers` or its kind; any parameter's name with a number fixes it, e.g. ``a=1.5``,
-            ``p_outlier=0`` (0.05 unless told otherwise).
+            ``p_outlier=0`` (default 0.05).
 
     Raises:
         FastdiffError: SciPy missing; no trials, NaN, times not positive; unknown names; bounds that cannot be.
@@ -192,7 +192,7 @@ def make_problem(
     rt: Any, choice: Any, condition: Sequence[Any] | None = None, *, columns: Mapping[str, Any] | None = None,
     deadline: Any = None, **design: Any,
 ) -> Problem:  # fmt: skip
-    """What :func:`fit` solves; its arguments."""
+    """The problem that :func:`fit` solves, from its arguments."""
     times, upper, missing = (x.flatten() for x in check_trials(rt, choice, deadline))
     labels, codes = label_conditions(condition, len(times))
     columns = {**({} if condition is None else {"condition": list(condition)}), **(columns or {})}
@@ -237,7 +237,7 @@ def solve(
     problem: Problem, *, method: Method = "ml", starts: int = 1, seed: int = 0,
     progress: Callable[[int, float], None] | None = None, errors: bool = True, begin: np.ndarray | None = None,
 ) -> Fit:  # fmt: skip
-    """Minimise; see :func:`fit`. begin: coordinates to start at; errors: whether to compute standard errors."""
+    """Minimise; see :func:`fit`. begin: coordinates to start at; errors: True to compute standard errors."""
     if isinstance(starts, bool) or not isinstance(starts, int) or starts < 1:
         raise FastdiffError(f"starts must be a whole number of at least 1, got {starts!r}")
     objective = _objective(problem, method)
@@ -277,7 +277,7 @@ def solve(
 def minimise(
     objective: Objective, start: np.ndarray, trials: int, progress: Callable[[int, float], None] | None = None
 ) -> Any:
-    """SciPy's answer.
+    """Minimise with SciPy.
 
     Raises:
         FastdiffError: SciPy missing.
@@ -317,7 +317,7 @@ def _inverse(information: np.ndarray) -> np.ndarray:
 
 
 def _natural_errors(problem: Problem, x: np.ndarray, covariance: np.ndarray) -> dict[str, Any]:
-    """By the delta method; of a formula's coefficients, as they are."""
+    """Standard errors by the delta method; those of a formula's coefficients unchanged."""
     plain = [term.name for term in problem.terms if not term.formula]
 
     def values(y: torch.Tensor) -> tuple[torch.Tensor, ...]:

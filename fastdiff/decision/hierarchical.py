@@ -1,4 +1,4 @@
-"""Subjects as draws from a group: a maximum a posteriori fit of all of them, and of the group's mean and spread."""
+"""Hierarchical fits: subjects as draws from a group, whose mean and spread are fitted with all subjects."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class HierarchicalFit:
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """All results, for JSON."""
         subjects = {s: self.natural(x) for s, x in zip(self.subjects, self.coordinates, strict=True)}
         plain = {n: getattr(self, n).tolist() for n in ("mean", "mean_errors", "deviation")}
         ended = {n: getattr(self, n) for n in ("log_evidence", "iterations", "converged")}

@@ -1,4 +1,4 @@
-"""Intervals of a fit's parameters: from profiles of the likelihood, and from fits of resampled data."""
+"""Confidence intervals of a fit's parameters: from profile likelihoods, and from fits of resampled data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def profile(found: Fit, name: str, level: float = 0.95) -> Interval:
     with everything else, eta, fitted again at each theta.
 
     Args:
-        name: of a coordinate, a key of ``found.coordinates``, such as "a" or "v[easy]".
+        name: name of a coordinate, a key of ``found.coordinates``, such as "a" or "v[easy]".
 
     Raises:
         FastdiffError: no such coordinate; a fit by another method than maximum likelihood.
@@ -160,7 +160,7 @@ def _number_of(found: Fit, name: str) -> int:
 
 
 def _natural(problem: Problem, best: np.ndarray, number: int, value: float) -> float:
-    """A coordinate in its parameter's own units; a formula's coefficient as it is."""
+    """A coordinate in its parameter's own units; a formula's coefficient unchanged."""
     x = best.copy()
     x[number] = value
     offset = 0

@@ -18,13 +18,13 @@ OUTLIER_RANGE = 5.0  # seconds, unless the data or the deadline go beyond
 
 @dataclass(frozen=True)
 class Outliers:
-    """How response times of trials are distributed that do not come from the model; either response is as likely.
+    """Distribution of the response times of outliers, which do not come from the model; both responses are as likely.
 
-    kind: "uniform" between 0 and scale seconds, or "exponential" with mean scale. scale: left out, uniform outliers
+    kind: "uniform" between 0 and scale seconds, or "exponential" with mean scale. scale: by default uniform outliers
     reach to 5 s, the deadline or the longest response, whichever is longest, and exponential ones have the responses'
     mean.
 
-    Source: Ratcliff & Tuerlinckx 2002 on contaminants; HDDM and HSSM mix in 5 % of uniform ones unless told otherwise.
+    Source: Ratcliff & Tuerlinckx 2002 on contaminants; the default of HDDM and HSSM is 5 % of uniform ones.
     """
 
     kind: Literal["uniform", "exponential"] = "uniform"
@@ -37,7 +37,7 @@ class Outliers:
             raise FastdiffError(f"the outliers' scale must be a positive number of seconds, got {self.scale}")
 
     def of(self, times: Tensor, deadline: float = 0.0) -> Outliers:
-        """With the scale that these responses give."""
+        """The distribution with the scale that follows from these responses."""
         if self.scale is not None:
             return self
         if self.kind == "exponential":
@@ -153,5 +153,5 @@ def check_trials(rt: Any, choice: Any, deadline: Any = None) -> tuple[Tensor, Te
 
 
 def _of_trials(p: Parameters, here: Tensor) -> Parameters:
-    """Each parameter at some trials; one value for all stays one value."""
+    """Each parameter at some of the trials; a single value for all stays single."""
     return Parameters(**{n: x.expand(here.shape)[here] if x.dim() else x for n, x in vars(p).items()})

@@ -1,4 +1,4 @@
-"""Accuracy, mean and variance in closed form, and the EZ inversion from them to parameters."""
+"""Accuracy, mean and variance in closed form, and their inversion to parameters by the EZ method."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def moments(*model: Any, **named: Any) -> Moments:
         E[T] = a^2 C(v a) - z^2 C(v z), \qquad
         \operatorname{Var} T = -2 \Big( a^4 \frac{C'(v a)}{2 v a} - z^4 \frac{C'(v z)}{2 v z} \Big)
 
-    which are the first two cumulants of the Laplace transform sinh(kz) / sinh(ka), k^2 = v^2 + 2 lambda. Both sides
-    are put together by the law of total variance, which cancels nothing. Quadrature over sv (trapezoidal) and sz
-    (Gauss-Legendre), with as many nodes as a relative error below 1e-8 takes; st0 adds st0^2 / 12 to the variance and
+    which are the first two cumulants of the Laplace transform sinh(kz) / sinh(ka), k^2 = v^2 + 2 lambda. The two
+    boundaries are combined by the law of total variance, without cancellation. Quadrature over sv (trapezoidal) and sz
+    (Gauss-Legendre) has as many nodes as a relative error below 1e-8 needs; st0 adds st0^2 / 12 to the variance and
     st0 / 2 to the mean.
 
     Args and errors: those of :func:`fastdiff.decision.parameters`. Differentiable. Shapes: as these broadcast.
@@ -69,7 +69,7 @@ def moments(*model: Any, **named: Any) -> Moments:
 
 
 class EZ(NamedTuple):
-    """What the EZ method finds."""
+    """Parameters by the EZ method."""
 
     v: Tensor
     a: Tensor
@@ -77,7 +77,7 @@ class EZ(NamedTuple):
 
 
 def ez(p_upper: Any, mean: Any, variance: Any, s: Any = 1.0) -> EZ:
-    r"""Drift, boundary and non-decision time from three numbers, for a start in the middle and nothing that varies.
+    r"""Drift, boundary and non-decision time from three statistics, for a start in the middle and no variability.
 
     With L = logit(P), s = 1 and y = -v a,
 
@@ -91,7 +91,7 @@ def ez(p_upper: Any, mean: Any, variance: Any, s: Any = 1.0) -> EZ:
         s: the noise; v and a are in its units.
 
     Raises:
-        FastdiffError: p_upper 0, 1 or 1/2, for which there is no answer; variance or s not positive; not finite.
+        FastdiffError: p_upper 0, 1 or 1/2, for which there is no solution; variance or s not positive; not finite.
 
     Source: Wagenmakers, van der Maas & Grasman 2007, "An EZ-diffusion model for response time and accuracy", eqs. 5
     to 9, which also describe the usual corrections of the shares 0, 1/2 and 1.

@@ -1,4 +1,4 @@
-"""Densities for boundaries that close in, drift that changes in time, and leaky walks: an integral equation, solved."""
+"""Densities for collapsing boundaries, time-varying drift and leaky walks, by solving an integral equation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from fastdiff.errors import FastdiffError
 
-_OPEN = 1e-3  # share of the separation below which the boundaries count as met
+_OPEN = 1e-3  # share of the separation below which the boundaries are taken to have met
 
 
 @dataclass(frozen=True)
 class Closing:
-    """How both boundaries move inwards: they lie at a c(t) / 2 and a (1 - c(t) / 2), c from 0 (open) towards 1 (met).
+    """Collapsing boundaries at a c(t) / 2 and a (1 - c(t) / 2), with c rising from 0 (open) towards 1 (met).
 
     kind: "linear", c = t / scale; "exponential", c = share (1 - exp(-t / scale)); "weibull",
     c = share (1 - exp(-(t / scale)^shape)). scale in seconds.
@@ -45,7 +45,7 @@ class Closing:
 
 
 class MovingDensity(NamedTuple):
-    """On a grid of decision times."""
+    """Densities on a grid of decision times."""
 
     t: np.ndarray  # [K + 1] seconds, from 0
     lower: np.ndarray  # [K + 1] density of the decision time at either boundary
@@ -75,7 +75,7 @@ def moving_density(
     Args:
         v: drift, or a function of an array of seconds.
         a, z, s: separation, start as a fraction of it, noise.
-        closing: how the boundaries move; left out, they do not.
+        closing: movement of the boundaries. Default: they are fixed.
         leak: 1 / seconds; negative for self-excitation.
         t_max, steps: the grid; it ends early where the boundaries meet.
 

@@ -41,7 +41,7 @@ class Parameters:
 
     @property
     def shape(self) -> torch.Size:
-        """What all parameters broadcast to."""
+        """The shape to which all parameters broadcast."""
         return torch.Size(np.broadcast_shapes(*(p.shape for p in vars(self).values())))
 
     def in_noise_units(self) -> Parameters:
@@ -88,7 +88,7 @@ def parameters(
     if t0_mode not in ("lower", "mid"):
         raise FastdiffError(f"t0_mode must be 'lower' or 'mid', got {t0_mode!r}")
     given = {"v": v, "a": a, "z": z, "t0": t0, "s": s, "sv": sv, "sz": sz, "st0": st0}
-    # Plain numbers stay so until the end: the same checks, without a tensor's overhead for each.
+    # Plain numbers stay plain until the end: the same checks, without a tensor's overhead for each.
     p = {name: float(x) if _is_plain(x) else as_tensor(name, x) for name, x in given.items()}
     tensors = {name: x for name, x in p.items() if isinstance(x, Tensor)}
     try:

@@ -1,4 +1,4 @@
-"""The two pictures of the model: walks with the response times they end in, and the quantile-probability plot."""
+"""Plots of the model: walks with their response times, quantile-probability plots, subjects, recovery."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _only_drift_varies(fit: Fit) -> bool:
 
 
 def _draw_predicted(axis: Any, fit: Fit, label: str, trials: int = 100_000) -> None:
-    """Crosses where the simulated model has a condition's quantiles; a trial has an observed trial's parameters."""
+    """Draw crosses at the simulated model's quantiles of a condition, with the parameters of its observed trials."""
     here = np.flatnonzero(fit.problem.trials.codes.numpy() == fit.conditions.index(label))
     drawn = np.resize(here, max(trials, len(here)))
     model = {n: np.asarray(x)[drawn] if np.ndim(x) else x for n, x in fit.trial_parameters().items()}

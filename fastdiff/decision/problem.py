@@ -16,13 +16,14 @@ from fastdiff.decision.moments import ez
 from fastdiff.decision.parameters import Parameters
 from fastdiff.decision.quadrature import START_NODES, TIME_NODES
 
-FAILED = 1e300  # what the objective is where there is no likelihood: the line search turns back
+# The value of the objective where the likelihood is undefined, from which the line search turns back.
+FAILED = 1e300
 _SZ_MOST = 0.999  # of the range that fits between the boundaries
 _AT_ONCE = 1 << 17  # trials times nodes of quadratures whose gradients are held in memory
 
 
 class Trials:
-    """Responses and, apart from them, how often none came: by group of equal parameters and deadline."""
+    """Responses and, separately, numbers of missing responses by group of equal parameters and deadline."""
 
     def __init__(self, times: Tensor, upper: Tensor, missing: Tensor, codes: Tensor) -> None:
         self.all_times, self.all_upper, self.missing, self.codes = times, upper, missing, codes
@@ -123,7 +124,7 @@ class Problem:
         ).sum()
 
     def value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """In parts, so that many trials fit into memory."""
+        """Log-likelihood in parts, so that many trials fit into memory."""
         leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
         total, n, size = 0.0, len(self.trials.where), self._trials_at_once()
         parts: list[Tensor | None] = [None] if n <= size else list(torch.arange(n).split(size))
@@ -148,7 +149,7 @@ class Problem:
         return _AT_ONCE // (START_NODES if varies["sz"] else 1) // (TIME_NODES[6.0] if varies["st0"] else 1)
 
     def possible(self, natural: dict[str, Tensor]) -> bool:
-        """Whether every parameter is where it may be; links other than the identity see to that by themselves."""
+        """True if every parameter is within its range, which links other than the identity guarantee."""
         with torch.no_grad():
             within = all(
                 bool(((natural[t.name] > t.low) & (natural[t.name] < t.high)).all())
@@ -169,7 +170,7 @@ class Problem:
         return (found + found.T) / 2
 
     def start(self) -> np.ndarray:
-        """EZ's answer for each condition, kept away from where it has none and from fast outliers."""
+        """EZ estimates for each condition, kept away from undefined cases and from fast outliers."""
         times, upper, codes = self.trials.times, self.trials.upper, self.trials.codes[self.trials.where]
         found = [
             _ez_of(times[codes == c], upper[codes == c], self.design.s) for c in range(len(self.conditions))
@@ -186,7 +187,7 @@ class Problem:
             value = term.coordinate(self.design.start.get(term.name, begin[term.name]))
             if term.formula is None:
                 x += [value] * len(term.labels)
-            else:  # the coefficients that give every trial about this value
+            else:  # the coefficients with which every trial has about this value
                 target = torch.full((len(term.rows), 1), value, dtype=torch.float64)
                 x += torch.linalg.lstsq(term.rows, target, driver="gelsd").solution[:, 0].tolist()
         return np.array(x)

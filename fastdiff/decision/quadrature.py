@@ -1,4 +1,4 @@
-"""Means over what varies between trials, each over the part of its range in which the integrand is.
+"""Means over parameters that vary between trials, each over the part of its range where the integrand matters.
 
 The drift (normal) has a closed form in the density. The start (uniform) is averaged by Gauss-Legendre over w, the time
 (a uniform t0, or a distribution function) over log t, both between the points at which the integrand has fallen by
@@ -26,7 +26,7 @@ _SCAN = 64  # points at which the integrand's size is estimated
 
 @dataclass(frozen=True)
 class Walk:
-    """The lower boundary's view of the model, s = 1: [...] each, w = z / a, sz = width of w's range."""
+    """The model as seen from the lower boundary, s = 1: [...] each, w = z / a, sz = width of w's range."""
 
     v: Tensor
     a: Tensor
@@ -49,7 +49,7 @@ def log_start_mean(t: Tensor, p: Walk) -> Tensor:
     w = low[..., None] + width[..., None] * x
     more = p.with_axis()
     values = log_density(t[..., None], more.v, more.a, w, more.sv)
-    # Bounded, because the gradient of nothing but -inf is NaN. What does not vary has the weight 1.
+    # Bounded, because the gradient of -inf alone is NaN. Parameters that do not vary have the weight 1.
     varies = p.sz > 0
     share = torch.where(varies, width, 1.0) / torch.where(varies, p.sz, 1.0)
     total = torch.logsumexp(values.clamp_min(-1e300) + weights.log(), -1) + share.log()
@@ -90,7 +90,7 @@ def _log_panel(low: Tensor, high: Tensor, p: Walk, ramp: tuple[Tensor, Tensor] |
 
 
 def _start_window(t: Tensor, p: Walk) -> tuple[Tensor, Tensor]:
-    """Between which starts the density at t is: it is below w exp(-slope w - curvature w^2 / 2)."""
+    """Range of starts that matters for the density at t, which is below w exp(-slope w - curvature w^2 / 2)."""
     low, high = p.w - p.sz / 2, p.w + p.sz / 2
     with torch.no_grad():
         growth = 1 + p.sv**2 * t
@@ -107,14 +107,14 @@ def _start_window(t: Tensor, p: Walk) -> tuple[Tensor, Tensor]:
 
 
 def _time_window(begin: Tensor, end: Tensor, p: Walk) -> tuple[Tensor, Tensor]:
-    """Logarithms of the times between which the density is, within (begin, end).
+    """Logarithms of the times between which the density matters, within (begin, end).
 
     Its logarithm is estimated on a grid by -(x + v t)^2 / 2 t (1 + sv^2 t) - pi^2 t / 2 a^2, x being the nearest start.
     """
     with torch.no_grad():
         near, far = (p.w - p.sz / 2) * p.a, (p.w + p.sz / 2) * p.a
         high = torch.minimum(end, begin + 0.25 * DROP * p.a**2)
-        # Before `reached` even a drift of six deviations more gets nowhere: (x - |v| t)^2 > 2.6 DROP t (1 + sv^2 t).
+        # Before `reached`, even a drift six deviations higher does not arrive: (x - |v| t)^2 > 2.6 DROP t (1 + sv^2 t).
         root = math.sqrt(2.6 * DROP)
         towards = (-p.v).clamp_min(0) + root * p.sv
         reached = (2 * near / (root + torch.sqrt(root**2 + 4 * towards * near))) ** 2
@@ -132,7 +132,7 @@ def _time_window(begin: Tensor, end: Tensor, p: Walk) -> tuple[Tensor, Tensor]:
         first, last = (grid.gather(-1, i[..., None])[..., 0] for i in (first, last))
         cut_low = first > begin.clamp_min(1e-300).log() + 1e-12
         cut_high = last < end.log() - 1e-12
-    # Where nothing was cut off, the ends are the caller's and keep their gradients.
+    # If the range was not cut, the ends are the caller's and keep their gradients.
     bounded = torch.where(cut_high, 1.0, end)
     return (
         torch.where(cut_low, first, torch.where(cut_low, 1.0, begin).log()),

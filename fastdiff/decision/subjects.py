@@ -64,7 +64,7 @@ class SubjectFits:
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """All results, for JSON."""
         return {"subjects": {s: f.as_dict() for s, f in zip(self.subjects, self.fits, strict=True)}}
 
 

@@ -1,4 +1,4 @@
-"""Named inputs of an op: what the test module, the benchmark module and ``fastdiff info`` iterate over."""
+"""Named inputs of an op, which tests, benchmarks and ``fastdiff info`` iterate over."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 
 @dataclass(frozen=True)
 class Case:
-    """One readable situation an op must get right, and how to judge it.
+    """One test case of an op, with its inputs and what to compare with.
 
-    ``fused`` and ``eager`` take the same keyword arguments and return a tensor or a tuple of tensors. ``eager``
-    is what a user would write today, in plain PyTorch; run on float64 inputs it is the truth. ``inputs`` builds
-    the arguments, the same for every call; every floating-point tensor among them has the given dtype, except
-    where the op itself wants another (tables, for one).
+    ``fused`` and ``eager`` take the same keyword arguments and return a tensor or a tuple of tensors. ``eager`` is the
+    plain PyTorch that a user would write today; run on float64 inputs it is the exact result. ``inputs`` builds the
+    arguments, the same for every call; every floating-point tensor among them has the given dtype, unless the op needs
+    another (as for tables).
     """
 
     name: str  # e.g. "channels_last-odd"; the test id is "<op>-<backend>-<dtype>-<name>"
@@ -34,5 +34,5 @@ class Case:
     keeps_layout: bool = True  # the first result has the dtype and strides of the first input
     # Gradients that are left to PyTorch's own kernels, whose last bits depend on the number of threads.
     library_gradients: tuple[str, ...] = ()
-    # Timed in eager's place, where the truth computes more than users do.
+    # Timed in eager's place, if the exact result computes more than users do.
     baseline: Callable[..., Any] | None = None

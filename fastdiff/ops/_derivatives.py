@@ -1,4 +1,4 @@
-"""Derivatives of the ops: reverse mode by a backward of their own, everything else from the reference.
+"""Derivatives of the ops: reverse mode by their own backward, all others from the reference.
 
 The reference is plain PyTorch and so has every derivative. With f the reference as a function of its tensors and
 J its Jacobian, torch.func.vjp gives u -> u^T J; that is linear in u, and its own vjp gives v -> J v, forward mode.
@@ -25,7 +25,7 @@ def function_of(
     backward: Callable[..., Any] | None = None,
     setup_context: Callable[..., None] | None = None,
 ) -> type[torch.autograd.Function]:
-    """The op as a differentiable function. Without a backward of its own it takes the reference's.
+    """The op as a differentiable function, with its own backward or that of the reference.
 
     Args:
         backward, setup_context: as for ``torch.library.register_autograd``.
@@ -74,14 +74,14 @@ def function_of(
 
 
 def _on_the_backend_of(ctx: Any) -> contextlib.AbstractContextManager[None]:
-    """A GPU's backward runs on threads of PyTorch's own, which know nothing of the block that the forward ran in."""
+    """Run the backward on the forward's backend: on a GPU it runs in PyTorch's threads, outside the forward's block."""
     if ctx.backend is None or forced() is not None:
         return contextlib.nullcontext()
     return use_backend(ctx.backend)
 
 
 class _Arguments:
-    """Which arguments of a call are tensors of real numbers, and the others by themselves."""
+    """Split the arguments of a call into tensors of real numbers and all others."""
 
     def __init__(self, args: tuple[Any, ...]) -> None:
         self.places = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
@@ -94,7 +94,7 @@ class _Arguments:
     def of_reals(
         self, function: Callable[..., Any], tensors: tuple[Tensor, ...]
     ) -> tuple[Callable[..., tuple[Tensor, ...]], list[Any]]:
-        """``function`` as one of its real tensors, with the real ones of its results; and these tensors."""
+        """``function`` as a function from its real tensors to the real tensors among its results; and these tensors."""
         args = list(self.others)
         for i, t in zip(self.places, tensors, strict=True):
             args[i] = t
@@ -122,7 +122,7 @@ def _reference_vjp(
 ) -> tuple[Tensor | None, ...]:
     of, reals = arguments.of_reals(function, tensors)
     results, pull = _vjp(of, *reals)
-    # Results that are no real numbers, flags for one, come last and have no gradient.
+    # Results that are not real numbers, such as flags, come last and have no gradient.
     given = [
         torch.zeros_like(r) if g is None else g for r, g in zip(results, grads[: len(results)], strict=True)
     ]

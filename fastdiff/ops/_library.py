@@ -1,4 +1,4 @@
-"""The compiled libraries: found, opened once, and why there are none.
+"""The compiled libraries: finding and opening them once, or the reason why they are missing.
 
 ``fastdiff/lib/ops.so`` gives PyTorch's operators their CPU and CUDA kernels (``csrc/torch``; it knows LibTorch's stable
 ABI and no Python). It opens the kernels themselves, plain C functions that know neither: ``cpu_<isa>.so``, the best
@@ -26,7 +26,7 @@ _RUNS_ON = {"AVX512": ("avx512", "avx2", "default"), "AVX2": ("avx2", "default")
 
 
 class Libraries:
-    """What has been opened, and the reasons for what could not be."""
+    """The libraries that are open, and the reasons why others could not be opened."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,7 +68,7 @@ class Libraries:
         )
 
     def open(self, backend: Backend, path: Path, how_to_build: str) -> None:
-        """Open one backend's kernels; where that fails, ``reasons`` says why."""
+        """Open one backend's kernels; if that fails, ``reasons`` gets the reason."""
         reason = self.door
         if reason is None and not path.exists():
             reason = f"{path.name} is not built ({how_to_build})"

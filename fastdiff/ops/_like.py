@@ -1,4 +1,4 @@
-"""Results of the references in the dtype and memory layout that kernels give them."""
+"""Giving the references' results the dtype and memory layout of the kernels' results."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _interpreter = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[rep
 
 
 def is_transformed() -> bool:
-    """Whether torch.func transforms what runs now: tensors may be batches, without a value of their own to look at."""
+    """True inside a torch.func transform, where tensors may be batches without readable values."""
     return _interpreter() is not None
 
 
 def as_like(result: Tensor, x: Tensor) -> Tensor:
-    """``result`` as ``torch.empty_like(x)`` lies in memory, in x's dtype.
+    """``result`` in x's dtype, in the memory layout of ``torch.empty_like(x)``.
 
-    Under torch.func, where derivatives are wanted and no layout is seen, in whichever layout it has: vmap cannot
-    write a tensor of a batch into one that belongs to no batch.
+    Under torch.func, where layouts are not visible, the layout stays as it is: vmap cannot write a batched tensor into
+    an unbatched one.
     """
     if is_transformed():
         return result.to(x.dtype)

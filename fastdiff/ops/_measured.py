@@ -1,4 +1,4 @@
-"""Which backend was measured to be the fastest: a table made by ``make gpu``, looked up for CUDA devices only.
+"""The dispatch table: the fastest backend by measurements of ``make gpu``, used for CUDA devices only.
 
 ``fastdiff/assets/dispatch.json`` holds, by the name that the driver gives a GPU,
 
@@ -6,7 +6,7 @@
 
 An op is an operator's name, so that forward and backward are two; ``attention_training`` is attention's forward and
 backward together. A class is a dtype, for attention with the head size and the number of tokens: ``"bfloat16"``,
-``"bfloat16 D64 T256"``. What is not in the table takes the default order.
+``"bfloat16 D64 T256"``. For anything not in the table the default order applies.
 
 For attention the table may also name PyTorch's own call, ``"eager"``, or one of its kernels, ``"eager:cudnn"``.
 """
@@ -27,20 +27,20 @@ from fastdiff.backend import Backend, candidates
 PATH = Path(__file__).resolve().parent.parent / "assets" / "dispatch.json"
 DEVICE_TYPE = "cuda"
 TOKENS = (64, 256, 1024, 4096)  # upper ends of the classes of T; ADM's resolutions
-# Where nothing was measured: PyTorch's own attention, from this capability on and in these dtypes. See docs/gpu.md.
+# Without measurements, PyTorch's own attention is used from this capability on, in these dtypes. See docs/gpu.md.
 LIBRARY_SINCE, LIBRARY_DTYPES = (9, 0), (torch.bfloat16, torch.float16)
 LIBRARY_KERNELS = ("cudnn", "flash", "efficient")
 
 
 @functools.cache
 def table() -> Mapping[str, Any]:
-    """Device name -> what was measured on it."""
+    """The table: device name -> measurements."""
     return json.loads(PATH.read_text())["devices"] if PATH.exists() else {}
 
 
 @functools.cache
 def entry(index: int) -> Mapping[str, Any] | None:
-    """What was measured on the GPU of this number, or None."""
+    """The measurements on the GPU of this number, or None."""
     return table().get(torch.cuda.get_device_name(index))
 
 
@@ -77,9 +77,9 @@ def order(op: str, first: Tensor, keys: Tensor) -> tuple[Backend, ...]:
 
 
 def library_attention(q: Tensor, k: Tensor, v: Tensor) -> str | None:
-    """Whether this call of attention is PyTorch's own: "eager", "eager:<kernel>", or None if it is ours.
+    """PyTorch's implementation for this call of attention, "eager" or "eager:<kernel>"; None for our own.
 
-    The compiler evaluates it while tracing: everything it looks at is fixed by shapes and dtypes.
+    The compiler evaluates this while tracing, so it depends on shapes and dtypes only.
     """
     if q.device.type != DEVICE_TYPE or q.dim() != 4 or k.dim() != 4:  # shapes are the operator's to check
         return None

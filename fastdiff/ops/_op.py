@@ -1,8 +1,8 @@
-"""FusedOp: how an op enters PyTorch once, and how one of its implementations is picked at each call.
+"""FusedOp: registration of an op with PyTorch, and the choice of an implementation at each call.
 
 The choice is made inside the operator: ``torch.compile``, ``torch.jit.trace`` and ``torch.export`` see one node, and
 switching the backend does not recompile anything. For a CPU or CUDA tensor the compiled library decides (csrc/torch/
-door.h) and comes back to Python, to the operator's half ``fastdiff::<name>.python``, for what it has no kernel for.
+door.h); for calls without a compiled kernel it calls the operator's Python part, ``fastdiff::<name>.python``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Raised(threading.local):
     error: Exception | None = None
 
 
-# An exception of Python's half on its way through C++, where it loses its type.
+# The exception of the Python part, kept while it passes through C++, where it loses its type.
 _raised = _Raised()
 
 
@@ -55,8 +55,8 @@ class FusedOp:
             tensor or a list of at least one; those written to are marked, e.g. ``Tensor(a!)[]``.
         reference: plain PyTorch, any dtype and device: the specification and the fallback.
         fake: returns empty outputs of the right shape, dtype and layout, for tracing.
-        check: raises FastdiffError for arguments that do not fit together. The compiled library declines what it
-            would reject, so that it is called on the way to the reference and while tracing alone.
+        check: raises FastdiffError for arguments that do not fit together. The compiled library declines the calls
+            that ``check`` would reject, so it is called only before the reference and while tracing.
         package: where the Triton module lives: ``<package>.triton`` holds ``KERNELS: dict[str, Kernel]``.
         backends: the backends this op has kernels for.
     """
@@ -140,16 +140,16 @@ class FusedOp:
             raise _with_its_type(error) from None
 
     def below_autograd(self, *args: Any) -> Any:
-        """The operator, past its derivatives: for who needs none, or brings their own."""
+        """Call the operator without its derivatives, for callers that need none or have their own."""
         guard = _below_autograd()
         try:
             return self._call(*args)
         finally:
-            # At once: the frame of a call that failed lives as long as its exception, and would keep autograd off.
+            # At once, because the frame of a failed call lives as long as its exception and would keep autograd off.
             del guard
 
     def _above_autograd(self, *args: Any) -> Any:
-        """The operator's kernel for the Autograd key: who calls ``torch.ops.fastdiff.<name>`` comes by here."""
+        """The operator's kernel for the Autograd key, reached by calls of ``torch.ops.fastdiff.<name>``."""
         if self._function is not None and (
             forward_ad._current_level >= 0 or (torch.is_grad_enabled() and _require_gradients(args))
         ):
@@ -159,11 +159,11 @@ class FusedOp:
     # --- Derivatives ----------------------------------------------------------------------------------------------
 
     def register_autograd(self, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
-        """A backward of its own, as for ``torch.library.register_autograd``; forward mode is the reference's."""
+        """Register a backward, as ``torch.library.register_autograd`` does; forward mode is the reference's."""
         self._register(_derivatives.function_of(self, backward, setup_context))
 
     def differentiate_reference(self) -> None:
-        """The derivatives are those of the reference: for an op that is itself a derivative, or seldom has one."""
+        """Use the reference's derivatives: for an op that is itself a derivative, or seldom differentiated."""
         self._register(_derivatives.function_of(self))
 
     def _register(self, function: type[torch.autograd.Function]) -> None:
@@ -193,7 +193,7 @@ class FusedOp:
         return importlib.import_module(f"{self._package}.triton").KERNELS[self.name]
 
     def _python_half(self, *args: Any) -> Any:
-        """What the compiled library had no kernel for. -> the results, then the bytes of an error's text, or none."""
+        """Run a call without a compiled kernel. -> the results, then the bytes of an error's text, if any."""
         *arguments, code, reason = args
         text = b""
         try:
@@ -206,11 +206,11 @@ class FusedOp:
         return (*several, error) if several else error
 
     def _run_in_python(self, *args: Any) -> Any:
-        """Without the compiled library, or on a device that it does not know."""
+        """Run a call without the compiled library, or on a device that it does not know."""
         return self._run(forced(), "", *args)
 
     def _run(self, wanted: Backend | None, reason: str, *args: Any) -> Any:
-        """The op on the forced backend, if that is Python's, or else on the fastest that runs it."""
+        """Run the op on the forced backend, if that is in Python, or else on the fastest available one."""
         self._check_all(*args)
         if wanted in (None, Backend.EAGER):  # an op without an eager form runs as usual
             return self._run_fastest(reason, *args)
@@ -221,7 +221,7 @@ class FusedOp:
         return self._triton_kernel().run(*args)
 
     def _run_fastest(self, reason: str, *args: Any) -> Any:
-        """``reason``: why the device's own kernels declined; "" where they were not asked."""
+        """Run the reference. ``reason``: why the device's kernels declined; "" if they were not tried."""
         for backend in self._order(*args):
             if backend is Backend.REFERENCE:
                 break
@@ -256,7 +256,7 @@ def _require_gradients(args: tuple[Any, ...]) -> bool:
 
 
 def _is_cut_short(t: Tensor) -> bool:
-    """Whether its elements are not all in memory: PyTorch itself would read what lies behind."""
+    """True if a tensor reaches beyond its storage; PyTorch itself would read past its end."""
     if type(t) not in (Tensor, torch.nn.Parameter) or t.device.type not in ("cpu", "cuda") or not t.numel():
         return False
     if torch._C._functorch.is_functorch_wrapped_tensor(t):  # pyright: ignore[reportAttributeAccessIssue]
@@ -266,18 +266,18 @@ def _is_cut_short(t: Tensor) -> bool:
 
 
 def _with_its_type(error: RuntimeError) -> Exception:
-    """The exception of Python's half that this one carries the text of, or itself."""
+    """The exception of the Python part whose text this one carries, or the exception itself."""
     raised, _raised.error = _raised.error, None
     return raised if raised is not None and _text_of(raised) in str(error) else error
 
 
 def _text_of(error: Exception) -> str:
-    """Never empty: that would be part of every other error's text."""
+    """The text of an error, which is never empty, because an empty text is part of every other."""
     return str(error) or type(error).__name__
 
 
 def _fastest(op: str, first: Tensor, keys: Tensor) -> int:
-    """The compiled library's question: which backend was measured to be the fastest here? -> its code."""
+    """Code of the fastest backend by measurement, for the compiled library."""
     order = _measured.order(op, first, keys)
     return next((b for b in order if OPS[op].why_not(b) is None), Backend.REFERENCE).code
 

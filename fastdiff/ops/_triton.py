@@ -1,4 +1,4 @@
-"""What every Triton kernel module shares: where kernels run, how they are launched, and what they compute with.
+"""Shared by all Triton kernel modules: where kernels run, how they are launched, and common device functions.
 
 Works with Triton 3.6 and later. The device functions use nothing of libdevice, which the interpreter lacks.
 """
@@ -26,7 +26,7 @@ MAX_GRID_Y = 65535  # CUDA's limit on the second and third dimension of a grid
 
 
 def why_not(x: Tensor, **others: Tensor | None) -> str | None:
-    """Why no Triton kernel takes these tensors, or None. All of them are on x's device already."""
+    """The reason why no Triton kernel takes these tensors, or None. All of them are already on x's device."""
     if not INTERPRETED and x.device.type != "cuda":
         return f"Triton's kernels run on CUDA devices, and x is on {x.device}"
     for name, t in {"x": x, **others}.items():
@@ -39,7 +39,7 @@ def why_not(x: Tensor, **others: Tensor | None) -> str | None:
 
 
 class Device(NamedTuple):
-    """What a launch's geometry is chosen by. The defaults are an H100's, for the interpreter and for compiling."""
+    """Properties of a GPU that decide launch geometry. The defaults are an H100's, for interpreting and compiling."""
 
     multiprocessors: int = 132
     l2_bytes: int = 50 << 20
@@ -59,7 +59,7 @@ def device_of(device: torch.device) -> Device:
 
 
 class Configuration(NamedTuple):
-    """One way in which a kernel is launched, and all that compiling it needs."""
+    """One configuration in which a kernel is launched, with everything needed to compile it."""
 
     kernel: Any
     # The type of every argument: "*bf16:16" (a multiple of 16), "i32", "constexpr", or a tuple.

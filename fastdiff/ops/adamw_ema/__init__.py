@@ -17,7 +17,7 @@ from fastdiff.ops.adamw_ema import eager, reference
 
 @dataclass(frozen=True)
 class AdamWHyper:
-    """The numbers of a step.
+    """Hyperparameters of a step of AdamW.
 
     Raises:
         FastdiffError: a value outside its range.
@@ -69,8 +69,8 @@ def adamw_ema(
         e_r &\leftarrow e_r + (1 - d_r)(p - e_r) && \text{for each decay } d_r \\
         \ell &\leftarrow \mathrm{round}(p)
 
-    in this order, that of ``torch.optim.AdamW``. Arithmetic is float32 (float64 for float64 parameters). Nothing
-    waits for the device: k and f are read there.
+    in the order of ``torch.optim.AdamW``. Arithmetic is float32 (float64 for float64 parameters). The host does not
+    wait for the device: k and f are read there.
 
     Args:
         params: P tensors of any shapes, float32 or float64, all of one dtype and on one device.
@@ -100,14 +100,14 @@ def adamw_ema(
         eager.adamw_ema(p, g, m, v, k, e, copies, grad_factor, *numbers)
     else:
         adamw_ema_op(*lists, grad_factor, *numbers)
-        # Autograd and packed weights go by the versions, which kernels leave as they are.
+        # Autograd and packed weights rely on version counters, which kernels do not change.
         for written in (params, exp_avg, exp_avg_sq, steps, flat, low):
             if written:
                 torch.autograd.graph.increment_version(written)
 
 
 def _flat(emas: Sequence[Sequence[Tensor]], count: int, rates: int) -> list[Tensor]:
-    """All averages, those of the first rate first."""
+    """All averages, ordered by rate."""
     if len(emas) != rates:
         raise FastdiffError(f"adamw_ema: {rates} decays need as many averages, got {len(emas)}")
     flat = [t for average in emas for t in average]
@@ -195,7 +195,7 @@ def _check_scalars(param: Tensor, steps: Sequence[Tensor], grad_factor: Tensor |
 
 
 def _fake(*_: object) -> None:
-    """Everything happens in place."""
+    """No outputs: everything is updated in place."""
 
 
 adamw_ema_op = FusedOp(

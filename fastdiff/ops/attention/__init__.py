@@ -1,4 +1,4 @@
-"""Multi-head attention on strided views: nothing is copied on the way in."""
+"""Multi-head attention on strided views, without copies of the inputs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
     Returns:
         [B, H, T, D] in q's dtype, dense, with its dimensions laid out in the order of q's strides
         (``torch.empty_like(q)``). Scores and softmax are float32 (float64 for float64 input).
-        On GPUs where PyTorch's own call was measured to be faster, or is taken to be (docs/gpu.md), that call is
-        made, visible to autograd and to the compiler, and lays out its result as it does.
+        On GPUs where PyTorch's own call was measured or is assumed to be faster (docs/gpu.md), that call is made,
+        visible to autograd and to the compiler; the layout of the result is then PyTorch's.
 
     Raises:
         FastdiffError: shapes, dtypes or devices that do not fit together.

@@ -22,7 +22,7 @@ PACKED = {
 
 
 def _eager(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None) -> Tensor:
-    """What a user writes; in float64, where it is the truth, the definition rather than a blockwise kernel."""
+    """What a user writes; in float64, where it is the exact result, the definition in place of a blockwise kernel."""
     if q.dtype != torch.float64:
         return eager.attention(q, k, v, scale=scale)
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale

@@ -15,7 +15,7 @@ def _compute_dtype(q: Tensor) -> torch.dtype:
 
 
 def scale_of(scale: float | None, q: Tensor) -> float:
-    """What the scores are multiplied with: 1/sqrt(D) where nothing is given."""
+    """The factor of the scores, by default 1/sqrt(D)."""
     return 1 / math.sqrt(q.shape[-1]) if scale is None else scale
 
 
@@ -37,7 +37,7 @@ def attention_backward(
         dv = p^T do,  dp = do v^T,  ds = p * (dp - rowsum(p * dp)),  dq = scale * ds k,  dk = scale * ds^T q
 
     Kernels, which see the scores block by block, have p = exp(scale * q k^T - lse) and
-    rowsum(p * dp) = rowsum(do * out); here, where nothing is lost by it, the forms that round less.
+    rowsum(p * dp) = rowsum(do * out); the reference uses the forms that round less.
     """
     dtype, scale = _compute_dtype(q), scale_of(scale, q)
     q_, k_, v_, do = (a.to(dtype) for a in (q, k, v, grad))

@@ -1,4 +1,4 @@
-"""One step of the binomial reverse process in one pass over memory, its random numbers drawn on the way."""
+"""One step of the binomial reverse process in one pass over memory, random numbers included."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def bernoulli_step(
         seeds: [N] int64, one for each sample.
         step: int64 scalar tensor on the same device, 0 <= step < 2^32: the counter's word, in memory so that the call
             is the same at every step.
-        factor: d = r(1) / (r(0) + r(1)), what is known of each bit besides: [N, *] or [1, *], dtype of probability or
-            float32, in [0, 1]. 1/2 knows nothing; 0 and 1 set the bit, whatever the model says.
+        factor: d = r(1) / (r(0) + r(1)), additional knowledge of each bit: [N, *] or [1, *], dtype of probability or
+            float32, in [0, 1]. 1/2 has no effect; 0 and 1 set the bit, whatever the model's probability.
         stream: Philox stream, 0 <= stream < 2^32.
 
     Returns:

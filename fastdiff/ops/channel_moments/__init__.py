@@ -1,4 +1,4 @@
-"""Mean and variance of every channel of every image: what a norm that is folded into a convolution starts from."""
+"""Mean and variance of every channel of every image, from which a norm is folded into a convolution."""
 
 from __future__ import annotations
 

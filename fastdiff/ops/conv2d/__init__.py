@@ -1,4 +1,4 @@
-"""3x3 and 1x1 convolution with the activation before it, and what follows it, in one pass over memory."""
+"""3x3 and 1x1 convolution with the norm and activation before it and the sums after it, in one pass over memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastdiff.ops._op import FusedOp
 from fastdiff.ops.conv2d import eager, reference
 from fastdiff.ops.conv2d.gradient import conv2d_backward
 
-# By the numbers that the operator takes; those of Winograd by the outputs of a tile, height and width.
+# Algorithms, indexed by the operator's argument; Winograd's are named by a tile's outputs, height and width.
 ALGORITHMS = {"auto": 0, "f2x2": 1, "f2x4": 2, "f4x4": 3}
 
 
@@ -32,7 +32,7 @@ def conv2d(
     packed: Tensor | None = None,
     algorithm: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    r"""Convolution of stride 1 that keeps the image's size, with its neighbours in a residual block.
+    r"""Convolution of stride 1 that keeps the image's size, fused with its neighbours in a residual block.
 
     .. math::
         y = b_c + e_{nc} + r + W * \mathrm{pad}(\mathrm{up}(f(x))), \qquad

@@ -90,9 +90,9 @@ def first_passage(
 
 
 def _in_parts(trials: tuple[Tensor, ...], how: tuple[int | float, ...]) -> Passage | None:
-    """Many trials one part after the other on the CPU's kernels, so that Ctrl-C is heard in between.
+    """Run many trials in parts on the CPU's kernels, so that Ctrl-C takes effect in between.
 
-    None where the operator is to run them as one: they are few, or these kernels or a tracer do not take them so.
+    None if the operator has to run them as one: there are few, or other kernels or a tracer are used.
     """
     seeds, size = trials[0], 16 * _RANGE * torch.get_num_threads()
     if seeds.numel() <= size or seeds.device.type != "cpu" or _is_looked_at():
