@@ -59,13 +59,14 @@ def each_case(cases: Sequence[Case]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("case", "forced"), parameters, indirect=["forced"])
 
 
-def plainest_and_fullest(cases: Sequence[Case]) -> list[Case]:
-    """The first case of each op, and the one with the most tensors."""
-    by_op: dict[str, list[Case]] = {}
-    for case in cases:
-        by_op.setdefault(case.op, []).append(case)
-    pairs = [(of_op[0], max(of_op, key=_tensor_count)) for of_op in by_op.values()]
-    return list({f"{c.op}-{c.name}": c for pair in pairs for c in pair}.values())
+def plainest(cases: Sequence[Case]) -> list[Case]:
+    """The first case of each op."""
+    return list({case.op: case for case in reversed(cases)}.values())[::-1]
+
+
+def fullest(cases: Sequence[Case]) -> list[Case]:
+    """Of each op the case with the most tensors."""
+    return plainest(sorted(cases, key=_tensor_count, reverse=True))
 
 
 def _tensor_count(case: Case) -> int:

@@ -15,8 +15,9 @@ from fastdiff.ops._case import Case
 from fastdiff.ops.cases import CASES
 
 # Two of each op: its plainest, and the one with the most tensors. adamw_ema writes in place and returns nothing.
-CHOSEN = backends.plainest_and_fullest(
-    [c for c in CASES if not c.benchmark and not c.falls_back and c.op != "adamw_ema"]
+_SMALL = [c for c in CASES if not c.benchmark and not c.falls_back and c.op != "adamw_ema"]
+CHOSEN = list(
+    {f"{c.op}-{c.name}": c for c in (*backends.plainest(_SMALL), *backends.fullest(_SMALL))}.values()
 )
 EACH_CASE = backends.each_case(CHOSEN)
 
