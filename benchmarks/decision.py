@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from parts import RESULTS
 from parts.decision_peers import TRIALS, A, V
 
 from fastdiff.bench import machine, results
@@ -258,7 +259,9 @@ def main(peers: Path | None = None, rounds: int = 7, small: bool = False) -> Non
         other.close()
     print(machine.in_words(about), trial_table(trials), density_table(density), sep="\n\n")
     if not small:
-        results.write(results.path("decision"), about, mean=MEAN, trials=trials, density=density)
+        results.write(
+            RESULTS / results.file_name("decision"), about, mean=MEAN, trials=trials, density=density
+        )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 import attention  # noqa: E402
 import ops  # noqa: E402
 import torch  # noqa: E402
-from parts import gpu_dispatch, gpu_models, gpu_programs  # noqa: E402
+from parts import RESULTS, gpu_dispatch, gpu_models, gpu_programs  # noqa: E402
 from parts.gpu_report import report  # noqa: E402
 from parts.gpu_store import Context, Store, about, copy_out  # noqa: E402
 
@@ -86,9 +86,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     start = time.monotonic()
     known = about(given.device, given.dry_run)
-    file = results.path("gpu", given.device)
-    name = f"{file.stem}{'-dry-run' * given.dry_run}.json"
-    folder = given.results or (ROOT / "out" if given.dry_run else results.FOLDER)
+    name = results.file_name("gpu", given.device)
+    name = name.replace(".json", "-dry-run.json") if given.dry_run else name
+    folder = given.results or (ROOT / "out" if given.dry_run else RESULTS)
     store = Store(folder / name, known, keep=given.keep)
     shares = sum(PARTS[part][1] for part in PARTS if part in given.part)
     table = given.table or (None if given.dry_run else _measured.PATH)

@@ -14,6 +14,7 @@ from typing import Any
 import diffusers
 import torch
 import tyro
+from parts import RESULTS
 from parts.guided_calls import guided_calls
 
 import fastdiff
@@ -124,7 +125,7 @@ def main(rounds: int = 9, small: bool = False) -> None:
     about = machine.describe("cpu", "diffusers") | {"rounds": rounds}
     print(machine.in_words(about), table(heads, body), sep="\n\n")
     if not small:
-        file = results.path("interop")
+        file = RESULTS / results.file_name("interop")
         results.write(file, about, rows=[asdict(r) for r in rows])
         print(f"\nwrote {file.name}")
 

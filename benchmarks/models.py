@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from parts import peers
+from parts import RESULTS, peers
 from parts.models_report import Result, Row, heading, shares_of_time
 from parts.peers import Engine, eager_engines, fastdiff_engines
 from torch import Tensor
@@ -177,7 +177,7 @@ def main(options: Options) -> None:
             print("", found[-1].markdown(), sep="\n", flush=True)
             gc.collect()
     complete = set(SETTINGS) <= set(options.settings)
-    target = options.out or (results.path("models") if complete else None)
+    target = options.out or (RESULTS / results.file_name("models") if complete else None)
     if target:
         settings, rows = [r.about() for r in found], [row for r in found for row in r.json_rows()]
         results.write(target, about, machine=peak, settings=settings, rows=rows)

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
+from parts import RESULTS
 from parts.gpu_cases import cases as gpu_cases
 from parts.gpu_store import Context, Store, first_line
 from parts.optimizer_cases import optimizer_cases
@@ -230,7 +231,7 @@ def main(only: str | None = None, rounds: int = 15, networks: bool = True) -> No
     print(machine.in_words(about), summary(rows), details(rows), sep="\n\n")
     if only is None:
         rows = [row | {"ratio": ratio(row)} for row in rows]
-        results.write(results.path("ops", device), about, rows=rows)
+        results.write(RESULTS / results.file_name("ops", device), about, rows=rows)
 
 
 def compiled(function: Callable[..., Any], dry: bool) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from parts import RESULTS
 from tqdm import tqdm
 
 import fastdiff
@@ -106,7 +107,7 @@ def main(
         "real": {"name": f"{n} images of {real.name}", **first.values},
         "rows": rows,
     }
-    target = results or files.path("samplers")
+    target = results or RESULTS / files.file_name("samplers")
     files.write(target, about, **content)
     print(markdown(content))
     print(f"\nwrote {target.name}")

@@ -14,17 +14,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+from parts import RESULTS, ROOT
+
 from fastdiff.bench import machine, results
 
-ROOT = results.FOLDER.parents[1]
 QUICK = ("--benchmark-max-time=0.1", "--benchmark-min-rounds=3")  # unless the options say otherwise
 
 
 def main(options: list[str]) -> int:
-    file, pictures = results.path("suite", machine.default_device()), ROOT / "docs" / "img"
+    name = results.file_name("suite", machine.default_device())
+    file, pictures = RESULTS / name, ROOT / "docs" / "img"
     if options[:1] == ["--out"]:
         pictures = Path(options[1])
-        file, options = pictures / file.name, options[2:]
+        file, options = pictures / name, options[2:]
     suite = [sys.executable, "-m", "pytest", "benchmarks", "-q", "--benchmark-group-by=group"]
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw.json"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from parts import RESULTS
 
 from fastdiff.bench import machine, results
 from fastdiff.bench.clock import interleave
@@ -88,7 +89,7 @@ def main(options: Options) -> None:
     cells = [[*(f"{row[side]:.1f}" for side in speeds), f"**{row['ratio']:.2f}**"] for row in rows]
     print(table(head, [[row["precision"], *rest] for row, rest in zip(rows, cells, strict=True)]))
     about = machine.describe() | {"batch_size": options.batch_size}
-    results.write(options.out or results.path("training"), about, rows=rows)
+    results.write(options.out or RESULTS / results.file_name("training"), about, rows=rows)
 
 
 if __name__ == "__main__":

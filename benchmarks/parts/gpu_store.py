@@ -17,8 +17,7 @@ import torch
 
 from fastdiff.bench import machine, results
 from fastdiff.bench.clock import FLUSH_BYTES, Call, Timing, Turn, by_events, repeated, timings
-
-ROOT = results.FOLDER.parents[1]
+from parts import ROOT
 
 
 class Store:

@@ -9,23 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fastdiff
 from fastdiff.bench import machine
 from fastdiff.files import atomic_path
 
-FOLDER = Path(fastdiff.__file__).resolve().parents[1] / "benchmarks" / "results"
 
-
-def path(program: str, device: str = "cpu") -> Path:
-    """``benchmarks/results/<program>-<machine>.json``."""
-    return FOLDER / f"{program}-{machine.slug(device)}.json"
+def file_name(program: str, device: str = "cpu") -> str:
+    """``<program>-<machine>.json``."""
+    return f"{program}-{machine.slug(device)}.json"
 
 
 def command() -> str:
-    """What was typed, from the repository's root."""
-    program = Path(sys.argv[0]).resolve()
-    root = FOLDER.parents[1]
-    name = program.relative_to(root) if program.is_relative_to(root) else Path(program.name)
+    """What was typed, without the path to the folder it was typed in."""
+    program, here = Path(sys.argv[0]).resolve(), Path.cwd()
+    name = program.relative_to(here) if program.is_relative_to(here) else Path(program.name)
     return shlex.join(["python", name.as_posix(), *sys.argv[1:]])
 
 
