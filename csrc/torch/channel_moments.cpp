@@ -37,12 +37,11 @@ struct Moments {
 struct Coefficients {
   static constexpr const char* kName = "norm_coefficients";
   Tensor moments;
-  OptionalTensor more;
   int64_t num_groups;
-  OptionalTensor weight, bias, scale, shift;
+  OptionalTensor weight, bias, more, scale, shift;
   double eps;
 
-  auto fields() const { return std::tie(moments, more, num_groups, weight, bias, scale, shift, eps); }
+  auto fields() const { return std::tie(moments, num_groups, weight, bias, more, scale, shift, eps); }
   int64_t channels() const { return moments.size(1) + (more ? more->size(1) : 0); }
 
   std::string why_not(const Kernels& kernels) const {

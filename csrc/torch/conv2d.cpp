@@ -105,10 +105,8 @@ struct Input {
 
 struct Convolution {
   static constexpr const char* kName = "conv2d";
-  Tensor x;
-  OptionalTensor more;
-  Tensor weight;
-  OptionalTensor bias, affine;
+  Tensor x, weight;
+  OptionalTensor bias, more, affine;
   bool silu, upsample;
   OptionalTensor image_bias, residual;
   bool moments;
@@ -116,7 +114,7 @@ struct Convolution {
   int64_t algorithm;
 
   auto fields() const {
-    return std::tie(x, more, weight, bias, affine, silu, upsample, image_bias, residual, moments, packed, algorithm);
+    return std::tie(x, weight, bias, more, affine, silu, upsample, image_bias, residual, moments, packed, algorithm);
   }
   Input input() const { return {x, more, affine, silu, upsample}; }
 
@@ -175,13 +173,11 @@ struct Convolution {
 
 struct WeightGradient {
   static constexpr const char* kName = "conv2d_weight_backward";
-  Tensor grad, x;
-  OptionalTensor more;
-  Tensor weight;
-  OptionalTensor affine;
+  Tensor grad, x, weight;
+  OptionalTensor more, affine;
   bool silu, upsample, bias;
 
-  auto fields() const { return std::tie(grad, x, more, weight, affine, silu, upsample, bias); }
+  auto fields() const { return std::tie(grad, x, weight, more, affine, silu, upsample, bias); }
   const Tensor& first() const { return x; }
   Input input() const { return {x, more, affine, silu, upsample}; }
 

@@ -60,6 +60,10 @@ int64_t use_backend(int64_t backend) {
   return before;
 }
 
+bool has_kernel(std::string name, int64_t backend) {
+  return kernels_of(backend).symbol("fastdiff_" + name) != nullptr;
+}
+
 std::string open_kernels(int64_t backend, std::string path) { return kernels_of(backend).open(path); }
 
 }  // namespace
@@ -96,11 +100,13 @@ void door::call_python(const char* name, StableIValue* stack, size_t arguments, 
 // What Python sets: a library to open, the backend of this thread's calls. Each returns what it needs to know.
 STABLE_TORCH_LIBRARY_FRAGMENT(fastdiff, m) {
   m.def("_open(int backend, str path) -> str");
+  m.def("_has_kernel(str name, int backend) -> bool");
   m.def("_use_backend(int backend) -> int");
   m.def("_measure_cpu(bool wanted) -> bool");
 }
 STABLE_TORCH_LIBRARY_IMPL(fastdiff, CompositeExplicitAutograd, m) {
   m.impl("_open", TORCH_BOX(&fastdiff::open_kernels));
+  m.impl("_has_kernel", TORCH_BOX(&fastdiff::has_kernel));
   m.impl("_use_backend", TORCH_BOX(&fastdiff::use_backend));
   m.impl("_measure_cpu", TORCH_BOX(&fastdiff::measure_cpu));
 }

@@ -157,16 +157,9 @@ def _with_paths(
     if method == "exact":
         raise FastdiffError("the exact method has no path between start and end; give 'bridge' or 'euler'")
     moves: list[tuple[Tensor, Tensor, Tensor]] = []
-    rt, choice, _ = reference.first_passage(
-        seeds,
-        **columns,
-        method=METHODS.index(method),
-        dt=dt,
-        max_steps=steps,
-        max_time=t_max,
-        reach=0.0,
-        record=moves,
-    )
+    grid: dict[str, Any] = {"method": METHODS.index(method), "dt": dt, "max_steps": steps}
+    trials = reference.Arguments(seeds, **columns, **grid, max_time=t_max, reach=0.0)
+    rt, choice, _ = reference.first_passage(trials, record=moves)
     trial, step, x = (torch.cat(part) for part in zip(*moves, strict=True))
     length = int(step.max()) + 1
     if len(seeds) * length > _MAX_PATH_NUMBERS:

@@ -158,8 +158,8 @@ class PackedConv(PackedWeight):
         self.ready()
         if more is not None and x.shape[1] % 16:  # where the kernel takes no others beside them
             x, more = torch.cat([x, more], dim=1), None
-        options = affine, silu, upsample, image_bias, residual, moments
-        return forward_op(x, more, self.weight, self.bias, *options, self.packed, ALGORITHMS["auto"])
+        options = more, affine, silu, upsample, image_bias, residual, moments
+        return forward_op(x, self.weight, self.bias, *options, self.packed, ALGORITHMS["auto"])
 
 
 class PackedProjections(PackedWeight):

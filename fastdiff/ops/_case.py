@@ -9,6 +9,11 @@ from typing import Any
 import torch
 
 
+def by_name(function: Callable[[Any], Any], arguments: type[Any]) -> Callable[..., Any]:
+    """A function of an op's arguments as one tuple, called with keywords."""
+    return lambda **inputs: function(arguments(**inputs))
+
+
 @dataclass(frozen=True)
 class Case:
     """One test case of an op, with its inputs and what to compare with.

@@ -56,11 +56,11 @@ def function_of(
             with _on_the_backend_of(ctx):
                 if backward is not None:
                     return backward(ctx, *grads)
-                return _reference_vjp(op.reference, ctx.arguments, ctx.saved_tensors, grads)
+                return _reference_vjp(op.run_reference, ctx.arguments, ctx.saved_tensors, grads)
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-            found = _reference_jvp(op.reference, ctx.all, ctx.saved_tensors, tangents)
+            found = _reference_jvp(op.run_reference, ctx.all, ctx.saved_tensors, tangents)
             if op.results == 1:
                 return found[0]
             return *found, *(None,) * (op.results - len(found))

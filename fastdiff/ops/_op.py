@@ -7,7 +7,9 @@ door.h); for calls without a compiled kernel it calls the operator's Python part
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.util
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from torch.autograd import forward_ad
 from fastdiff.backend import Backend, candidates, forced, from_code, log_once, use_backend
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import _derivatives, _library, _measured
+from fastdiff.ops._schema import schema_of
 
 _DEFINITIONS = torch.library.Library("fastdiff", "FRAGMENT")
 _NATIVE = (Backend.CPU, Backend.CUDA, Backend.EMULATION)
@@ -32,10 +35,10 @@ _tracing = torch._C._get_tracing_state
 
 @dataclass(frozen=True)
 class Kernel:
-    """An implementation of one op in Python, on Triton; both functions take the op's own arguments."""
+    """An implementation of one op in Python, on Triton; both functions take the op's arguments as one tuple."""
 
-    run: Callable[..., Any]
-    supports: Callable[..., str | None]  # None, or why these arguments cannot be run
+    run: Callable[[Any], Any]
+    supports: Callable[[Any], str | None]  # None, or why these arguments cannot be run
 
 
 class _Raised(threading.local):
@@ -49,51 +52,50 @@ _raised = _Raised()
 class FusedOp:
     """One operator ``fastdiff::<name>`` with a reference and any number of faster kernels.
 
+    Kernels are found where they are: a function ``fastdiff_<name>`` in a compiled library, and ``KERNELS[name]`` in the
+    module ``triton`` beside the one that defines ``arguments``.
+
     Args:
-        name: operator name; also the key under which a Triton module lists its kernel.
-        schema: argument list and returns in PyTorch's schema language, without the name. The first argument is a
-            tensor or a list of at least one; those written to are marked, e.g. ``Tensor(a!)[]``.
+        name: of the operator.
+        arguments: a ``NamedTuple`` class, the argument list (``_schema.py``). The first is a tensor or a list of at
+            least one. ``reference``, ``fake``, ``check`` and Triton's kernels take one object of it.
+        returns: results in PyTorch's schema language, like "(Tensor y, Tensor mean)".
         reference: plain PyTorch, any dtype and device: the specification and the fallback.
         fake: returns empty outputs of the right shape, dtype and layout, for tracing.
         check: raises FastdiffError for arguments that do not fit together. The compiled library declines the calls
             that ``check`` would reject, so it is called only before the reference and while tracing.
-        package: where the Triton module lives: ``<package>.triton`` holds ``KERNELS: dict[str, Kernel]``.
-        backends: the backends this op has kernels for.
     """
 
     def __init__(
         self,
         name: str,
-        schema: str,
+        arguments: type[Any],
+        returns: str,
         *,
-        reference: Callable[..., Any],
-        fake: Callable[..., Any],
-        check: Callable[..., None] | None = None,
-        package: str,
-        backends: tuple[Backend, ...] = (),
+        reference: Callable[[Any], Any],
+        fake: Callable[[Any], Any],
+        check: Callable[[Any], None] = lambda _: None,
     ) -> None:
         self.name = name
-        self.reference = reference
+        self.arguments = arguments
+        self._reference = reference
         self._fake = fake
-        self._check = check or (lambda *_: None)
-        self._package = package
-        self._backends = backends
-        self._triton: Kernel | str | None = None
+        self._check = check
+        self._package = arguments.__module__.rpartition(".")[0]
         self._function: type[torch.autograd.Function] | None = None
         self._apply: Callable[..., Any] | None = None
-        self._define(schema)
+        self._define(schema_of(arguments), returns)
         self._overload = getattr(torch.ops.fastdiff, name).default
         self._call = self._overload._op  # without the Python function around it
         OPS[name] = self
 
-    def _define(self, schema: str) -> None:
-        arguments, _, returns = schema.strip().rpartition(" -> ")
-        arguments, returns = arguments[1:-1], returns.strip("()")
-        results = [part for part in returns.split(", ") if part]
+    def _define(self, arguments: str, returns: str) -> None:
+        results = [part for part in returns.strip("()").split(", ") if part]
         self.results = len(results)
         names = enumerate(part.split() for part in arguments.split(", "))
         self._tensors = [(i, name) for i, (kind, name) in names if kind == "Tensor"]
-        _DEFINITIONS.define(self.name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        tags = (torch.Tag.pt2_compliant_tag,)
+        _DEFINITIONS.define(f"{self.name}({arguments}) -> {returns}", tags=tags)
         python = f"({arguments}, int backend, str reason) -> ({', '.join([*results, 'Tensor error'])})"
         _DEFINITIONS.define(f"{self.name}.python{python}")
         _DEFINITIONS.define(f"{self.name}.why_not({arguments}, int backend) -> str")
@@ -103,15 +105,25 @@ class FusedOp:
         torch.library.register_fake(f"fastdiff::{self.name}", self._checked_fake, lib=_DEFINITIONS)
 
     def _checked_fake(self, *args: Any) -> Any:
-        self._check_all(*args)
-        return self._fake(*args)
+        return self._fake(self.checked(*args))
 
-    def _check_all(self, *args: Any) -> None:
-        """Raise for arguments that do not fit together, lie apart, or reach beyond their memory."""
+    def run_reference(self, *args: Any) -> Any:
+        return self._reference(self.arguments(*args))
+
+    def gradients(self, **by_name: Tensor | None) -> tuple[Tensor | None, ...]:
+        """What a backward returns: the arguments' gradients in their order, None for those not named."""
+        return self.arguments(**dict.fromkeys(self.arguments._fields) | by_name)
+
+    def checked(self, *args: Any) -> Any:
+        """The arguments as one tuple.
+
+        Raises where they do not fit together, lie apart, or reach beyond their memory.
+        """
         for place, name in self._tensors:
             if not isinstance(args[place], Tensor):
                 raise FastdiffError(f"{self.name}: {name} must be a tensor, got {type(args[place]).__name__}")
-        self._check(*args)
+        arguments = self.arguments(*args)
+        self._check(arguments)
         lists = ([a] if isinstance(a, Tensor) else a for a in args if isinstance(a, (Tensor, list)))
         tensors = [t for some in lists for t in some if isinstance(t, Tensor)]
         devices = dict.fromkeys(str(t.device) for t in tensors)
@@ -121,6 +133,7 @@ class FusedOp:
             )
         if any(map(_is_cut_short, tensors)):
             raise FastdiffError(f"{self.name}: a tensor reaches beyond its storage")
+        return arguments
 
     # --- A call ---------------------------------------------------------------------------------------------------
 
@@ -178,16 +191,25 @@ class FusedOp:
         """Why ``backend`` cannot run this op (with these arguments, if given), or None if it can."""
         if backend in (Backend.REFERENCE, Backend.EAGER):
             return None
-        kernels = Backend.CUDA if backend is Backend.EMULATION else backend
-        if kernels not in self._backends:
-            return f"{self.name} has no {backend.value} kernel"
         if reason := _library.unavailable(backend):
             return reason
+        if not self._has_kernel(backend):
+            return f"{self.name} has no {backend.value} kernel"
         if not args:
             return None
         if backend in _NATIVE:
             return getattr(torch.ops.fastdiff, self.name).why_not(*args, backend.code) or None
-        return self._triton_kernel().supports(*args)
+        return self._triton_kernel().supports(self.arguments(*args))
+
+    def _has_kernel(self, backend: Backend) -> bool:
+        """Of a backend that is there."""
+        if backend in _NATIVE:
+            return torch.ops.fastdiff._has_kernel(self.name, backend.code)
+        return backend is Backend.TRITON and self._has_triton
+
+    @functools.cached_property
+    def _has_triton(self) -> bool:
+        return importlib.util.find_spec(f"{self._package}.triton") is not None
 
     def _triton_kernel(self) -> Kernel:
         return importlib.import_module(f"{self._package}.triton").KERNELS[self.name]
@@ -211,40 +233,39 @@ class FusedOp:
 
     def _run(self, wanted: Backend | None, reason: str, *args: Any) -> Any:
         """Run the op on the forced backend, if that is in Python, or else on the fastest available one."""
-        self._check_all(*args)
+        arguments = self.checked(*args)
         if wanted in (None, Backend.EAGER):  # an op without an eager form runs as usual
             return self._run_fastest(reason, *args)
         if wanted is Backend.REFERENCE:
-            return self.reference(*args)
+            return self._reference(arguments)
         if why := self.why_not(wanted) or reason or self.why_not(wanted, *args):
             raise FastdiffError(f"{self.name} cannot run on the {wanted.value} backend: {why}")
-        return self._triton_kernel().run(*args)
+        return self._triton_kernel().run(arguments)
 
     def _run_fastest(self, reason: str, *args: Any) -> Any:
-        """Run the reference. ``reason``: why the device's kernels declined; "" if they were not tried."""
+        """Run the op on the fastest backend. ``reason``: why the device's kernels declined; "" if they were not tried."""
         for backend in self._order(*args):
             if backend is Backend.REFERENCE:
                 break
-            if backend not in self._backends:
-                continue
-            if missing := self.why_not(backend):
+            if missing := _library.unavailable(backend):
                 log_once(None, backend, missing)
+            elif not self._has_kernel(backend):
+                continue
             elif why := reason if backend in _NATIVE and reason else self.why_not(backend, *args):
                 log_once(self.name, backend, why)
             elif backend is Backend.TRITON:
-                return self._triton_kernel().run(*args)
+                return self._triton_kernel().run(self.arguments(*args))
             else:
                 with use_backend(backend):
                     return self._overload(*args)
-        return self.reference(*args)
+        return self.run_reference(*args)
 
     def _order(self, *args: Any) -> tuple[Backend, ...]:
         """The backends to try, fastest first."""
         first = args[0][0] if isinstance(args[0], list) else args[0]
         if first.device.type != _measured.DEVICE_TYPE:
             return candidates(first.device.type)
-        keys = {"attention": 1, "attention_backward": 2}.get(self.name)
-        return _measured.order(self.name, first, first if keys is None else args[keys])
+        return _measured.order(self.name, first, getattr(self.arguments(*args), "k", first))
 
 
 def _require_gradients(args: tuple[Any, ...]) -> bool:

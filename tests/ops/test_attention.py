@@ -123,7 +123,7 @@ def test_transforms_of_torch_func() -> None:
     exact = tuple(x.double() for x in (q, k, v))
 
     def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return reference.attention(q, k, v, None)[0]
+        return reference.attention(reference.Arguments(q, k, v))[0]
 
     keys = torch.stack([k, k.flip(2), 2 * k])
     got = torch.func.vmap(attention, in_dims=(None, 0, None))(q, keys, v)

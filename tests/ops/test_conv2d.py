@@ -13,6 +13,7 @@ from fastdiff.backend import use_backend
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import channel_moments, conv2d, norm_coefficients, pack_conv2d, unpack_conv2d
 from fastdiff.ops.conv2d import ALGORITHMS
+from fastdiff.ops.conv2d.reference import Arguments
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 EACH_DTYPE = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
@@ -43,20 +44,8 @@ def test_layout_follows_x(c: int, layout: torch.memory_format, upsample: bool) -
     y = conv2d(x, _weight(16, c, 3, 3), upsample=upsample)
     assert isinstance(y, Tensor) and y.is_contiguous(memory_format=layout)
     with torch.device("meta"):
-        fake = torch.ops.fastdiff.conv2d(
-            *(
-                torch.empty_like(x, device="meta"),
-                None,
-                torch.empty(16, c, 3, 3),
-                None,
-                None,
-                False,
-                upsample,
-                None,
-                None,
-            ),
-            *(False, None, 0),
-        )[0]
+        given = Arguments(torch.empty_like(x, device="meta"), torch.empty(16, c, 3, 3), upsample=upsample)
+        fake = torch.ops.fastdiff.conv2d(*given)[0]
     assert (fake.shape, fake.stride()) == (y.shape, y.stride())
 
 

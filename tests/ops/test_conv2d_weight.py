@@ -35,9 +35,8 @@ def _inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple
 
 def _run(dy: Tensor, x: Tensor, weight: Tensor, kernel: bool = True, **options: Any) -> tuple[Tensor, Tensor]:
     arguments = {"more": None, "affine": None, "silu": False, "upsample": False, "bias": True, **options}
-    rest = [arguments[name] for name in ("affine", "silu", "upsample", "bias")]
     with use_backend(Backend.CPU if kernel else Backend.REFERENCE):
-        return gradient.weight_op(dy, x, arguments["more"], weight, *rest)
+        return gradient.weight_op(dy, x, weight, *arguments.values())
 
 
 def _assert_close(got: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor]) -> None:

@@ -15,6 +15,7 @@ from fastdiff.backend import Backend, use_backend
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import group_norm_silu
 from fastdiff.ops.group_norm_silu import eager, forward_op
+from fastdiff.ops.group_norm_silu.reference import Arguments
 
 each_backend = backends.each("group_norm_silu")
 
@@ -84,7 +85,7 @@ def test_gradient_in_another_layout_than_x(backend: Backend) -> None:
         (expanded,) = torch.autograd.grad(y.sum(), x)  # a gradient whose strides are all 0
     torch.testing.assert_close(other, plain, rtol=0, atol=0)
     ones = x.detach().requires_grad_()
-    (expected,) = torch.autograd.grad(eager.group_norm_silu(ones, 32).sum(), ones)
+    (expected,) = torch.autograd.grad(eager.group_norm_silu(Arguments(ones, 32)).sum(), ones)
     torch.testing.assert_close(expanded, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -142,5 +143,5 @@ def test_statistics_of_a_large_mean(offset: float) -> None:
     with use_backend("cpu"):
         for layout in (torch.contiguous_format, torch.channels_last):
             y = group_norm_silu(x.to(memory_format=layout), 32, silu=False).double()
-            exact = eager.group_norm_silu(x.double(), 32, silu=False)
+            exact = eager.group_norm_silu(Arguments(x.double(), 32, silu=False))
             assert (y - exact).abs().max() < 4e-6 * (1 + 1e-4 * offset)

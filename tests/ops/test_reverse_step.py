@@ -13,7 +13,9 @@ from torch import Tensor
 from fastdiff.backend import Backend, use_backend
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import normal, reverse_step
+from fastdiff.ops._case import by_name
 from fastdiff.ops.reverse_step import eager, reference, step_op
+from fastdiff.ops.reverse_step.reference import Arguments
 
 each_backend = backends.each("reverse_step")
 both_layouts = pytest.mark.parametrize(
@@ -290,7 +292,7 @@ def test_gradients(backend: Backend, variance: str, clip: bool, noise: str) -> N
 
     with use_backend(backend):
         got = gradients(reverse_step, torch.float32)
-    expected = gradients(eager.reverse_step, torch.float64)
+    expected = gradients(by_name(eager.reverse_step, Arguments), torch.float64)
     assert got.keys() == expected.keys() and len(got) == (7 if noise == "given" else 6)
     for name, gradient in got.items():
         torch.testing.assert_close(gradient.double(), expected[name], rtol=1e-4, atol=1e-5)
@@ -317,7 +319,9 @@ def test_transforms_of_torch_func() -> None:
     tangents = x.flip(1), model.flip(2)
     _, got = torch.func.jvp(next_of(reverse_step), (x, model), tangents)
     doubles = tuple(t.double() for t in (x, model, *tangents))
-    _, expected = torch.func.jvp(next_of(eager.reverse_step, **exact), doubles[:2], doubles[2:])
+    _, expected = torch.func.jvp(
+        next_of(by_name(eager.reverse_step, Arguments), **exact), doubles[:2], doubles[2:]
+    )
     torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-5)
 
     seeds = torch.arange(6).reshape(3, 2)
@@ -335,12 +339,11 @@ def test_transforms_of_torch_func() -> None:
 
 def test_reference_takes_batches_of_steps() -> None:
     """vmap of the specification itself: no value of a batch is asked for, none is written into what is no batch."""
-    args = _positional(_arguments((2, 3, 4, 5)))
+    given = Arguments(*_positional(_arguments((2, 3, 4, 5))))
     steps = torch.arange(4)
-    many = torch.func.vmap(lambda i: reference.reverse_step(*args[:3], i, *args[4:])[0])(steps)
-    torch.testing.assert_close(
-        many, torch.stack([reference.reverse_step(*args[:3], i, *args[4:])[0] for i in steps])
-    )
+    many = torch.func.vmap(lambda i: reference.reverse_step(given._replace(index=i))[0])(steps)
+    one_by_one = [reference.reverse_step(given._replace(index=i))[0] for i in steps]
+    torch.testing.assert_close(many, torch.stack(one_by_one))
 
 
 def test_float64_falls_back() -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdiff.backend import Backend, is_eager
+from fastdiff.backend import is_eager
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.adamw_ema import eager, reference
+from fastdiff.ops.adamw_ema.reference import Arguments
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,16 @@ def adamw_ema(
     Source: Loshchilov & Hutter 2019, algorithm 2; Kingma & Ba 2015 (bias correction).
     """
     flat = _flat(emas, len(params), len(hyper.decays))
-    lists = params, grads, exp_avg, exp_avg_sq, steps, flat, low
     numbers = hyper.lr, hyper.beta1, hyper.beta2, hyper.eps, hyper.weight_decay, list(hyper.decays)
+    lists = (list(tensors) for tensors in (params, grads, exp_avg, exp_avg_sq, steps, flat, low))
+    given = Arguments(*lists, grad_factor, *numbers)
     if not params:
-        _check_counts(*lists)
+        _check_counts(given)
     elif is_eager():
-        _check(*lists, grad_factor, *numbers)
-        p, g, m, v, k, e, copies = (list(tensors) for tensors in lists)
-        eager.adamw_ema(p, g, m, v, k, e, copies, grad_factor, *numbers)
+        _check(given)
+        eager.adamw_ema(given)
     else:
-        adamw_ema_op(*lists, grad_factor, *numbers)
+        adamw_ema_op(*given)
         # Autograd and packed weights rely on version counters, which kernels do not change.
         for written in (params, exp_avg, exp_avg_sq, steps, flat, low):
             if written:
@@ -117,61 +117,39 @@ def _flat(emas: Sequence[Sequence[Tensor]], count: int, rates: int) -> list[Tens
     return flat
 
 
-def _check(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avg: Sequence[Tensor],
-    exp_avg_sq: Sequence[Tensor],
-    steps: Sequence[Tensor],
-    emas: Sequence[Tensor],
-    low: Sequence[Tensor],
-    grad_factor: Tensor | None,
-    *numbers: Any,
-) -> None:
-    if not params:
+def _check(given: Arguments) -> None:
+    if not given.params:
         raise FastdiffError("adamw_ema: there are no params")
-    _check_counts(params, grads, exp_avg, exp_avg_sq, steps, emas, low, len(numbers[-1]))
-    _check_tensors(params, {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "emas": emas}, grads, low)
-    _check_scalars(params[0], steps, grad_factor)
+    _check_counts(given)
+    _check_tensors(given)
+    _check_scalars(given.params[0], given.steps, given.grad_factor)
 
 
-def _check_counts(
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    exp_avg: Sequence[Tensor],
-    exp_avg_sq: Sequence[Tensor],
-    steps: Sequence[Tensor],
-    emas: Sequence[Tensor],
-    low: Sequence[Tensor],
-    rates: int = 0,
-) -> None:
-    count = len(params)
-    named = {"grads": grads, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "steps": steps}
-    for name, tensors in (named | ({"low": low} if low else {})).items():
+def _check_counts(given: Arguments) -> None:
+    count, rates = len(given.params), len(given.decays)
+    for name in ("grads", "exp_avg", "exp_avg_sq", "steps", *(["low"] if given.low else [])):
+        tensors = getattr(given, name)
         if len(tensors) != count:
             raise FastdiffError(f"adamw_ema: {count} params need as many {name}, got {len(tensors)}")
-    if len(emas) != rates * count:
+    if len(given.emas) != rates * count:
         raise FastdiffError(
-            f"adamw_ema: {count} params and {rates} decays need {rates * count} averages, got {len(emas)}"
+            f"adamw_ema: {count} params and {rates} decays need {rates * count} averages, got {len(given.emas)}"
         )
 
 
-def _check_tensors(
-    params: Sequence[Tensor],
-    alike: dict[str, Sequence[Tensor]],
-    grads: Sequence[Tensor],
-    low: Sequence[Tensor],
-) -> None:
+def _check_tensors(given: Arguments) -> None:
+    params = given.params
     dtype, device = params[0].dtype, params[0].device
     if dtype not in (torch.float32, torch.float64):
         raise FastdiffError(f"adamw_ema: params must be float32 or float64, got {dtype}")
     halves = (torch.bfloat16, torch.float16)
-    for name, tensors, dtypes in (
-        ("params", params, (dtype,)),
-        *((name, tensors, (dtype,)) for name, tensors in alike.items()),
-        ("grads", grads, (dtype, *halves)),
-        ("low", low, halves),
+    like_params = ("params", "exp_avg", "exp_avg_sq", "emas")
+    for name, dtypes in (
+        *((name, (dtype,)) for name in like_params),
+        ("grads", (dtype, *halves)),
+        ("low", halves),
     ):
+        tensors = getattr(given, name)
         first = tensors[0].dtype if tensors else None
         for i, t in enumerate(tensors):
             p = params[i % len(params)]
@@ -200,12 +178,9 @@ def _fake(*_: object) -> None:
 
 adamw_ema_op = FusedOp(
     "adamw_ema",
-    "(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] exp_avg, Tensor(c!)[] exp_avg_sq, Tensor(d!)[] steps,"
-    " Tensor(e!)[] emas, Tensor(f!)[] low, Tensor? grad_factor, float lr, float beta1, float beta2, float eps,"
-    " float weight_decay, float[] decays) -> ()",
+    Arguments,
+    "()",
     reference=reference.adamw_ema,
     fake=_fake,
     check=_check,
-    package=__name__,
-    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastdiff.ops._case import Case
 from fastdiff.ops.adamw_ema import AdamWHyper, adamw_ema, eager
+from fastdiff.ops.adamw_ema.reference import Arguments
 
 
 def _inputs(
@@ -81,7 +82,7 @@ def _step(
 def eager_step(p, g, m, v, steps, hyper, *, emas, low, grad_factor) -> None:
     flat = [t for row in emas for t in row]
     numbers = (hyper.lr, hyper.beta1, hyper.beta2, hyper.eps, hyper.weight_decay, list(hyper.decays))
-    eager.adamw_ema(p, g, m, v, steps, flat, low, grad_factor, *numbers)
+    eager.adamw_ema(Arguments(p, g, m, v, steps, flat, low, grad_factor, *numbers))
 
 
 def _case(name: str, *, falls_back: bool = False, **options: Any) -> Case:

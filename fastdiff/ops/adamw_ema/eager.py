@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 from torch.optim.adamw import adamw
 
+from fastdiff.ops.adamw_ema.reference import Arguments
 
-def adamw_ema(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avg: list[Tensor],
-    exp_avg_sq: list[Tensor],
-    steps: list[Tensor],
-    emas: list[Tensor],
-    low: list[Tensor],
-    grad_factor: Tensor | None,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    weight_decay: float,
-    decays: list[float],
-) -> None:
-    """The op's arguments; PyTorch's fused AdamW where the dtypes allow it."""
+
+def adamw_ema(given: Arguments) -> None:
+    """PyTorch's fused AdamW where the dtypes allow it."""
+    params, grads, exp_avg, exp_avg_sq, steps, emas, low, grad_factor = given[:8]
     scaled = [g.to(p.dtype) for g, p in zip(grads, params, strict=True)]
     if grad_factor is not None:
         scaled = torch._foreach_mul(scaled, grad_factor.to(params[0].dtype))
@@ -32,13 +19,13 @@ def adamw_ema(
         fused=True,
         amsgrad=False,
         maximize=False,
-        lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        eps=eps,
-        weight_decay=weight_decay,
+        lr=given.lr,
+        beta1=given.beta1,
+        beta2=given.beta2,
+        eps=given.eps,
+        weight_decay=given.weight_decay,
     )
-    for rate, decay in enumerate(decays):
+    for rate, decay in enumerate(given.decays):
         average = emas[rate * len(params) : (rate + 1) * len(params)]
         torch._foreach_lerp_(average, params, 1 - decay)
     if low:

@@ -18,11 +18,13 @@ from fastdiff.ops import _triton
 from fastdiff.ops._library import LIBRARIES
 from fastdiff.ops._op import Kernel
 from fastdiff.ops._triton import store
+from fastdiff.ops.adamw_ema.reference import Arguments
 
 _CHUNK = 16384  # elements of a program
 _BLOCK = 1024  # elements of a program at a time: 8 a thread
 _ELEMENT = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 _MAX_RATES = 4
+_LISTS = 7  # of tensors, at the beginning of the arguments
 # Columns of the table, as csrc/common/adamw.h names them; csrc/torch/adamw_ema.cpp makes it.
 _COUNT, _FIRST_CHUNK, _PARAM, _GRAD = (tl.constexpr(column) for column in range(4))
 _EXP_AVG, _EXP_AVG_SQ, _STEP, _LOW, _EMA = (tl.constexpr(column) for column in range(4, 9))
@@ -147,30 +149,20 @@ def _launch(
     )  # fmt: skip
 
 
-def _run(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avg: list[Tensor],
-    exp_avg_sq: list[Tensor],
-    steps: list[Tensor],
-    emas: list[Tensor],
-    low: list[Tensor],
-    *hyper,
-) -> None:
-    torch._foreach_add_(steps, 1.0)
-    addresses, chunks, aligned, copies = torch.ops.fastdiff._adamw_ema_table(
-        params, grads, exp_avg, exp_avg_sq, steps, emas, low, _CHUNK
-    )
-    _launch(addresses, chunks, grads[0].dtype, low[0].dtype if low else None, aligned, hyper)
+def _run(given: Arguments) -> None:
+    grads, low = given.grads, given.low
+    torch._foreach_add_(given.steps, 1.0)
+    addresses, chunks, aligned, copies = torch.ops.fastdiff._adamw_ema_table(*given[:_LISTS], _CHUNK)
+    _launch(addresses, chunks, grads[0].dtype, low[0].dtype if low else None, aligned, given[_LISTS:])
     # Until here nothing may take the memory of the gradients' copies; from here on only what runs after the launch.
     del copies
 
 
-def _supports(params, grads, exp_avg, exp_avg_sq, steps, emas, low, *hyper) -> str | None:
+def _supports(given: Arguments) -> str | None:
     if LIBRARIES.door:
         return LIBRARIES.door
-    lists = params, grads, exp_avg, exp_avg_sq, steps, emas, low
-    return torch.ops.fastdiff._adamw_ema_why_not(*lists, len(hyper[-1])) or _triton.why_not(params[0])
+    why_not = torch.ops.fastdiff._adamw_ema_why_not(*given[:_LISTS], len(given.decays))
+    return why_not or _triton.why_not(given.params[0])
 
 
 def _calls() -> None:

@@ -12,6 +12,7 @@ from fastdiff.errors import FastdiffError
 from fastdiff.ops import _measured
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.attention import eager, reference
+from fastdiff.ops.attention.reference import Arguments, BackwardArguments
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
@@ -38,12 +39,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) ->
     if backend is None:
         library = _measured.library_attention(q, k, v)
     if library:
-        _check(q, k, v)
+        _check(Arguments(q, k, v))
         return eager.attention(q, k, v, scale=scale, kernel=library.partition(":")[2])
     return forward_op(q, k, v, scale)[0]
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> None:
+def _check(given: Arguments) -> None:
+    q, k, v, _ = given
     if q.dim() != 4 or not q.is_floating_point():
         raise FastdiffError(
             f"attention: q must be a floating-point tensor [B, H, T, D], got {q.dtype} {list(q.shape)}"
@@ -63,33 +65,31 @@ def _check(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> None:
         )
 
 
-def _fake_forward(q, k, v, scale):
+def _fake_forward(given: Arguments) -> tuple[Tensor, Tensor]:
+    q = given.q
     stats = torch.float64 if q.dtype == torch.float64 else torch.float32
     return torch.empty_like(q), q.new_empty(q.shape[:3], dtype=stats)
 
 
-def _fake_backward(grad, q, k, v, out, lse, scale):
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+def _fake_backward(given: BackwardArguments) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(given.q), torch.empty_like(given.k), torch.empty_like(given.v)
 
 
 forward_op = FusedOp(
     "attention",
-    "(Tensor q, Tensor k, Tensor v, float? scale) -> (Tensor out, Tensor lse)",
+    Arguments,
+    "(Tensor out, Tensor lse)",
     reference=reference.attention,
     fake=_fake_forward,
     check=_check,
-    package=__name__,
-    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
 
 backward_op = FusedOp(
     "attention_backward",
-    "(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float? scale)"
-    " -> (Tensor dq, Tensor dk, Tensor dv)",
+    BackwardArguments,
+    "(Tensor dq, Tensor dk, Tensor dv)",
     reference=reference.attention_backward,
     fake=_fake_backward,
-    package=__name__,
-    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
 backward_op.differentiate_reference()
 

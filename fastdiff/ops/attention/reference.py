@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastdiff.ops._like import as_like
+
+
+class Arguments(NamedTuple):
+    """Described at :func:`fastdiff.ops.attention`."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: float | None = None
+
+
+class BackwardArguments(NamedTuple):
+    grad: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    out: Tensor
+    lse: Tensor
+    scale: float | None = None
 
 
 def _compute_dtype(q: Tensor) -> torch.dtype:
@@ -19,8 +39,9 @@ def scale_of(scale: float | None, q: Tensor) -> float:
     return 1 / math.sqrt(q.shape[-1]) if scale is None else scale
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
+def attention(given: Arguments) -> tuple[Tensor, Tensor]:
     """-> out [B, H, T, D] like q, lse [B, H, T] = log sum exp of the scaled scores, in float32 or float64."""
+    q, k, v, scale = given
     dtype = _compute_dtype(q)
     scores = scale_of(scale, q) * (q.to(dtype) @ k.to(dtype).transpose(-1, -2))  # [B, H, T, S]
     lse = torch.logsumexp(scores, dim=-1)
@@ -28,9 +49,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[Ten
     return as_like(out, q), lse
 
 
-def attention_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def attention_backward(given: BackwardArguments) -> tuple[Tensor, Tensor, Tensor]:
     """-> dq, dk, dv like q, k, v.
 
     With p = softmax(scale * q k^T):
@@ -39,6 +58,7 @@ def attention_backward(
     Kernels, which see the scores block by block, have p = exp(scale * q k^T - lse) and
     rowsum(p * dp) = rowsum(do * out); the reference uses the forms that round less.
     """
+    grad, q, k, v, _, _, scale = given
     dtype, scale = _compute_dtype(q), scale_of(scale, q)
     q_, k_, v_, do = (a.to(dtype) for a in (q, k, v, grad))
     p = torch.softmax(scale * (q_ @ k_.transpose(-1, -2)), dim=-1)  # [B, H, T, S]

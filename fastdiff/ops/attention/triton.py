@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastdiff.ops import _triton
 from fastdiff.ops._op import Kernel
-from fastdiff.ops.attention.reference import scale_of
+from fastdiff.ops.attention.reference import Arguments, BackwardArguments, scale_of
 from fastdiff.ops.attention.triton_backward import (
     attention_backward_keys_kernel,
     attention_backward_queries_kernel,
@@ -44,15 +44,16 @@ def _are_aligned(*tensors: Tensor) -> bool:
     )
 
 
-def _forward_supports(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> str | None:
-    return _supports(q, k=k, v=v)
+def _forward_supports(given: Arguments) -> str | None:
+    return _supports(given.q, k=given.k, v=given.v)
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> tuple[Tensor, Tensor]:
-    return _launch_forward(q, k, v, scale_of(scale, q), _triton.device_of(q.device).shared_bytes)
+def _forward(given: Arguments) -> tuple[Tensor, Tensor]:
+    return _launch_forward(given, _triton.device_of(given.q.device).shared_bytes)
 
 
-def _launch_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, shared: int) -> tuple[Tensor, Tensor]:
+def _launch_forward(given: Arguments, shared: int) -> tuple[Tensor, Tensor]:
+    q, k, v, scale = *given[:3], scale_of(given.scale, given.q)
     out = torch.empty_like(q)
     b, h, t, d = q.shape
     s = k.shape[2]
@@ -68,23 +69,17 @@ def _launch_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, shared: int) 
     return out, lse
 
 
-def _backward_supports(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float | None
-) -> str | None:
-    return _supports(q, k=k, v=v, grad=grad, out=out)
+def _backward_supports(given: BackwardArguments) -> str | None:
+    return _supports(given.q, k=given.k, v=given.v, grad=given.grad, out=given.out)
 
 
-def _backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _launch_backward(
-        grad, q, k, v, out, lse, scale_of(scale, q), _triton.device_of(q.device).shared_bytes
-    )
+def _backward(given: BackwardArguments) -> tuple[Tensor, Tensor, Tensor]:
+    return _launch_backward(given, _triton.device_of(given.q.device).shared_bytes)
 
 
-def _launch_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float, shared: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _launch_backward(given: BackwardArguments, shared: int) -> tuple[Tensor, Tensor, Tensor]:
+    grad, q, k, v, out, lse = given[:6]
+    scale = scale_of(given.scale, q)
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     lse = lse.contiguous()
     delta = torch.empty_like(lse)  # rowsum(do * out), from the first kernel to the second
@@ -123,8 +118,8 @@ def _call(
     else:
         qkv = torch.empty((b, t, 3, h, d), dtype=dtype, device="meta").permute(2, 0, 3, 1, 4)
     q, k, v = qkv.unbind(0)
-    out, lse = _launch_forward(q, k, v, sign / math.sqrt(d), shared)
-    _launch_backward(out, q, k, v, out, lse, sign / math.sqrt(d), shared)
+    out, lse = _launch_forward(Arguments(q, k, v, sign / math.sqrt(d)), shared)
+    _launch_backward(BackwardArguments(out, q, k, v, out, lse, sign / math.sqrt(d)), shared)
 
 
 def _calls(shared: int) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastdiff.backend import Backend, is_eager
+from fastdiff.backend import is_eager
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.bernoulli_step import eager, reference
+from fastdiff.ops.bernoulli_step.reference import Arguments
 from fastdiff.ops.philox import check_seeds, check_word
 
 
@@ -52,12 +53,14 @@ def bernoulli_step(
     Source: Sohl-Dickstein et al. 2015, table App.1 (the kernel) and section 2.5 (the factor).
     """
     if is_eager():
-        _check(probability, seeds, step, factor, stream)
-        return eager.with_bernoulli(probability, seeds, step, factor=factor)
+        given = Arguments(probability, seeds, step, factor, stream)
+        _check(given)
+        return eager.with_bernoulli(given)
     return step_op(probability, seeds, step, factor, stream)
 
 
-def _check(probability: Tensor, seeds: Tensor, step: Tensor, factor: Tensor | None, stream: int) -> None:
+def _check(given: Arguments) -> None:
+    probability, seeds, step, factor, stream = given
     if probability.dim() < 1 or not probability.is_floating_point():
         raise FastdiffError(
             "bernoulli_step: probability must be a floating-point tensor [N, *],"
@@ -87,17 +90,16 @@ def _check(probability: Tensor, seeds: Tensor, step: Tensor, factor: Tensor | No
     check_word("bernoulli_step", "stream", stream)
 
 
-def _fake(probability, seeds, step, factor, stream):
-    return torch.empty_like(probability)
+def _fake(given: Arguments) -> Tensor:
+    return torch.empty_like(given.probability)
 
 
 step_op = FusedOp(
     "bernoulli_step",
-    "(Tensor probability, Tensor seeds, Tensor step, Tensor? factor, int stream) -> Tensor",
+    Arguments,
+    "Tensor",
     reference=reference.bernoulli_step,
     fake=_fake,
     check=_check,
-    package=__name__,
-    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
 step_op.differentiate_reference()

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from fastdiff.ops._case import Case
+from fastdiff.ops._case import Case, by_name
 from fastdiff.ops.bernoulli_step import bernoulli_step, eager
+from fastdiff.ops.bernoulli_step.reference import Arguments
 
 _SHARP_SEEDS = (-1, -(2**63), 2**63 - 1, 0x0123456789ABCDEF)
 
@@ -54,8 +55,8 @@ def _case(name: str, *, benchmark: bool = False, falls_back: bool = False, **opt
         name=name,
         op="bernoulli_step",
         fused=bernoulli_step,
-        eager=eager.bernoulli_step,
-        baseline=eager.with_bernoulli,
+        eager=by_name(eager.bernoulli_step, Arguments),
+        baseline=by_name(eager.with_bernoulli, Arguments),
         inputs=functools.partial(_inputs, **options),
         elements=elements * (3 if options.get("factor") else 2),  # probability, bits, factor
         flops=elements

@@ -7,23 +7,21 @@ import math
 import torch
 from torch import Tensor
 
+from fastdiff.ops.bernoulli_step.reference import Arguments
 from fastdiff.ops.philox import reference as philox
 
 
-def bernoulli_step(
-    probability: Tensor, seeds: Tensor, step: Tensor, *, factor: Tensor | None = None, stream: int = 0
-) -> Tensor:
+def bernoulli_step(given: Arguments) -> Tensor:
     """The whole of the op, with Philox words: in float64 the truth of the tests."""
+    probability, seeds, step, factor, stream = given
     p = _combined(probability, factor)
     words = philox.random_bits(seeds, math.prod(p.shape[1:]), step, stream).reshape(p.shape)
     return torch.where(p.isnan(), p, (philox.uniform(words) < p).to(p.dtype)).to(probability.dtype)
 
 
-def with_bernoulli(
-    probability: Tensor, seeds: Tensor, step: Tensor, *, factor: Tensor | None = None, stream: int = 0
-) -> Tensor:
-    """The baseline, with the same arguments; the bits are PyTorch's own."""
-    return torch.bernoulli(_combined(probability, factor)).to(probability.dtype)
+def with_bernoulli(given: Arguments) -> Tensor:
+    """The baseline; the bits are PyTorch's own."""
+    return torch.bernoulli(_combined(given.probability, given.factor)).to(given.probability.dtype)
 
 
 def _combined(c: Tensor, d: Tensor | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,10 +13,19 @@ from fastdiff.ops._like import as_like, is_transformed
 from fastdiff.ops.philox import reference as philox
 
 
-def bernoulli_step(
-    probability: Tensor, seeds: Tensor, step: Tensor, factor: Tensor | None, stream: int
-) -> Tensor:
+class Arguments(NamedTuple):
+    """Described at :func:`fastdiff.ops.bernoulli_step`."""
+
+    probability: Tensor
+    seeds: Tensor
+    step: Tensor
+    factor: Tensor | None = None
+    stream: int = 0
+
+
+def bernoulli_step(given: Arguments) -> Tensor:
     """-> bits like probability. p in float32; in float64 for float64 probabilities."""
+    probability, seeds, step, factor, stream = given
     if step.device.type == "cpu" and not is_transformed():
         check_step(step)
     dtype = torch.float64 if probability.dtype == torch.float64 else torch.float32

@@ -14,6 +14,7 @@ from torch import Tensor
 from fastdiff.ops import _triton
 from fastdiff.ops._op import Kernel
 from fastdiff.ops._triton import in_order, philox_blocks, store
+from fastdiff.ops.bernoulli_step.reference import Arguments
 
 _BLOCK = 1024  # elements of a program
 
@@ -53,7 +54,8 @@ def bernoulli_step_forward_kernel(
     store(out + (sample * count + first) + element, bits, mask)
 
 
-def _run(probability: Tensor, seeds: Tensor, step: Tensor, factor: Tensor | None, stream: int) -> Tensor:
+def _run(given: Arguments) -> Tensor:
+    probability, seeds, step, factor, stream = given
     out = torch.empty_like(probability, memory_format=torch.contiguous_format)
     count = math.prod(probability.shape[1:])
     factor_stride = 0 if factor is None or len(factor) == 1 else factor.stride(0)
@@ -69,7 +71,8 @@ def _run(probability: Tensor, seeds: Tensor, step: Tensor, factor: Tensor | None
     return out
 
 
-def _supports(probability, seeds, step, factor, stream) -> str | None:
+def _supports(given: Arguments) -> str | None:
+    probability, factor = given.probability, given.factor
     if len(probability) > _triton.MAX_GRID_Y:
         return f"{len(probability)} samples at once are too many"
     if reason := _triton.why_not(probability, factor=factor):
@@ -84,9 +87,9 @@ def _calls() -> None:
     seeds, step = (torch.empty(n, dtype=torch.int64, device="meta") for n in ((8,), ()))
     for dtype in _triton.DTYPES:
         probability = torch.empty(8, 1, 32, 32, dtype=dtype, device="meta")
-        _run(probability, seeds, step, None, 0)
-        _run(probability, seeds, step, probability, 0)
-    _run(torch.empty(8, 20, device="meta"), seeds, step, None, 0)
+        _run(Arguments(probability, seeds, step))
+        _run(Arguments(probability, seeds, step, factor=probability))
+    _run(Arguments(torch.empty(8, 20, device="meta"), seeds, step))
 
 
 KERNELS = {"bernoulli_step": Kernel(_run, _supports)}

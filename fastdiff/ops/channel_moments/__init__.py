@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.backend import Backend, is_eager
+from fastdiff.backend import is_eager
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.channel_moments import eager, reference
@@ -50,12 +50,11 @@ def _fake(x: Tensor) -> Tensor:
 
 op = FusedOp(
     "channel_moments",
-    "(Tensor x) -> Tensor moments",
-    reference=reference.channel_moments,
-    fake=_fake,
-    check=_check,
-    package=__name__,
-    backends=(Backend.CPU,),
+    reference.Arguments,
+    "Tensor moments",
+    reference=lambda given: reference.channel_moments(given.x),
+    fake=lambda given: _fake(given.x),
+    check=lambda given: _check(given.x),
 )
 
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Arguments(NamedTuple):
+    """Described at :func:`fastdiff.ops.channel_moments`."""
+
+    x: Tensor
 
 
 def channel_moments(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.conv2d import eager, reference
 from fastdiff.ops.conv2d.gradient import conv2d_backward
+from fastdiff.ops.conv2d.reference import Arguments, WeightArguments
 
 # Algorithms, indexed by the operator's argument; Winograd's are named by a tile's outputs, height and width.
 ALGORITHMS = {"auto": 0, "f2x2": 1, "f2x4": 2, "f4x4": 3}
@@ -67,24 +68,12 @@ def conv2d(
     number = ALGORITHMS.get(algorithm)
     if number is None:
         raise FastdiffError(f"conv2d: unknown algorithm {algorithm!r}; known: {', '.join(ALGORITHMS)}")
-    arguments = (
-        *(x, more, weight, bias, affine, silu, upsample, image_bias, residual, moments, packed, number),
-    )
+    options = more, affine, silu, upsample, image_bias, residual, moments, packed, number
     if is_eager():
-        _check(*arguments)
-        return eager.conv2d(
-            x,
-            weight,
-            bias,
-            more=more,
-            affine=affine,
-            silu=silu,
-            upsample=upsample,
-            image_bias=image_bias,
-            residual=residual,
-            moments=moments,
-        )
-    y, statistics = forward_op(*arguments)
+        given = Arguments(x, weight, bias, *options)
+        _check(given)
+        return eager.conv2d(given)
+    y, statistics = forward_op(x, weight, bias, *options)
     return (y, statistics) if moments else y
 
 
@@ -110,18 +99,8 @@ def unpack_conv2d(packed: Tensor, shape: torch.Size) -> Tensor:
     return panels.permute(0, 4, 1, 2, 3).reshape(-1, channels, k, k)[:out_channels].contiguous()
 
 
-def _check(
-    x: Tensor,
-    more: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    affine: Tensor | None,
-    silu: bool,
-    upsample: bool,
-    image_bias: Tensor | None,
-    residual: Tensor | None,
-    *_: Any,
-) -> None:
+def _check(given: Arguments) -> None:
+    x, more, weight = given.x, given.more, given.weight
     if x.dim() != 4 or not x.is_floating_point():
         raise FastdiffError(
             f"conv2d: x must be a floating-point tensor [N, C, H, W], got {x.dtype} {list(x.shape)}"
@@ -136,87 +115,86 @@ def _check(
         )
     channels = x.shape[1] + (0 if more is None else more.shape[1])
     n, out_channels, (h, w) = len(x), len(weight), x.shape[2:]
-    factor = 2 if upsample else 1
+    factor = 2 if given.upsample else 1
     if weight.shape[1] != channels:
         raise FastdiffError(f"conv2d: weight is for {weight.shape[1]} channels, the input has {channels}")
     for name, p, shape in (
-        ("bias", bias, (out_channels,)),
-        ("image_bias", image_bias, (n, out_channels)),
-        ("affine", affine, (n, 3, channels)),
-        ("residual", residual, (n, out_channels, h * factor, w * factor)),
+        ("bias", given.bias, (out_channels,)),
+        ("image_bias", given.image_bias, (n, out_channels)),
+        ("affine", given.affine, (n, 3, channels)),
+        ("residual", given.residual, (n, out_channels, h * factor, w * factor)),
     ):
         if p is not None and p.shape != shape:
             raise FastdiffError(f"conv2d: {name} must have shape {list(shape)}, got {list(p.shape)}")
-    for name, p in (("weight", weight), ("bias", bias), ("more", more), ("residual", residual)):
+    for name in ("weight", "bias", "more", "residual"):
+        p = getattr(given, name)
         if p is not None and (p.device != x.device or p.dtype not in (x.dtype, torch.float32)):
             raise FastdiffError(
                 f"conv2d: {name} is {p.dtype} on {p.device}, x is {x.dtype} on {x.device}; give {name} in x's dtype"
                 " or float32, on the same device"
             )
-    for name, p in (("affine", affine), ("image_bias", image_bias)):
+    for name, p in (("affine", given.affine), ("image_bias", given.image_bias)):
         if p is not None and (p.device != x.device or not p.is_floating_point()):
             raise FastdiffError(
                 f"conv2d: {name} must be floating point on {x.device} like x, got {p.dtype} on {p.device}"
             )
 
 
-def _fake(x, more, weight, bias, affine, silu, upsample, image_bias, residual, moments, packed, algorithm):
+def _fake(given: Arguments) -> tuple[Tensor, Tensor]:
+    x, out_channels = given.x, len(given.weight)
     n, _, h, w = x.shape
-    factor = 2 if upsample else 1
-    shape = n, len(weight), h * factor, w * factor
+    factor = 2 if given.upsample else 1
+    shape = n, out_channels, h * factor, w * factor
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=reference.layout_of(x))
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return y, x.new_empty((n, len(weight), 2) if moments else (0,), dtype=dtype)
+    return y, x.new_empty((n, out_channels, 2) if given.moments else (0,), dtype=dtype)
 
 
 forward_op = FusedOp(
     "conv2d",
-    "(Tensor x, Tensor? more, Tensor weight, Tensor? bias, Tensor? affine, bool silu, bool upsample,"
-    " Tensor? image_bias, Tensor? residual, bool moments, Tensor? packed, int algorithm)"
-    " -> (Tensor y, Tensor moments)",
+    Arguments,
+    "(Tensor y, Tensor moments)",
     reference=reference.conv2d,
     fake=_fake,
     check=_check,
-    package=__name__,
-    backends=(Backend.CPU,),
 )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, more, weight, bias, affine, ctx.silu, ctx.upsample, image_bias, residual, ctx.moments, *_ = inputs
-    ctx.dtypes = [None if p is None else p.dtype for p in (bias, image_bias, residual)]
+    given = Arguments(*inputs)
+    ctx.silu, ctx.upsample, ctx.moments = given.silu, given.upsample, given.moments
+    ctx.dtypes = [None if p is None else p.dtype for p in (given.bias, given.image_bias, given.residual)]
     kept = output if ctx.moments else (None, None)
-    ctx.save_for_backward(x, more, weight, affine, *kept)
+    ctx.save_for_backward(given.x, given.weight, given.more, given.affine, *kept)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad: Tensor | None, grad_moments: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, more, weight, affine, y, moments = ctx.saved_tensors
+    x, weight, more, affine, y, moments = ctx.saved_tensors
     if grad_moments is not None and ctx.moments:
         through = reference.channel_moments_backward(grad_moments, y, moments)
         grad = through if grad is None else grad + through
     if grad is None:
-        return (None,) * 12
+        return forward_op.gradients()
     # Sums over all pixels follow, in which the rounding errors of 4x4 tiles would add up: not in float32.
     algorithm = ALGORITHMS["f2x2" if x.dtype == torch.float32 and affine is not None else "auto"]
-    wanted = ctx.needs_input_grad
+    wanted = Arguments(*ctx.needs_input_grad)
     bias, image_bias, residual = (None if t is None else grad for t in ctx.dtypes)
     dx, dmore, dweight, dbias, daffine = conv2d_backward(
-        *(grad, x, more, weight, affine),
-        silu=ctx.silu,
-        upsample=ctx.upsample,
-        bias=bias is not None and wanted[3],
-        needs_input=wanted[0] or wanted[1] or wanted[4],
-        needs_weight=wanted[2],
-        input_gradient=lambda g, w: forward_op(
-            g, None, w, None, None, False, False, None, None, False, None, algorithm
-        )[0],
+        WeightArguments(
+            grad, x, weight, more, affine, ctx.silu, ctx.upsample, bias is not None and bool(wanted.bias)
+        ),
+        needs_input=bool(wanted.x or wanted.more or wanted.affine),
+        needs_weight=bool(wanted.weight),
+        input_gradient=lambda g, w: forward_op(*Arguments(g, w, algorithm=algorithm))[0],
     )
     if dbias is not None:
         dbias = dbias.to(ctx.dtypes[0])
     if image_bias is not None:
         image_bias = grad.sum(dim=(2, 3), dtype=reference.compute_dtype(grad)).to(ctx.dtypes[1])
-    return dx, dmore, dweight, dbias, daffine, None, None, image_bias, residual, None, None, None
+    return forward_op.gradients(
+        x=dx, weight=dweight, bias=dbias, more=dmore, affine=daffine, image_bias=image_bias, residual=residual
+    )
 
 
 forward_op.register_autograd(_backward, _setup_context)

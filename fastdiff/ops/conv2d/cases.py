@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.ops._case import Case
-from fastdiff.ops.conv2d import conv2d
-from fastdiff.ops.conv2d.eager import conv2d as eager
+from fastdiff.ops._case import Case, by_name
+from fastdiff.ops.conv2d import conv2d, eager
+from fastdiff.ops.conv2d.reference import Arguments
 
 
 def _inputs(
@@ -83,7 +83,7 @@ def case(name: str, *shape: int, benchmark: bool = False, falls_back: bool = Fal
         name=name,
         op="conv2d",
         fused=conv2d,
-        eager=eager,
+        eager=by_name(eager.conv2d, Arguments),
         inputs=functools.partial(_inputs, shape=shape, **options),
         differentiable=tuple(differentiable),
         library_gradients=("weight",),

@@ -8,27 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.backend import Backend
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.conv2d import reference
+from fastdiff.ops.conv2d.reference import WeightArguments
 
 _TILE = 4  # of the weight's gradient, each way
 _LEAST_TILES, _LEAST_CHANNELS = 8, 16  # of which the kernel is faster than PyTorch's, by measurement
 
 
-def _fake(grad, x, more, weight, affine, silu, upsample, bias):
-    dtype = reference.compute_dtype(x)
-    return torch.empty_like(weight, dtype=dtype), x.new_empty((len(weight),) if bias else (0,), dtype=dtype)
+def _fake(given: WeightArguments) -> tuple[Tensor, Tensor]:
+    weight, dtype = given.weight, reference.compute_dtype(given.x)
+    dbias = given.x.new_empty((len(weight),) if given.bias else (0,), dtype=dtype)
+    return torch.empty_like(weight, dtype=dtype), dbias
 
 
 weight_op = FusedOp(
     "conv2d_weight_backward",
-    "(Tensor grad, Tensor x, Tensor? more, Tensor weight, Tensor? affine, bool silu, bool upsample, bool bias)"
-    " -> (Tensor dweight, Tensor dbias)",
+    WeightArguments,
+    "(Tensor dweight, Tensor dbias)",
     reference=reference.conv2d_weight,
     fake=_fake,
-    package="fastdiff.ops.conv2d",
-    backends=(Backend.CPU,),
 )
 weight_op.differentiate_reference()
 
@@ -41,15 +40,8 @@ def _pays(grad: Tensor, weight: Tensor) -> bool:
 
 
 def conv2d_backward(
-    grad: Tensor,
-    x: Tensor,
-    more: Tensor | None,
-    weight: Tensor,
-    affine: Tensor | None,
+    given: WeightArguments,
     *,
-    silu: bool,
-    upsample: bool,
-    bias: bool,
     needs_input: bool,
     needs_weight: bool,
     input_gradient: Callable[[Tensor, Tensor], Tensor],
@@ -57,24 +49,25 @@ def conv2d_backward(
     """-> dx, dmore, dweight, dbias, daffine; those not needed are None.
 
     Args:
-        grad: dy [N, Cout, H, W].
-        bias: dbias is needed.
+        given: with dy [N, Cout, H, W] of any dtype and layout.
         needs_input: dx, dmore or daffine is needed. needs_weight: dweight is.
         input_gradient: the convolution of (dy, the weight flipped and transposed).
     """
-    grad = grad.to(x.dtype).contiguous(memory_format=reference.layout_of(x))
+    x, weight, more = given.x, given.weight, given.more
+    grad = given.grad.to(x.dtype).contiguous(memory_format=reference.layout_of(x))
     inputs: tuple[Any, ...] = (None, None, None)
     if needs_input:
         flipped = weight.to(x.dtype).flip(2, 3).transpose(0, 1)
         inputs = reference.input_backward(
-            input_gradient(grad, flipped), x, more, affine, silu=silu, upsample=upsample
+            input_gradient(grad, flipped), x, more, given.affine, silu=given.silu, upsample=given.upsample
         )
     dweight = dbias = None
     if needs_weight:
-        run = weight_op if _pays(grad, weight) else reference.conv2d_weight
-        dweight, dbias = run(grad, x, more, weight, affine, silu, upsample, bias)
+        given = given._replace(grad=grad)
+        pays = _pays(grad, weight)
+        dweight, dbias = weight_op(*given) if pays else reference.conv2d_weight(given)
         dweight = dweight.to(weight.dtype)
-    elif bias:
+    elif given.bias:
         dbias = reference.bias_backward(grad)
     dx, dmore, daffine = inputs
-    return dx, dmore, dweight, dbias if bias else None, daffine
+    return dx, dmore, dweight, dbias if given.bias else None, daffine

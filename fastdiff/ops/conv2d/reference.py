@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,6 +12,34 @@ from fastdiff.ops.channel_moments.reference import channel_moments
 from fastdiff.ops.channel_moments.reference import (
     channel_moments_backward as channel_moments_backward,
 )
+
+
+class Arguments(NamedTuple):
+    """Described at :func:`fastdiff.ops.conv2d`."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    more: Tensor | None = None
+    affine: Tensor | None = None
+    silu: bool = False
+    upsample: bool = False
+    image_bias: Tensor | None = None
+    residual: Tensor | None = None
+    moments: bool = False
+    packed: Tensor | None = None
+    algorithm: int = 0  # its number
+
+
+class WeightArguments(NamedTuple):
+    grad: Tensor
+    x: Tensor
+    weight: Tensor
+    more: Tensor | None
+    affine: Tensor | None
+    silu: bool
+    upsample: bool
+    bias: bool  # whether dbias is wanted
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -40,34 +70,25 @@ def activate(x: Tensor, affine: Tensor | None, *, silu: bool) -> Tensor:
     return (F.silu(h) if silu else h).to(x.dtype)
 
 
-def conv2d(
-    x: Tensor,
-    more: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    affine: Tensor | None,
-    silu: bool,
-    upsample: bool,
-    image_bias: Tensor | None,
-    residual: Tensor | None,
-    moments: bool,
-    packed: Tensor | None,
-    algorithm: int,
-) -> tuple[Tensor, Tensor]:
+def conv2d(given: Arguments) -> tuple[Tensor, Tensor]:
     """-> y [N, Cout, H, W], moments [N, Cout, 2] (or [0]). What speeds it up, packed and algorithm, is not needed."""
-    layout = layout_of(x)
-    h = activate(_joined(x, more), affine, silu=silu)
-    if upsample:
-        h = F.interpolate(h, scale_factor=2.0, mode="nearest")
-    y = _correlate(h, weight.to(h.dtype)).to(compute_dtype(x))
-    if bias is not None:
-        y = y + bias[:, None, None]
-    if image_bias is not None:
-        y = y + image_bias[..., None, None]
-    if residual is not None:
-        y = y + residual
-    y = y.to(x.dtype).contiguous(memory_format=layout)
-    return y, channel_moments(y) if moments else torch.empty(0, dtype=compute_dtype(x), device=x.device)
+    x, dtype = given.x, compute_dtype(given.x)
+    h = _convolved(given)
+    y = _correlate(h, given.weight.to(h.dtype)).to(dtype)
+    if given.bias is not None:
+        y = y + given.bias[:, None, None]
+    if given.image_bias is not None:
+        y = y + given.image_bias[..., None, None]
+    if given.residual is not None:
+        y = y + given.residual
+    y = y.to(x.dtype).contiguous(memory_format=layout_of(x))
+    return y, channel_moments(y) if given.moments else torch.empty(0, dtype=dtype, device=x.device)
+
+
+def _convolved(given: Arguments | WeightArguments) -> Tensor:
+    """a = up(f(x)), what the weights are correlated with."""
+    h = activate(_joined(given.x, given.more), given.affine, silu=given.silu)
+    return F.interpolate(h, scale_factor=2.0, mode="nearest") if given.upsample else h
 
 
 def _correlate(h: Tensor, weight: Tensor) -> Tensor:
@@ -77,28 +98,18 @@ def _correlate(h: Tensor, weight: Tensor) -> Tensor:
     return F.conv2d(h, weight, None, padding=weight.shape[2] // 2)
 
 
-def conv2d_weight(
-    grad: Tensor,
-    x: Tensor,
-    more: Tensor | None,
-    weight: Tensor,
-    affine: Tensor | None,
-    silu: bool,
-    upsample: bool,
-    bias: bool,
-) -> tuple[Tensor, Tensor]:
+def conv2d_weight(given: WeightArguments) -> tuple[Tensor, Tensor]:
     """-> dweight like weight (which is looked at for its shape and strides), dbias [Cout] (or [0]).
 
     dW is the correlation of dy with a = up(f(x)), dbias the sum of dy.
     """
-    a = activate(_joined(x, more), affine, silu=silu)
-    a = F.interpolate(a, scale_factor=2.0, mode="nearest") if upsample else a
-    k, dtype = weight.shape[2], compute_dtype(x)
+    a, grad, weight = _convolved(given), given.grad, given.weight
+    k, dtype = weight.shape[2], compute_dtype(given.x)
     _, dweight, _ = torch.ops.aten.convolution_backward(
         *(grad, a, weight.to(a.dtype), None),
         *((1, 1), (k // 2, k // 2), (1, 1), False, (0, 0), 1, (False, True, False)),
     )
-    dbias = bias_backward(grad) if bias else grad.new_empty(0, dtype=dtype)
+    dbias = bias_backward(grad) if given.bias else grad.new_empty(0, dtype=dtype)
     return torch.empty_like(weight, dtype=dtype).copy_(dweight), dbias
 
 

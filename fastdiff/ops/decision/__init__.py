@@ -7,7 +7,7 @@ tested by its distributions and its bits, in tests/decision.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from fastdiff.backend import Backend, forced
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.decision import reference
+from fastdiff.ops.decision.reference import Arguments
 from fastdiff.ops.philox import check_seeds
 
 METHODS = ("exact", "bridge", "euler")  # csrc/common/decision.h: Method
@@ -118,11 +119,10 @@ def _is_looked_at() -> bool:
     )
 
 
-def _check(seeds: Tensor, *arguments: Any) -> None:
+def _check(given: Arguments) -> None:
+    seeds, v = given.seeds, given.v
     check_seeds("first_passage", seeds)
-    given = dict(zip(PARAMETERS, arguments, strict=False))
-    v = given["v"]
-    for name, value in given.items():
+    for name, value in given.parameters().items():
         if value.shape != seeds.shape or value.dtype not in (torch.float32, torch.float64):
             raise FastdiffError(
                 f"first_passage: {name} must be float32 or float64 {list(seeds.shape)} like the seeds, "
@@ -134,12 +134,12 @@ def _check(seeds: Tensor, *arguments: Any) -> None:
             raise FastdiffError(
                 f"first_passage: {name} is on {value.device}, the seeds are on {seeds.device}"
             )
-    method, dt, max_steps, max_time, reach = arguments[len(PARAMETERS) :]
+    method, max_steps, reach = given.method, given.max_steps, given.reach
     if not (0 <= method < len(METHODS) and 1 <= max_steps <= MAX_STEPS and reach >= 0):
         raise FastdiffError(
             f"first_passage: method {method}, max_steps {max_steps} and reach {reach} are not all in range"
         )
-    step_count(dt, max_time)
+    step_count(given.dt, given.max_time)
 
 
 def step_count(dt: float, t_max: float) -> int:
@@ -155,18 +155,16 @@ def step_count(dt: float, t_max: float) -> int:
     return max(1, min(MAX_STEPS, math.ceil(t_max / dt * (1 - 1e-12)))) if t_max < math.inf else MAX_STEPS
 
 
-def _fake(seeds, v, a, z, t0, s, sv, sz, st0, method, dt, max_steps, max_time, reach):
-    n = seeds.shape[0]
+def _fake(given: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    v, n = given.v, given.seeds.shape[0]
     return v.new_empty(n), v.new_empty(n, dtype=torch.int8), v.new_empty(n)
 
 
 decision_op = FusedOp(
     "decision",
-    "(Tensor seeds, Tensor v, Tensor a, Tensor z, Tensor t0, Tensor s, Tensor sv, Tensor sz, Tensor st0, "
-    "int method, float dt, int max_steps, float max_time, float reach) -> (Tensor, Tensor, Tensor)",
+    Arguments,
+    "(Tensor, Tensor, Tensor)",
     reference=reference.first_passage,
     fake=_fake,
     check=_check,
-    package=__name__,
-    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )

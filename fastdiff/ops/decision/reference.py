@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,28 @@ MOST_STRIDE = 2048
 # Where walks would never end; csrc/cpu/decision.h has the derivations.
 CERTAIN = 1024.0  # exact: |v| times the distance to the nearer boundary, and the rest is one draw
 LARGEST_NORMAL = 7.0  # on a grid: above sqrt(-2 ln 2^-33), the largest that is ever drawn
+
+
+class Arguments(NamedTuple):
+    """Described at :func:`fastdiff.ops.decision.first_passage`."""
+
+    seeds: Tensor
+    v: Tensor
+    a: Tensor
+    z: Tensor
+    t0: Tensor
+    s: Tensor
+    sv: Tensor
+    sz: Tensor
+    st0: Tensor
+    method: int  # its place in METHODS
+    dt: float
+    max_steps: int
+    max_time: float
+    reach: float
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self._fields[1:9]}
 
 
 @dataclass(frozen=True)
@@ -44,12 +67,12 @@ class Grid:
     eps: float  # of the dtype that the trials are given in
 
 
-def first_passage(
-    seeds, v, a, z, t0, s, sv, sz, st0, method, dt, max_steps, max_time, reach, record=None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``fastdiff.ops.decision.first_passage``; ``record`` (a list) receives (trial, step, x) after each move."""
-    dtype, grid = v.dtype, Grid(dt, max_steps, max_time, torch.finfo(v.dtype).eps)
-    v, a, z, t0, s, sv, sz, st0 = (p.double() for p in (v, a, z, t0, s, sv, sz, st0))
+def first_passage(given: Arguments, record: list | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """``record`` receives (trial, step, x) after each move."""
+    seeds, dt, max_steps, reach, method = given.seeds, given.dt, given.max_steps, given.reach, given.method
+    dtype = given.v.dtype
+    grid = Grid(dt, max_steps, given.max_time, torch.finfo(dtype).eps)
+    v, a, z, t0, s, sv, sz, st0 = (p.double() for p in given.parameters().values())
     words = random_bits(seeds, 4, stream=PARAMETERS)
     v = v + sv * _normals(words[:, 0], words[:, 1])[0]
     z = starts(seeds, z, sz)

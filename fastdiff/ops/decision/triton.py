@@ -19,6 +19,7 @@ from fastdiff.ops import _triton
 from fastdiff.ops._op import Kernel
 from fastdiff.ops._triton import high_word, low_word, minus_two_log, normals, philox, uniform
 from fastdiff.ops.decision import METHODS, PARAMETERS
+from fastdiff.ops.decision.reference import Arguments
 
 _LANES = 64  # of a program, which is one warp: lanes wait only for their own warp's
 _PROGRAMS = 16  # for each multiprocessor
@@ -247,8 +248,8 @@ def decision_forward_kernel(
         running = tl.max((i < trials).to(tl.int32), 0)
 
 
-def _run(seeds: Tensor, *rest) -> tuple[Tensor, Tensor, Tensor]:
-    parameters, (method, dt, max_steps, max_time, reach) = rest[:-5], rest[-5:]
+def _run(given: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    seeds, parameters = given.seeds, list(given.parameters().values())
     n, device = len(seeds), seeds.device
     rt, position = parameters[0].new_empty(n), parameters[0].new_empty(n)
     choice = seeds.new_empty(n, dtype=torch.int8)
@@ -256,13 +257,15 @@ def _run(seeds: Tensor, *rest) -> tuple[Tensor, Tensor, Tensor]:
     strides = [p.stride(0) for p in parameters]
     _triton.launch(
         decision_forward_kernel, (programs,), device,
-        seeds, *parameters, rt, choice, position, seeds.stride(0), *strides, n, dt, max_steps, max_time, reach,
-        METHOD=method, STRIDES=reach > 0, LANES=_LANES, num_warps=1,
+        seeds, *parameters, rt, choice, position, seeds.stride(0), *strides, n,
+        given.dt, given.max_steps, given.max_time, given.reach,
+        METHOD=given.method, STRIDES=given.reach > 0, LANES=_LANES, num_warps=1,
     )  # fmt: skip
     return rt, choice, position
 
 
-def _supports(seeds: Tensor, v: Tensor, *rest) -> str | None:
+def _supports(given: Arguments) -> str | None:
+    seeds, v = given.seeds, given.v
     if not _triton.INTERPRETED and seeds.device.type != "cuda":
         return f"Triton's kernels run on CUDA devices, and the seeds are on {seeds.device}"
     return None if v.dtype == torch.float32 else f"{v.dtype} is not float32"
@@ -272,7 +275,7 @@ def _calls() -> None:
     seeds, row = torch.empty(10_000, dtype=torch.int64, device="meta"), torch.empty(10_000, device="meta")
     for method in range(len(METHODS)):
         for reach in (0.0,) if METHODS[method] == "exact" else (0.0, 2.0):
-            _run(seeds, *(row,) * len(PARAMETERS), method, 0.001, 1 << 30, math.inf, reach)
+            _run(Arguments(seeds, *(row,) * len(PARAMETERS), method, 0.001, 1 << 30, math.inf, reach))
 
 
 KERNELS = {"decision": Kernel(_run, _supports)}

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.backend import Backend, is_eager
+from fastdiff.backend import is_eager
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.group_norm_silu import eager, reference
+from fastdiff.ops.group_norm_silu.reference import Arguments, BackwardArguments
 
 
 def group_norm_silu(
@@ -49,10 +50,9 @@ def group_norm_silu(
     Source: GroupNorm, Wu & He 2018, eq. 1-3; AdaGN, Dhariwal & Nichol 2021, section 3; SiLU, Elfwing et al. 2017.
     """
     if is_eager():
-        _check(x, num_groups, weight, bias, scale, shift)
-        return eager.group_norm_silu(
-            x, num_groups, weight, bias, scale=scale, shift=shift, eps=eps, silu=silu
-        )
+        given = Arguments(x, num_groups, weight, bias, scale, shift, eps, silu)
+        _check(given)
+        return eager.group_norm_silu(given)
     if scale is not None and scale.dim() > 2:
         scale = _rows(scale)
     if shift is not None and shift.dim() > 2:
@@ -65,15 +65,8 @@ def _rows(p: Tensor) -> Tensor:
     return p.flatten(1) if p.shape[2:].numel() == 1 else p
 
 
-def _check(
-    x: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    *_: float,
-) -> None:
+def _check(given: Arguments) -> None:
+    x, num_groups = given.x, given.num_groups
     if x.dim() < 2 or not x.is_floating_point():
         raise FastdiffError(
             f"group_norm_silu: x must be a floating-point tensor [N, C, *], got {x.dtype} {list(x.shape)}"
@@ -81,10 +74,10 @@ def _check(
     n, c = x.shape[0], x.shape[1]
     if num_groups < 1 or c % num_groups:
         raise FastdiffError(f"group_norm_silu: num_groups={num_groups} does not divide the {c} channels of x")
-    _check_parameter("weight", weight, x, (c,))
-    _check_parameter("bias", bias, x, (c,))
-    _check_parameter("scale", scale, x, (n, c))
-    _check_parameter("shift", shift, x, (n, c))
+    _check_parameter("weight", given.weight, x, (c,))
+    _check_parameter("bias", given.bias, x, (c,))
+    _check_parameter("scale", given.scale, x, (n, c))
+    _check_parameter("shift", given.shift, x, (n, c))
 
 
 def _check_parameter(name: str, p: Tensor | None, x: Tensor, shape: tuple[int, ...]) -> None:
@@ -103,44 +96,40 @@ def _stats_like(x: Tensor, *shape: Any) -> Tensor:
     return x.new_empty(shape, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
 
 
-def _fake_forward(x, num_groups, weight, bias, scale, shift, eps, silu):
-    n = x.shape[0]
-    return torch.empty_like(x), _stats_like(x, n, num_groups), _stats_like(x, n, num_groups)
+def _fake_forward(given: Arguments) -> tuple[Tensor, ...]:
+    x, shape = given.x, (given.x.shape[0], given.num_groups)
+    return torch.empty_like(x), _stats_like(x, *shape), _stats_like(x, *shape)
 
 
-def _fake_backward(grad, x, mean, rstd, num_groups, weight, bias, scale, shift, silu):
-    n, c = x.shape[:2]
+def _fake_backward(given: BackwardArguments) -> tuple[Tensor, ...]:
+    x, (n, c) = given.x, given.x.shape[:2]
     per_image = (_stats_like(x, n, c), _stats_like(x, n, c))
     return torch.empty_like(x), _stats_like(x, c), _stats_like(x, c), *per_image
 
 
 forward_op = FusedOp(
     "group_norm_silu",
-    "(Tensor x, int num_groups, Tensor? weight, Tensor? bias, Tensor? scale, Tensor? shift, float eps, bool silu)"
-    " -> (Tensor y, Tensor mean, Tensor rstd)",
+    Arguments,
+    "(Tensor y, Tensor mean, Tensor rstd)",
     reference=reference.group_norm_silu,
     fake=_fake_forward,
     check=_check,
-    package=__name__,
-    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
 
 backward_op = FusedOp(
     "group_norm_silu_backward",
-    "(Tensor grad, Tensor x, Tensor mean, Tensor rstd, int num_groups, Tensor? weight, Tensor? bias,"
-    " Tensor? scale, Tensor? shift, bool silu)"
-    " -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dscale, Tensor dshift)",
+    BackwardArguments,
+    "(Tensor dx, Tensor dweight, Tensor dbias, Tensor dscale, Tensor dshift)",
     reference=reference.group_norm_silu_backward,
     fake=_fake_backward,
-    package=__name__,
-    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
 backward_op.differentiate_reference()
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, ctx.num_groups, weight, bias, scale, shift, _, ctx.silu = inputs
-    ctx.save_for_backward(x, output[1], output[2], weight, bias, scale, shift)
+    given = Arguments(*inputs)
+    ctx.num_groups, ctx.silu = given.num_groups, given.silu
+    ctx.save_for_backward(given.x, *output[1:], *given.parameters())
     ctx.set_materialize_grads(False)
 
 
@@ -155,7 +144,7 @@ def _backward(
         through = reference.statistics_backward(dmean, drstd, x, mean, rstd)
         dx = through if dx is None else dx + through
     cast = (None if p is None or g is None else g.to(p.dtype) for p, g in zip(affine, daffine, strict=True))
-    return (dx, None, *cast, None, None)
+    return forward_op.gradients(x=dx, **dict(zip(("weight", "bias", "scale", "shift"), cast, strict=True)))
 
 
 forward_op.register_autograd(_backward, _setup_context)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.ops._case import Case
-from fastdiff.ops.group_norm_silu import group_norm_silu
-from fastdiff.ops.group_norm_silu.eager import group_norm_silu as eager
+from fastdiff.ops._case import Case, by_name
+from fastdiff.ops.group_norm_silu import eager, group_norm_silu
+from fastdiff.ops.group_norm_silu.reference import Arguments
 
 # Views of x that leave gaps: shape of the whole -> view of the wanted shape.
 _VIEWS: dict[str, tuple[Callable[..., tuple[int, ...]], Callable[[Tensor], Tensor]]] = {
@@ -66,7 +66,7 @@ def case(name: str, *shape: int, benchmark: bool = False, falls_back: bool = Fal
         name=name,
         op="group_norm_silu",
         fused=group_norm_silu,
-        eager=eager,
+        eager=by_name(eager.group_norm_silu, Arguments),
         inputs=functools.partial(_inputs, shape=shape, **options),
         differentiable=tuple(differentiable),
         elements=2 * torch.Size(shape).numel(),

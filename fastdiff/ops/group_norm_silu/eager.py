@@ -5,26 +5,19 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdiff.ops.group_norm_silu.reference import Arguments
 
-def group_norm_silu(
-    x: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    *,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
-    eps: float = 1e-5,
-    silu: bool = True,
-) -> Tensor:
-    """Same arguments as the public function. Parameters of another dtype: in theirs, as guided-diffusion's norms."""
-    dtype = x.dtype if weight is None else weight.dtype
-    h = F.group_norm(x.to(dtype), num_groups, weight, bias, eps).to(x.dtype)
-    if scale is not None:
-        h = h * (1 + _per_pixel(scale, x))
-    if shift is not None:
-        h = h + _per_pixel(shift, x)
-    return F.silu(h) if silu else h
+
+def group_norm_silu(given: Arguments) -> Tensor:
+    """Parameters of another dtype: in theirs, as guided-diffusion's norms."""
+    x = given.x
+    dtype = x.dtype if given.weight is None else given.weight.dtype
+    h = F.group_norm(x.to(dtype), given.num_groups, given.weight, given.bias, given.eps).to(x.dtype)
+    if given.scale is not None:
+        h = h * (1 + _per_pixel(given.scale, x))
+    if given.shift is not None:
+        h = h + _per_pixel(given.shift, x)
+    return F.silu(h) if given.silu else h
 
 
 def _per_pixel(p: Tensor, x: Tensor) -> Tensor:

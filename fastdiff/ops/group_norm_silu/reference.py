@@ -2,8 +2,42 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class Arguments(NamedTuple):
+    """Described at :func:`fastdiff.ops.group_norm_silu`."""
+
+    x: Tensor
+    num_groups: int
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    scale: Tensor | None = None  # here [N, C]
+    shift: Tensor | None = None
+    eps: float = 1e-5
+    silu: bool = True
+
+    def parameters(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        return self.weight, self.bias, self.scale, self.shift
+
+
+class BackwardArguments(NamedTuple):
+    grad: Tensor
+    x: Tensor
+    mean: Tensor
+    rstd: Tensor
+    num_groups: int
+    weight: Tensor | None
+    bias: Tensor | None
+    scale: Tensor | None
+    shift: Tensor | None
+    silu: bool
+
+    def parameters(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        return self.weight, self.bias, self.scale, self.shift
 
 
 def _per_channel(p: Tensor | None, x: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -32,17 +66,9 @@ def _affine(
     return h if shift is None else h + shift
 
 
-def group_norm_silu(
-    x: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    eps: float,
-    silu: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def group_norm_silu(given: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     """-> y like x, mean [N, G], rstd [N, G] (float32; float64 for float64 input)."""
+    x, num_groups = given.x, given.num_groups
     dtype = _compute_dtype(x)
     n = x.shape[0]
     if x.numel() == 0:
@@ -50,25 +76,14 @@ def group_norm_silu(
         return torch.empty_like(x), stats, stats.clone()
     groups = x.to(dtype).reshape(n, num_groups, -1)  # [N, G, C/G * HW]
     var, mean = torch.var_mean(groups, dim=2, correction=0)
-    rstd = torch.rsqrt(var + eps)
+    rstd = torch.rsqrt(var + given.eps)
     norm = ((groups - mean[..., None]) * rstd[..., None]).reshape(x.shape)
-    h = _affine(norm, *(_per_channel(p, x, dtype) for p in (weight, bias, scale, shift)))
-    y = h * torch.sigmoid(h) if silu else h
+    h = _affine(norm, *(_per_channel(p, x, dtype) for p in given.parameters()))
+    y = h * torch.sigmoid(h) if given.silu else h
     return torch.empty_like(x).copy_(y), mean, rstd
 
 
-def group_norm_silu_backward(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    silu: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def group_norm_silu_backward(given: BackwardArguments) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """-> dx like x, and in the computing precision dweight [C], dbias [C], dscale [N, C], dshift [N, C].
 
     With norm = (x - mean) * rstd, u = norm * weight + bias, h = u * (1 + scale) + shift, y = silu(h):
@@ -77,15 +92,16 @@ def group_norm_silu_backward(
         dnorm = dh * (1 + scale) * weight
         dx = rstd * (dnorm - mean_group(dnorm) - norm * mean_group(dnorm * norm))
     """
+    x, rstd = given.x, given.rstd
     dtype = _compute_dtype(x)
     n, c = x.shape[:2]
     pixels = x.shape[2:].numel()
-    w, b, s, t = (_per_channel(p, x, dtype) for p in (weight, bias, scale, shift))
-    groups = x.to(dtype).reshape(n, num_groups, c // num_groups * pixels)
-    norm = ((groups - mean[..., None]) * rstd[..., None]).reshape(x.shape)
+    w, b, s, t = (_per_channel(p, x, dtype) for p in given.parameters())
+    groups = x.to(dtype).reshape(n, given.num_groups, c // given.num_groups * pixels)
+    norm = ((groups - given.mean[..., None]) * rstd[..., None]).reshape(x.shape)
     u = _affine(norm, w, b, None, None)
-    dh = grad.to(dtype)
-    if silu:
+    dh = given.grad.to(dtype)
+    if given.silu:
         h = _affine(u, None, None, s, t)
         sig = torch.sigmoid(h)
         dh = dh * sig * (1 + h * (1 - sig))

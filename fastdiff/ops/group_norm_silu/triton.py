@@ -16,6 +16,7 @@ from fastdiff.ops.group_norm_silu import reference
 from fastdiff.ops.group_norm_silu import triton_backward as backward
 from fastdiff.ops.group_norm_silu import triton_forward as forward
 from fastdiff.ops.group_norm_silu.layout import CHANNELS_LAST, layout
+from fastdiff.ops.group_norm_silu.reference import Arguments, BackwardArguments
 
 # Elements that a program holds at most, of all tensors that it reads: 32 a thread. Where programs go through chunks
 # of larger images, a tile is a quarter: accumulators need room, and several programs share a multiprocessor.
@@ -106,25 +107,17 @@ def _prepared(parameters: tuple[Tensor | None, ...]) -> tuple[tuple[Tensor | Non
     return kept, (0 if scale is None else scale.stride(0), 0 if shift is None else shift.stride(0))
 
 
-def _forward(
-    x: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    eps: float,
-    silu: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(given: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    x, num_groups, eps, silu = given.x, given.num_groups, given.eps, given.silu
     if x.numel() == 0:
-        return reference.group_norm_silu(x, num_groups, weight, bias, scale, shift, eps, silu)
+        return reference.group_norm_silu(given)
     n, c = x.shape[:2]
     p = _plan(x.shape, x.stride(), x.dtype, num_groups, x.device, 1)
     pixels, device = x.numel() // (n * c), x.device
     y = torch.empty_like(x)
     mean = x.new_empty((n, num_groups), dtype=torch.float32)
     rstd = torch.empty_like(mean)
-    parameters, rows = _prepared((weight, bias, scale, shift))
+    parameters, rows = _prepared(given.parameters())
     tile = {"GROUP": c // num_groups, "GROUPS": p.groups, "CHANNELS": p.channels, "PIXELS": p.pixels}
     strides = x.stride(0), c * pixels, p.pixel_stride, p.channel_stride
     tensors = x, y, mean, rstd, *parameters
@@ -149,22 +142,10 @@ def _forward(
     return y, mean, rstd
 
 
-def _backward(
-    grad: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    silu: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _backward(given: BackwardArguments) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad, x, num_groups, silu = given.grad, given.x, given.num_groups, given.silu
     if x.numel() == 0:
-        return reference.group_norm_silu_backward(
-            grad, x, mean, rstd, num_groups, weight, bias, scale, shift, silu
-        )
+        return reference.group_norm_silu_backward(given)
     n, c = x.shape[:2]
     p = _plan(x.shape, x.stride(), x.dtype, num_groups, x.device, 2)
     pixels, device = x.numel() // (n * c), x.device
@@ -175,10 +156,10 @@ def _backward(
     b_sums, dscale = torch.empty_like(a_sums), torch.empty_like(a_sums)
     dweight = x.new_empty(c, dtype=torch.float32)
     dbias = torch.empty_like(dweight)
-    parameters, rows = _prepared((weight, bias, scale, shift))
+    parameters, rows = _prepared(given.parameters())
     tile = {"GROUP": c // num_groups, "GROUPS": p.groups, "CHANNELS": p.channels, "PIXELS": p.pixels}
     strides = x.stride(0), c * pixels, p.pixel_stride, p.channel_stride
-    saved = mean.contiguous(), rstd.contiguous(), *parameters
+    saved = given.mean.contiguous(), given.rstd.contiguous(), *parameters
     if p.chunks:
         parts = x.new_empty((2, n * p.blocks, p.chunks, p.channels), dtype=torch.float32).unbind()
         for first in range(0, n * p.blocks, p.units):
@@ -208,9 +189,10 @@ def _backward(
     return dx, dweight, dbias, dscale, a_sums
 
 
-def _supports(x: Tensor, num_groups: int, *parameters: Tensor | None) -> str | None:
+def _supports(given: Arguments | BackwardArguments) -> str | None:
+    x, num_groups = given.x, given.num_groups
     names = ("weight", "bias", "scale", "shift")
-    if reason := _triton.why_not(x, **dict(zip(names, parameters, strict=True))):
+    if reason := _triton.why_not(x, **dict(zip(names, given.parameters(), strict=True))):
         return reason
     if layout(x.shape, x.stride()) is None:
         return f"x with shape {list(x.shape)} and strides {list(x.stride())} is neither contiguous nor channels_last"
@@ -221,14 +203,6 @@ def _supports(x: Tensor, num_groups: int, *parameters: Tensor | None) -> str | N
     return None
 
 
-def _forward_supports(x, num_groups, weight, bias, scale, shift, eps, silu) -> str | None:
-    return _supports(x, num_groups, weight, bias, scale, shift)
-
-
-def _backward_supports(grad, x, mean, rstd, num_groups, weight, bias, scale, shift, silu) -> str | None:
-    return _supports(x, num_groups, weight, bias, scale, shift)
-
-
 def _calls() -> None:
     """The shapes of ADM, C / 32 from 2 to 64: each in one layout or both, and in the dtypes that networks have."""
     for c, size, last, dtype in _SHAPES:
@@ -236,8 +210,8 @@ def _calls() -> None:
         x = x.to(memory_format=torch.channels_last) if last else x
         weight, rows = torch.empty(c, device="meta"), torch.empty((2, 2 * c), dtype=dtype, device="meta")
         scale, shift = rows.chunk(2, dim=1) if size <= 64 else (None, None)
-        _, mean, rstd = _forward(x, 32, weight, weight, scale, shift, 1e-5, True)
-        _backward(x, x, mean, rstd, 32, weight, weight, scale, shift, True)
+        _, mean, rstd = _forward(Arguments(x, 32, weight, weight, scale, shift))
+        _backward(BackwardArguments(x, x, mean, rstd, 32, weight, weight, scale, shift, silu=True))
 
 
 _PER_GROUP = (2, 4, 6, 8, 12, 16, 18, 24, 30, 32, 36, 40, 42, 48, 56, 64)
@@ -260,7 +234,7 @@ _SHAPES += [
 ]
 
 KERNELS = {
-    "group_norm_silu": Kernel(_forward, _forward_supports),
-    "group_norm_silu_backward": Kernel(_backward, _backward_supports),
+    "group_norm_silu": Kernel(_forward, _supports),
+    "group_norm_silu_backward": Kernel(_backward, _supports),
 }
 CONFIGURATIONS = _triton.Recording(_calls)

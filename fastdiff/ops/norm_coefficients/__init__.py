@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastdiff.backend import Backend, is_eager
+from fastdiff.backend import is_eager
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.norm_coefficients import reference
+from fastdiff.ops.norm_coefficients.reference import Arguments
 
 
 def norm_coefficients(
@@ -47,11 +48,11 @@ def norm_coefficients(
 
     Source: GroupNorm, Wu & He 2018, eq. 1-3; AdaGN, Dhariwal & Nichol 2021, section 3.
     """
-    arguments = moments, more, num_groups, weight, bias, _rows(scale), _rows(shift), eps
+    given = Arguments(moments, num_groups, weight, bias, more, _rows(scale), _rows(shift), eps)
     if is_eager():
-        _check(*arguments)
-        return reference.norm_coefficients(*arguments)
-    return op(*arguments)
+        _check(given)
+        return reference.norm_coefficients(given)
+    return op(*given)
 
 
 def _rows(p: Tensor | None) -> Tensor | None:
@@ -59,16 +60,8 @@ def _rows(p: Tensor | None) -> Tensor | None:
     return p if p is None or p.dim() <= 2 else p.flatten(1)
 
 
-def _check(
-    moments: Tensor,
-    more: Tensor | None,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    eps: float,
-) -> None:
+def _check(given: Arguments) -> None:
+    moments, more, num_groups = given.moments, given.more, given.num_groups
     n = len(moments) if moments.dim() else 0
     for name, m in (("moments", moments), ("more", more)):
         if m is not None and (m.dim() != 3 or m.shape[2] != 2 or len(m) != n or not m.is_floating_point()):
@@ -79,35 +72,30 @@ def _check(
     channels = moments.shape[1] + (0 if more is None else more.shape[1])
     if num_groups < 1 or channels % num_groups:
         raise FastdiffError(f"norm_coefficients: num_groups={num_groups} does not divide {channels} channels")
-    for name, parameter, shape in (
-        ("weight", weight, [channels]),
-        ("bias", bias, [channels]),
-        ("scale", scale, [n, channels]),
-        ("shift", shift, [n, channels]),
-    ):
+    for name, parameter in given.parameters().items():
+        shape = [n, channels] if name in ("scale", "shift") else [channels]
         if parameter is not None and list(parameter.shape) != shape:
             raise FastdiffError(
                 f"norm_coefficients: {name} must have shape {shape}, got {list(parameter.shape)}"
             )
-    for name, t in (("more", more), ("weight", weight), ("bias", bias), ("scale", scale), ("shift", shift)):
+    for name, t in {"more": more, **given.parameters()}.items():
         if t is not None and t.device != moments.device:
             raise FastdiffError(f"norm_coefficients: {name} is on {t.device}, moments on {moments.device}")
 
 
-def _fake(moments, more, num_groups, weight, bias, scale, shift, eps):
+def _fake(given: Arguments) -> Tensor:
+    moments, more = given.moments, given.more
     channels = moments.shape[1] + (0 if more is None else more.shape[1])
     return moments.new_empty(moments.shape[0], 3, channels)
 
 
 op = FusedOp(
     "norm_coefficients",
-    "(Tensor moments, Tensor? more, int num_groups, Tensor? weight, Tensor? bias, Tensor? scale, Tensor? shift,"
-    " float eps) -> Tensor affine",
+    Arguments,
+    "Tensor affine",
     reference=reference.norm_coefficients,
     fake=_fake,
     check=_check,
-    package=__name__,
-    backends=(Backend.CPU,),
 )
 
 

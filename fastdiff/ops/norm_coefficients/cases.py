@@ -8,14 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.ops._case import Case
+from fastdiff.ops._case import Case, by_name
 from fastdiff.ops.norm_coefficients import norm_coefficients, reference
-
-
-def _eager(moments: Tensor, num_groups: int, **options: Any) -> Tensor:
-    weight, bias, scale, shift = (options.get(name) for name in ("weight", "bias", "scale", "shift"))
-    more, eps = options.get("more"), options["eps"]
-    return reference.norm_coefficients(moments, more, num_groups, weight, bias, scale, shift, eps)
 
 
 def _inputs(
@@ -58,7 +52,7 @@ def _case(name: str, *shape: int, num_groups: int = 32, **options: Any) -> Case:
         name=name,
         op="norm_coefficients",
         fused=norm_coefficients,
-        eager=_eager,
+        eager=by_name(reference.norm_coefficients, reference.Arguments),
         inputs=functools.partial(_inputs, shape=shape, num_groups=num_groups, **options),
         differentiable=tuple(differentiable),
         keeps_layout=False,

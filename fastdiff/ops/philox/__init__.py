@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastdiff.backend import Backend
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.philox import reference
+from fastdiff.ops.philox.reference import BitsArguments, NormalArguments
 from fastdiff.scalars import whole
 
 _WORDS = 2**32
@@ -90,7 +90,8 @@ def random_bits(seeds: Tensor, count: int, *, step: int = 0, stream: int = 0, fi
     return bits_op(seeds, count, step, stream, first_block)
 
 
-def _check_normal(seeds: Tensor, shape: Sequence[int], step: int, stream: int, dtype: torch.dtype) -> None:
+def _check_normal(given: NormalArguments) -> None:
+    seeds, shape, step, stream, dtype = given
     check_seeds("normal", seeds)
     _check_words("normal", step, stream)
     if any(size < 0 for size in shape):
@@ -100,11 +101,11 @@ def _check_normal(seeds: Tensor, shape: Sequence[int], step: int, stream: int, d
         raise FastdiffError(f"normal: dtype must be one of {names}, got {dtype}")
 
 
-def _check_bits(seeds: Tensor, count: int, step: int, stream: int, first_block: int) -> None:
-    check_seeds("random_bits", seeds)
-    _check_words("random_bits", step, stream)
-    if count < 0:
-        raise FastdiffError(f"random_bits: count must be at least 0, got {count}")
+def _check_bits(given: BitsArguments) -> None:
+    check_seeds("random_bits", given.seeds)
+    _check_words("random_bits", given.step, given.stream)
+    if given.count < 0:
+        raise FastdiffError(f"random_bits: count must be at least 0, got {given.count}")
 
 
 def _check_words(op: str, step: int, stream: int) -> None:
@@ -124,30 +125,28 @@ def check_word(op: str, name: str, value: int) -> None:
         raise FastdiffError(f"{op}: {name} must be in [0, 2^32), got {value}")
 
 
-def _fake_normal(seeds, shape, step, stream, dtype):
-    return seeds.new_empty((seeds.shape[0], *shape), dtype=dtype)
+def _fake_normal(given: NormalArguments) -> Tensor:
+    return given.seeds.new_empty((given.seeds.shape[0], *given.shape), dtype=given.dtype)
 
 
-def _fake_bits(seeds, count, step, stream, first_block):
-    return seeds.new_empty((seeds.shape[0], count))
+def _fake_bits(given: BitsArguments) -> Tensor:
+    return given.seeds.new_empty((given.seeds.shape[0], given.count))
 
 
 normal_op = FusedOp(
     "philox_normal",
-    "(Tensor seeds, SymInt[] shape, int step, int stream, ScalarType dtype) -> Tensor",
-    reference=reference.normal,
+    NormalArguments,
+    "Tensor",
+    reference=lambda given: reference.normal(*given),
     fake=_fake_normal,
     check=_check_normal,
-    package=__name__,
-    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
 
 bits_op = FusedOp(
     "philox_bits",
-    "(Tensor seeds, SymInt count, int step, int stream, int first_block) -> Tensor",
-    reference=reference.random_bits,
+    BitsArguments,
+    "Tensor",
+    reference=lambda given: reference.random_bits(*given),
     fake=_fake_bits,
     check=_check_bits,
-    package=__name__,
-    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )

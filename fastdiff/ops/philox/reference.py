@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,26 @@ _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)  # Salmon et al. 2011, table 2: 4x32
 _WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio, sqrt(3) - 1: added to the key after every round
 _ROUNDS = 10
+
+
+class NormalArguments(NamedTuple):
+    """Described at :func:`fastdiff.ops.normal`."""
+
+    seeds: Tensor
+    shape: Annotated[Sequence[int], "SymInt[]"]
+    step: int
+    stream: int
+    dtype: torch.dtype
+
+
+class BitsArguments(NamedTuple):
+    """Described at :func:`fastdiff.ops.random_bits`."""
+
+    seeds: Tensor
+    count: Annotated[int, "SymInt"]
+    step: int
+    stream: int
+    first_block: int
 
 
 def _multiply(a: Any, b: int) -> tuple[Any, Any]:

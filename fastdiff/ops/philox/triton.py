@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import triton
@@ -13,6 +12,7 @@ from torch import Tensor
 from fastdiff.ops import _triton
 from fastdiff.ops._op import Kernel
 from fastdiff.ops._triton import draw_normals, in_order, philox_blocks, store
+from fastdiff.ops.philox.reference import BitsArguments, NormalArguments
 
 _BLOCK = 1024  # elements of a program: 8 a thread
 
@@ -49,23 +49,26 @@ def _run(kernel, seeds: Tensor, out: Tensor, count: int, *numbers: int) -> Tenso
     return out
 
 
-def _normal(seeds: Tensor, shape: Sequence[int], step: int, stream: int, dtype: torch.dtype) -> Tensor:
+def _normal(given: NormalArguments) -> Tensor:
+    seeds, shape, step, stream, dtype = given
     out = seeds.new_empty((len(seeds), *shape), dtype=dtype)
     return _run(philox_normal_forward_kernel, seeds, out, math.prod(shape), step, stream)
 
 
-def _bits(seeds: Tensor, count: int, step: int, stream: int, first_block: int) -> Tensor:
+def _bits(given: BitsArguments) -> Tensor:
+    seeds, count, step, stream, first_block = given
     out = seeds.new_empty((len(seeds), count))
     return _run(philox_bits_forward_kernel, seeds, out, count, step, stream, first_block)
 
 
-def _normal_supports(seeds, shape, step, stream, dtype) -> str | None:
-    if dtype not in _triton.DTYPES:
-        return f"{dtype} is not among float32, bfloat16, float16"
-    return _bits_supports(seeds)
+def _normal_supports(given: NormalArguments) -> str | None:
+    if given.dtype not in _triton.DTYPES:
+        return f"{given.dtype} is not among float32, bfloat16, float16"
+    return _bits_supports(given)
 
 
-def _bits_supports(seeds, *_) -> str | None:
+def _bits_supports(given: NormalArguments | BitsArguments) -> str | None:
+    seeds = given.seeds
     if not _triton.INTERPRETED and seeds.device.type != "cuda":
         return f"Triton's kernels run on CUDA devices, and the seeds are on {seeds.device}"
     return None if len(seeds) <= _triton.MAX_GRID_Y else f"{len(seeds)} samples at once are too many"
@@ -74,9 +77,9 @@ def _bits_supports(seeds, *_) -> str | None:
 def _calls() -> None:
     seeds = torch.empty(8, dtype=torch.int64, device="meta")
     for dtype in _triton.DTYPES:
-        _normal(seeds, (3, 64, 64), 5, 0, dtype)
-    _normal(seeds, (3, 7, 5), 5, 0, torch.float32)
-    _bits(seeds, 4096, 5, 0, 0)
+        _normal(NormalArguments(seeds, (3, 64, 64), 5, 0, dtype))
+    _normal(NormalArguments(seeds, (3, 7, 5), 5, 0, torch.float32))
+    _bits(BitsArguments(seeds, 4096, 5, 0, 0))
 
 
 KERNELS = {

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastdiff.backend import Backend, is_eager
+from fastdiff.backend import is_eager
 from fastdiff.errors import FastdiffError
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.philox import check_seeds, check_word
 from fastdiff.ops.reverse_step import eager, reference
+from fastdiff.ops.reverse_step.reference import Arguments
 from fastdiff.ops.reverse_step.table import COLUMNS as COLUMNS
 from fastdiff.ops.reverse_step.table import TABLE_COLUMNS
 
@@ -76,39 +77,16 @@ def reverse_step(
     (guidance).
     """
     if is_eager():
-        _check(x, model_output, table, index, uncond, h1, h2, noise, seeds, stream, clip, variance)
-        return eager.with_randn(
-            x,
-            model_output,
-            table,
-            index,
-            uncond=uncond,
-            h1=h1,
-            h2=h2,
-            noise=noise,
-            seeds=seeds,
-            clip=clip,
-            variance=variance,
-        )
+        given = Arguments(x, model_output, table, index, uncond, h1, h2, noise, seeds, stream, clip, variance)
+        _check(given)
+        return eager.with_randn(given)
     return step_op(x, model_output, table, index, uncond, h1, h2, noise, seeds, stream, clip, variance)
 
 
-def _check(
-    x: Tensor,
-    model_output: Tensor,
-    table: Tensor,
-    index: Tensor,
-    uncond: Tensor | None,
-    h1: Tensor | None,
-    h2: Tensor | None,
-    noise: Tensor | None,
-    seeds: Tensor | None,
-    stream: int,
-    clip: bool,
-    variance: str,
-) -> None:
-    _check_tensors(x, model_output, uncond, h1, h2, noise)
-    _check_row(x, table, index)
+def _check(given: Arguments) -> None:
+    x, model_output, variance, seeds = given.x, given.model_output, given.variance, given.seeds
+    _check_tensors(given)
+    _check_row(x, given.table, given.index)
     if variance not in VARIANCES:
         raise FastdiffError(f"reverse_step: variance must be one of {', '.join(VARIANCES)}, got {variance!r}")
     if variance != "none" and model_output.shape[1] != 2 * x.shape[1]:
@@ -117,7 +95,7 @@ def _check(
             f" (twice those of x), got {model_output.shape[1]}"
         )
     if seeds is not None:
-        if noise is not None:
+        if given.noise is not None:
             raise FastdiffError("reverse_step: give noise or seeds, not both")
         check_seeds("reverse_step", seeds)
         if seeds.shape != x.shape[:1] or seeds.device != x.device:
@@ -125,17 +103,12 @@ def _check(
                 f"reverse_step: seeds must have shape {[x.shape[0]]} on {x.device},"
                 f" got {list(seeds.shape)} on {seeds.device}"
             )
-    check_word("reverse_step", "stream", stream)
+    check_word("reverse_step", "stream", given.stream)
 
 
-def _check_tensors(
-    x: Tensor,
-    model_output: Tensor,
-    uncond: Tensor | None,
-    h1: Tensor | None,
-    h2: Tensor | None,
-    noise: Tensor | None,
-) -> None:
+def _check_tensors(given: Arguments) -> None:
+    x, model_output, uncond = given.x, given.model_output, given.uncond
+    like_x = {"h1": given.h1, "h2": given.h2, "noise": given.noise}
     if x.dim() < 2 or not x.is_floating_point():
         raise FastdiffError(
             f"reverse_step: x must be a floating-point tensor [N, C, *], got {x.dtype} {list(x.shape)}"
@@ -152,20 +125,14 @@ def _check_tensors(
             f"reverse_step: uncond must be a floating-point tensor shaped like model_output"
             f" {list(model_output.shape)}, got {uncond.dtype} {list(uncond.shape)}"
         )
-    for name, t in (("h1", h1), ("h2", h2), ("noise", noise)):
+    for name, t in like_x.items():
         if t is not None and t.shape != x.shape:
             raise FastdiffError(
                 f"reverse_step: {name} must have x's shape {list(x.shape)}, got {list(t.shape)}"
             )
         if t is not None and t.dtype not in (x.dtype, torch.float32):
             raise FastdiffError(f"reverse_step: {name} must be float32 or {x.dtype} like x, got {t.dtype}")
-    for name, t in (
-        ("model_output", model_output),
-        ("uncond", uncond),
-        ("h1", h1),
-        ("h2", h2),
-        ("noise", noise),
-    ):
+    for name, t in {"model_output": model_output, "uncond": uncond, **like_x}.items():
         if t is not None and t.device != x.device:
             raise FastdiffError(f"reverse_step: {name} is on {t.device}, x is on {x.device}")
 
@@ -190,19 +157,17 @@ def _check_row(x: Tensor, table: Tensor, index: Tensor) -> None:
             raise FastdiffError(f"reverse_step: {name} is on {t.device}, x is on {x.device}")
 
 
-def _fake(x, model_output, table, index, uncond, h1, h2, noise, seeds, stream, clip, variance):
+def _fake(given: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    x = given.x
     return torch.empty_like(x), torch.empty_like(x), x.new_empty(x.shape[:1], dtype=torch.int32)
 
 
 step_op = FusedOp(
     "reverse_step",
-    "(Tensor x, Tensor model_output, Tensor table, Tensor index, Tensor? uncond, Tensor? h1, Tensor? h2,"
-    " Tensor? noise, Tensor? seeds, int stream, bool clip, str variance)"
-    " -> (Tensor x_next, Tensor x0, Tensor nonfinite)",
+    Arguments,
+    "(Tensor x_next, Tensor x0, Tensor nonfinite)",
     reference=reference.reverse_step,
     fake=_fake,
     check=_check,
-    package=__name__,
-    backends=(Backend.CPU, Backend.CUDA, Backend.TRITON),
 )
 step_op.differentiate_reference()

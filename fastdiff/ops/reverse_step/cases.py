@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.ops._case import Case
+from fastdiff.ops._case import Case, by_name
 from fastdiff.ops.reverse_step import eager, reverse_step
+from fastdiff.ops.reverse_step.reference import Arguments
 
 # In the order of COLUMNS, and padding: three steps of a cosine-like process.
 _ROWS = (
@@ -97,8 +98,8 @@ def case(name: str, *, benchmark: bool = False, gradients: bool = False, **optio
         name=name,
         op="reverse_step",
         fused=reverse_step,
-        eager=eager.reverse_step,
-        baseline=eager.with_randn,
+        eager=by_name(eager.reverse_step, Arguments),
+        baseline=by_name(eager.with_randn, Arguments),
         inputs=functools.partial(_inputs, **options),
         differentiable=_differentiable(**options) if gradients else (),
         elements=n * channels * math.prod(rest),

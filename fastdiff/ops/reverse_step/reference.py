@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -11,21 +13,32 @@ from fastdiff.ops.philox import reference as philox
 from fastdiff.ops.reverse_step.table import COLUMNS, Coefficients
 
 
-def reverse_step(
-    x: Tensor,
-    model_output: Tensor,
-    table: Tensor,
-    index: Tensor,
-    uncond: Tensor | None,
-    h1: Tensor | None,
-    h2: Tensor | None,
-    noise: Tensor | None,
-    seeds: Tensor | None,
-    stream: int,
-    clip: bool,
-    variance: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+class Arguments(NamedTuple):
+    """Described at :func:`fastdiff.ops.reverse_step`."""
+
+    x: Tensor
+    model_output: Tensor
+    table: Tensor
+    index: Tensor
+    uncond: Tensor | None = None
+    h1: Tensor | None = None
+    h2: Tensor | None = None
+    noise: Tensor | None = None
+    seeds: Tensor | None = None
+    stream: int = 0
+    clip: bool = False
+    variance: str = "none"
+
+
+def reverse_step(given: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     """-> x_next and x0 like x, nonfinite [N] int32. Computed in float32; in float64 for float64 x."""
+    x, model_output, table, index, uncond = (
+        given.x,
+        given.model_output,
+        given.table,
+        given.index,
+        given.uncond,
+    )
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if index.device.type == "cpu" and not is_transformed():
         check_index(table, index)
@@ -38,19 +51,20 @@ def reverse_step(
         base = uncond[:, :channels].to(dtype)
         out = base + k.guidance * (out - base)
     x0 = k.out_x * state + k.out_m * out
-    if clip:
+    if given.clip:
         x0 = x0.clamp(-1, 1)  # NaN stays NaN
     x_next = k.x * state + k.x0 * x0
-    for coefficient, history in ((k.h1, h1), (k.h2, h2)):
+    for coefficient, history in ((k.h1, given.h1), (k.h2, given.h2)):
         if history is not None:
             x_next = x_next + coefficient * history.to(dtype)
-    if seeds is not None:
-        noise = philox.normal(seeds, x.shape[1:], step=index, stream=stream, dtype=dtype)
+    noise = given.noise
+    if given.seeds is not None:
+        noise = philox.normal(given.seeds, x.shape[1:], step=index, stream=given.stream, dtype=dtype)
     if noise is not None:
         std = k.std
-        if variance != "none":
+        if given.variance != "none":
             log_var = model_output[:, channels:].to(dtype)
-            if variance == "learned_range":
+            if given.variance == "learned_range":
                 fraction = (log_var + 1) / 2
                 log_var = fraction * k.log_max + (1 - fraction) * k.log_min
             std = k.noise_on * torch.exp(log_var / 2)

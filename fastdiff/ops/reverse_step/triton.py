@@ -18,6 +18,7 @@ from fastdiff.ops._op import Kernel
 from fastdiff.ops._triton import draw_normals, store
 from fastdiff.ops.reverse_step import VARIANCES
 from fastdiff.ops.reverse_step.planar import strides as planar_strides
+from fastdiff.ops.reverse_step.reference import Arguments
 from fastdiff.ops.reverse_step.table import COLUMNS
 
 _BLOCK, _STRIDED_BLOCK = 1024, 512  # elements of a program: 8 a thread; 4 where places take registers
@@ -191,22 +192,10 @@ def _plan(seeded: bool, *layouts: _Layout) -> _Plan:
     return _Plan(tuple(strides), (halves[0], halves[1]), channels * pixels, pixels, flat)
 
 
-def _run(
-    x: Tensor,
-    model_output: Tensor,
-    table: Tensor,
-    index: Tensor,
-    uncond: Tensor | None,
-    h1: Tensor | None,
-    h2: Tensor | None,
-    noise: Tensor | None,
-    seeds: Tensor | None,
-    stream: int,
-    clip: bool,
-    variance: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _run(given: Arguments) -> tuple[Tensor, Tensor, Tensor]:
+    x, model_output, table, seeds = given.x, given.model_output, given.table, given.seeds
     x_next, x0 = torch.empty_like(x), torch.empty_like(x)
-    operands = x, model_output, uncond, h1, h2, noise
+    operands = x, model_output, given.uncond, given.h1, given.h2, given.noise
     plan = _plan(seeds is not None, *map(_layout, operands), _layout(x_next))
     block = _BLOCK if plan.flat else _STRIDED_BLOCK
     programs = triton.cdiv(plan.elements, block)
@@ -214,18 +203,18 @@ def _run(
     nonfinite = flags(x.shape[0], dtype=torch.int32)
     _triton.launch(
         reverse_step_forward_kernel, (programs, x.shape[0]), x.device,
-        *operands, seeds, x_next, x0, nonfinite, table, index, *plan.strides, plan.elements, plan.pixels, *plan.halves,
-        None if seeds is None else seeds.stride(0), table.shape[0], *table.stride(), stream,
-        VARIANCE=VARIANCES.index(variance), WIDE=model_output.shape[1] != x.shape[1], CLIP=clip, FLAT=plan.flat,
-        ALONE=programs == 1, BLOCK=block, num_warps=4,
+        *operands, seeds, x_next, x0, nonfinite, table, given.index, *plan.strides,
+        plan.elements, plan.pixels, *plan.halves,
+        None if seeds is None else seeds.stride(0), table.shape[0], *table.stride(), given.stream,
+        VARIANCE=VARIANCES.index(given.variance), WIDE=model_output.shape[1] != x.shape[1], CLIP=given.clip,
+        FLAT=plan.flat, ALONE=programs == 1, BLOCK=block, num_warps=4,
     )  # fmt: skip
     return x_next, x0, nonfinite
 
 
-def _supports(
-    x, model_output, table, index, uncond, h1, h2, noise, seeds, stream, clip, variance
-) -> str | None:
-    others = {"model_output": model_output, "uncond": uncond, "h1": h1, "h2": h2, "noise": noise}
+def _supports(given: Arguments) -> str | None:
+    x, names = given.x, ("model_output", "uncond", "h1", "h2", "noise")
+    others = {name: getattr(given, name) for name in names}
     if reason := _triton.why_not(x, **others):
         return reason
     for name, t in {"x": x, **others}.items():
@@ -261,13 +250,14 @@ def _calls() -> None:
         x = torch.empty((4, 3, size, size), device="meta").to(memory_format=layout)
         m = torch.empty((4, 3, size, size), dtype=dtype, device="meta").to(memory_format=layout)
         w = torch.empty((4, 6, size, size), dtype=dtype, device="meta").to(memory_format=layout)
-        _run(x, m, table, index, None, None, None, None, None, 0, True, "none")
-        _run(x, m, table, index, None, x, x, None, None, 0, True, "none")
-        _run(x, m, table, index, None, None, None, None, seeds, 0, True, "none")
-        _run(x, w, table, index, None, None, None, None, seeds, 0, True, "learned")
-        _run(x, w, table, index, None, None, None, None, seeds, 0, True, "learned_range")
-        _run(x, w, table, index, w, None, None, None, seeds, 0, True, "learned_range")
-        _run(x, w, table, index, w, x, x, x, None, 0, False, "learned_range")
+        plain, wide = (functools.partial(Arguments, x, o, table, index, clip=True) for o in (m, w))
+        _run(plain())
+        _run(plain(h1=x, h2=x))
+        _run(plain(seeds=seeds))
+        _run(wide(seeds=seeds, variance="learned"))
+        _run(wide(seeds=seeds, variance="learned_range"))
+        _run(wide(uncond=w, seeds=seeds, variance="learned_range"))
+        _run(wide(uncond=w, h1=x, h2=x, noise=x, clip=False, variance="learned_range"))
 
 
 KERNELS = {"reverse_step": Kernel(_run, _supports)}
