@@ -3,8 +3,28 @@
 
 #include <cstdint>
 
+#include "common/device.h"
+
 namespace fastdiff {
 
 enum DType : int64_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+
+// Calls f with a value of the type that the code names: one place turns run-time dtypes into templates. A device says
+// its own types of 16 bits: cpu/vec.h, cuda/vec.cuh.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
+template <class BFloat16, class Float16, class F>
+FASTDIFF_HOST_DEVICE auto dispatch_dtype16(int64_t dtype, F&& f) {
+  return dtype == kBFloat16 ? f(BFloat16{}) : f(Float16{});
+}
+
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
+template <class BFloat16, class Float16, class F>
+FASTDIFF_HOST_DEVICE auto dispatch_dtype(int64_t dtype, F&& f) {
+  return dtype == kFloat32 ? f(float{}) : dispatch_dtype16<BFloat16, Float16>(dtype, f);
+}
 
 }  // namespace fastdiff

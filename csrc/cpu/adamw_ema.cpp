@@ -22,10 +22,7 @@ void write(T* p, Vec v, int64_t count) {
 }
 
 void write_low(const Args& a, const Chunk& chunk, int64_t i, Vec p, int64_t count) {
-  if (a.low_dtype == kBFloat16)
-    write(chunk.at<bfloat16>(kLow) + i, p, count);
-  else
-    write(chunk.at<float16>(kLow) + i, p, count);
+  dispatch_dtype16(a.low_dtype, [&](auto low) { write(chunk.at<decltype(low)>(kLow) + i, p, count); });
 }
 
 // `count` elements from i on, one vector at most. The last vector goes through the same instructions as the others.

@@ -48,14 +48,13 @@ typedef uint16_t VecH __attribute__((vector_size(2 * kLanes)));
 struct bfloat16 { uint16_t bits; };
 struct float16 { uint16_t bits; };
 
-// Calls f with a value of the element type that the code names: one place turns run-time dtypes into templates.
 template <class F>
-inline void dispatch_dtype(int64_t dtype, F&& f) {
-  switch (dtype) {
-    case kFloat32: f(float{}); break;
-    case kBFloat16: f(bfloat16{}); break;
-    default: f(float16{});
-  }
+inline auto dispatch_dtype(int64_t dtype, F&& f) {
+  return dispatch_dtype<bfloat16, float16>(dtype, f);
+}
+template <class F>
+inline auto dispatch_dtype16(int64_t dtype, F&& f) {
+  return dispatch_dtype16<bfloat16, float16>(dtype, f);
 }
 
 template <class To, class From>

@@ -12,7 +12,7 @@ extern "C" int fastdiff_adamw_ema(const fastdiff::adamw::Args* args, void* strea
   how.threads = adamw::kThreads;
   if (const int error = launch(adamw::adamw_ema_count_kernel, how, stream, *args)) return error;
   how.grid.x = static_cast<unsigned>(args->chunks);
-  if (args->grad_dtype == kFloat32) return launch(adamw::adamw_ema_kernel<float>, how, stream, *args);
-  if (args->grad_dtype == kBFloat16) return launch(adamw::adamw_ema_kernel<BFloat16>, how, stream, *args);
-  return launch(adamw::adamw_ema_kernel<Float16>, how, stream, *args);
+  return dispatch_dtype(args->grad_dtype, [&](auto grad) {
+    return launch(adamw::adamw_ema_kernel<decltype(grad)>, how, stream, *args);
+  });
 }

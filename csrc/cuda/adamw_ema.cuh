@@ -65,10 +65,7 @@ __device__ __forceinline__ void run_quad(const Args& a, const Coefficients& k, c
     write(chunk.at<float>(kEma + r) + i, count, whole, e);
   }
   if (!chunk.row[kLow]) return;
-  if (a.low_dtype == kBFloat16)
-    write(chunk.at<BFloat16>(kLow) + i, count, whole, p);
-  else
-    write(chunk.at<Float16>(kLow) + i, count, whole, p);
+  dispatch_dtype16(a.low_dtype, [&](auto low) { write(chunk.at<decltype(low)>(kLow) + i, count, whole, p); });
 }
 
 __global__ void __launch_bounds__(kThreads) adamw_ema_count_kernel(const Args a) {

@@ -64,8 +64,7 @@ extern "C" int fastdiff_attention_backward(const fastdiff::attention::BackwardAr
   return for_head_size(args->shape.head_dim, [&](auto head_size) {
     constexpr int kD = head_size;
     if (!takes_tensor_cores(args->shape, device)) return launch_all_plain<kD>(*args, stream);
-    if (args->shape.dtype == fastdiff::kBFloat16)
-      return launch_all_mma<fastdiff::BFloat16, kD>(*args, device, stream);
-    return launch_all_mma<fastdiff::Float16, kD>(*args, device, stream);
+    return fastdiff::dispatch_dtype16(
+        args->shape.dtype, [&](auto type) { return launch_all_mma<decltype(type), kD>(*args, device, stream); });
   });
 }

@@ -39,14 +39,9 @@ __global__ void __launch_bounds__(kDeltaThreads) attention_delta_kernel(Backward
   const int row = along_columns ? threadIdx.x % kDeltaRows : threadIdx.x / kDeltaParts;
   const int part = along_columns ? threadIdx.x / kDeltaRows : threadIdx.x % kDeltaParts;
   float sum = 0;
-  if (place.first + row < s.queries) {
-    if (s.dtype == kFloat32)
-      sum = delta_part<float>(grad, out, place.first + row, part);
-    else if (s.dtype == kBFloat16)
-      sum = delta_part<BFloat16>(grad, out, place.first + row, part);
-    else
-      sum = delta_part<Float16>(grad, out, place.first + row, part);
-  }
+  if (place.first + row < s.queries)
+    sum = dispatch_dtype(
+        s.dtype, [&](auto type) { return delta_part<decltype(type)>(grad, out, place.first + row, part); });
   parts[part * kDeltaRows + row] = sum;
   __syncthreads();
   if (threadIdx.x >= kDeltaRows || place.first + threadIdx.x >= s.queries) return;

@@ -58,12 +58,8 @@ __device__ __forceinline__ void load_floats_of(float* tile, const Matrix& m, int
 
 template <bool kTransposed, int kRows, int kColumns>
 __device__ __forceinline__ void load_floats(float* tile, const Matrix& m, int64_t dtype, int64_t first, int channel) {
-  if (dtype == kFloat32)
-    load_floats_of<float, kTransposed, kRows, kColumns>(tile, m, first, channel);
-  else if (dtype == kBFloat16)
-    load_floats_of<BFloat16, kTransposed, kRows, kColumns>(tile, m, first, channel);
-  else
-    load_floats_of<Float16, kTransposed, kRows, kColumns>(tile, m, first, channel);
+  dispatch_dtype(
+      dtype, [&](auto type) { load_floats_of<decltype(type), kTransposed, kRows, kColumns>(tile, m, first, channel); });
 }
 
 __device__ __forceinline__ int thread_row() { return threadIdx.x / 16 * 4; }

@@ -132,11 +132,9 @@ int dispatch(const Shape& s, const Plan& plan, Run&& run) {
     constexpr int kFull = 16 / sizeof(element);
     return plan.vectors ? run(element, last, Constant<kFull>{}) : run(element, last, Constant<1>{});
   };
-  const auto with_type = [&](auto element) {
+  return dispatch_dtype(s.dtype, [&](auto element) {
     return s.channels_last ? with_layout(element, Constant<1>{}) : with_layout(element, Constant<0>{});
-  };
-  if (s.dtype == kFloat32) return with_type(float{});
-  return s.dtype == kBFloat16 ? with_type(BFloat16{}) : with_type(Float16{});
+  });
 }
 
 inline bool all_aligned(std::initializer_list<const void*> pointers) {

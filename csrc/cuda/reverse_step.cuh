@@ -52,12 +52,7 @@ __device__ __forceinline__ void read_as(const Planar& t, const Place& at, int32_
 }
 
 __device__ __forceinline__ void read(const Planar& t, const Place& at, int32_t channel, float (&v)[kQuad]) {
-  if (narrow(t.dtype) == kFloat32)
-    read_as<float>(t, at, channel, v);
-  else if (narrow(t.dtype) == kBFloat16)
-    read_as<BFloat16>(t, at, channel, v);
-  else
-    read_as<Float16>(t, at, channel, v);
+  dispatch_dtype(narrow(t.dtype), [&](auto type) { read_as<decltype(type)>(t, at, channel, v); });
 }
 
 template <class T>
@@ -71,12 +66,7 @@ __device__ __forceinline__ void write_as(const Planar& t, const Place& at, const
 }
 
 __device__ __forceinline__ void write(const Planar& t, const Place& at, const float (&v)[kQuad]) {
-  if (narrow(t.dtype) == kFloat32)
-    write_as<float>(t, at, v);
-  else if (narrow(t.dtype) == kBFloat16)
-    write_as<BFloat16>(t, at, v);
-  else
-    write_as<Float16>(t, at, v);
+  dispatch_dtype(narrow(t.dtype), [&](auto type) { write_as<decltype(type)>(t, at, v); });
 }
 
 // Elements are numbered in contiguous (C, pixels) order. Where a channel's size is no multiple of four, the thread's

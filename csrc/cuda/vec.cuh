@@ -14,6 +14,21 @@ struct Float16 {
   uint16_t bits;
 };
 
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
+template <class F>
+FASTDIFF_HOST_DEVICE auto dispatch_dtype(int64_t dtype, F&& f) {
+  return dispatch_dtype<BFloat16, Float16>(dtype, f);
+}
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
+template <class F>
+FASTDIFF_HOST_DEVICE auto dispatch_dtype16(int64_t dtype, F&& f) {
+  return dispatch_dtype16<BFloat16, Float16>(dtype, f);
+}
+
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(BFloat16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
 __device__ __forceinline__ float to_float(Float16 x) {
@@ -122,18 +137,14 @@ __device__ __forceinline__ void forget_unpacked([[maybe_unused]] Pack<T, kCount>
 
 // An element of a tensor whose dtype is known at run time only: for small parameters and mixed operands.
 __device__ __forceinline__ float load_element(const void* p, int64_t i, int64_t dtype) {
-  if (dtype == kFloat32) return static_cast<const float*>(p)[i];
-  if (dtype == kBFloat16) return to_float(static_cast<const BFloat16*>(p)[i]);
-  return to_float(static_cast<const Float16*>(p)[i]);
+  return dispatch_dtype(dtype, [&](auto type) { return to_float(static_cast<const decltype(type)*>(p)[i]); });
 }
 
 __device__ __forceinline__ void store_element(void* p, int64_t i, int64_t dtype, float value) {
-  if (dtype == kFloat32)
-    static_cast<float*>(p)[i] = value;
-  else if (dtype == kBFloat16)
-    static_cast<BFloat16*>(p)[i] = from_float<BFloat16>(value);
-  else
-    static_cast<Float16*>(p)[i] = from_float<Float16>(value);
+  dispatch_dtype(dtype, [&](auto type) {
+    using T = decltype(type);
+    static_cast<T*>(p)[i] = from_float<T>(value);
+  });
 }
 
 }  // namespace fastdiff
