@@ -15,9 +15,8 @@ from fastdiff.inference.freeing import FreedWeights
 from fastdiff.inference.packed import PackedConv
 from fastdiff.inference.trunk import FusedTrunk, FusedUNet
 from fastdiff.models import UNet
+from fastdiff.ops._library import DTYPES
 from fastdiff.ops.conv2d import forward_op as conv2d_op
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Optimized:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from fastdiff.backend import Backend, forced
 from fastdiff.nn.recompute import recomputable
 from fastdiff.ops import conv2d, group_norm_silu
+from fastdiff.ops._library import DTYPES
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LEAST_CHANNELS = 16  # with fewer, Winograd's transforms cost more than they save
 
 
@@ -44,7 +44,7 @@ class Conv2d(nn.Conv2d):
         return (
             x.device.type == "cpu"
             and forced() in (None, Backend.CPU, Backend.REFERENCE)
-            and x.dtype in _DTYPES
+            and x.dtype in DTYPES
             and self.weight.dtype in (x.dtype, torch.float32)
             and min(self.weight.shape[:2]) >= _LEAST_CHANNELS
             and x.is_contiguous(memory_format=torch.channels_last)

@@ -18,6 +18,7 @@ from fastdiff import backend as _backend
 from fastdiff.backend import Backend
 
 LIBRARY_DIR = Path(__file__).resolve().parent.parent / "lib"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # that kernels read and write: csrc/common/dtype.h
 OLDEST_TORCH = (2, 11)  # csrc/torch is compiled for it: setup.py's TORCH_TARGET_VERSION
 _BUILD = "python setup.py build_ext --inplace"
 

@@ -205,10 +205,11 @@ class FusedOp:
         """Of a backend that is there."""
         if backend in _NATIVE:
             return torch.ops.fastdiff._has_kernel(self.name, backend.code)
-        return backend is Backend.TRITON and self._has_triton
+        return backend is Backend.TRITON and self.has_triton
 
     @functools.cached_property
-    def _has_triton(self) -> bool:
+    def has_triton(self) -> bool:
+        """Whether there are kernels on Triton, installed or not."""
         return importlib.util.find_spec(f"{self._package}.triton") is not None
 
     def _triton_kernel(self) -> Kernel:

@@ -18,10 +18,11 @@ import triton.language as tl
 from torch import Tensor
 from triton import knobs
 
+from fastdiff.ops._library import DTYPES
+
 # In Triton's interpreter (TRITON_INTERPRET=1, set before triton is imported) kernels run on the CPU's tensors,
 # for tests only: it takes milliseconds for what a GPU does in a microsecond.
 INTERPRETED = bool(knobs.runtime.interpret)
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_GRID_Y = 65535  # CUDA's limit on the second and third dimension of a grid
 
 
@@ -33,6 +34,11 @@ def why_not(x: Tensor, **others: Tensor | None) -> str | None:
         if t is not None and t.dtype not in DTYPES:
             return f"{name} is {t.dtype}, not float32, bfloat16 or float16"
     return None
+
+
+def element(dtype: torch.dtype) -> tl.dtype:
+    """Triton's name for it."""
+    return getattr(tl, str(dtype).removeprefix("torch."))
 
 
 # --- Launching ---------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import pytest
 import toolchain
 
 import fastdiff
+from fastdiff.ops.cases import folders
 
 pytest.importorskip("triton", reason="triton is not installed: pip install triton")
 
@@ -49,6 +50,12 @@ MODULES = (
 )
 # Bytes of shared memory that a program may use, from CUDA's table of compute capabilities.
 SHARED = {"sm_70": 96 << 10, "sm_80": 163 << 10, "sm_86": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}
+
+
+def test_every_module_is_listed() -> None:
+    assert {m.name.partition(":")[0] for m in MODULES} == {
+        f"fastdiff.ops.{f}.triton" for f in folders("triton")
+    }
 
 
 def _compile(modules: Sequence[Module], *options: str) -> list[dict[str, Any]]:

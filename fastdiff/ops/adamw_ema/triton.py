@@ -22,7 +22,6 @@ from fastdiff.ops.adamw_ema.reference import Arguments
 
 _CHUNK = 16384  # elements of a program
 _BLOCK = 1024  # elements of a program at a time: 8 a thread
-_ELEMENT = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 _MAX_RATES = 4
 _LISTS = 7  # of tensors, at the beginning of the arguments
 # Columns of the table, as csrc/common/adamw.h names them; csrc/torch/adamw_ema.cpp makes it.
@@ -144,8 +143,8 @@ def _launch(
         adamw_ema_forward_kernel, (chunks,), addresses.device,
         addresses, grad_factor, len(addresses), _bits(lr), _bits(beta1), _bits(beta2),
         1 - lr * weight_decay, 1 - beta1, beta2, 1 - beta2, float(eps), tuple(1.0 - decay for decay in decays),
-        GRAD=_ELEMENT[grad], LOW=None if low is None else _ELEMENT[low], RATES=len(decays), ALIGNED=aligned,
-        CHUNK=_CHUNK, BLOCK=_BLOCK, num_warps=4,
+        GRAD=_triton.element(grad), LOW=None if low is None else _triton.element(low), RATES=len(decays),
+        ALIGNED=aligned, CHUNK=_CHUNK, BLOCK=_BLOCK, num_warps=4,
     )  # fmt: skip
 
 

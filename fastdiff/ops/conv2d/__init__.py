@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastdiff.backend import Backend, is_eager
 from fastdiff.errors import FastdiffError
+from fastdiff.ops._library import DTYPES
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.conv2d import eager, reference
 from fastdiff.ops.conv2d.gradient import conv2d_backward
@@ -77,9 +78,6 @@ def conv2d(
     return (y, statistics) if moments else y
 
 
-_PACKED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
 def pack_conv2d(weight: Tensor, dtype: torch.dtype | None = None) -> Tensor | None:
     """The weight [Cout, Cin, k, k] in the order in which this machine's kernel reads it, or None if it has no kernel.
 
@@ -87,7 +85,7 @@ def pack_conv2d(weight: Tensor, dtype: torch.dtype | None = None) -> Tensor | No
     ``conv2d(..., packed=)`` with the same weight, and make it anew when the weight changes.
     """
     weight = weight.detach() if dtype is None else weight.detach().to(dtype)
-    if weight.dtype not in _PACKED_DTYPES or weight.device.type != "cpu" or forward_op.why_not(Backend.CPU):
+    if weight.dtype not in DTYPES or weight.device.type != "cpu" or forward_op.why_not(Backend.CPU):
         return None
     return torch.ops.fastdiff._conv2d_pack(weight)
 
