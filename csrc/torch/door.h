@@ -14,6 +14,8 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <tuple>
@@ -87,9 +89,20 @@ const Tensor* keys_of(const Op& op) {
 void call_python(const char* name, StableIValue* stack, size_t arguments, size_t results, BackendCode forced,
                  const std::string& reason);
 
+// Looked up once for each library.
+template <class Op>
+bool has_kernel(const Kernels& kernels) {
+  static std::array<std::atomic<bool>, kBackends> found{};
+  std::atomic<bool>& known = found[kernels.backend];
+  if (!known.load(std::memory_order_relaxed))
+    known.store(kernels.symbol(std::string("fastdiff_") + Op::kName) != nullptr, std::memory_order_relaxed);
+  return known.load(std::memory_order_relaxed);
+}
+
 template <class Op>
 std::string why_not(const Op& op, const Kernels& kernels) {
   if (!kernels.is_open()) return std::string("the ") + kernels.name + " library is not loaded";
+  if (!has_kernel<Op>(kernels)) return std::string("the ") + kernels.name + " library has no kernel for it";
   return op.why_not(kernels);
 }
 

@@ -42,10 +42,10 @@ class Pair(NamedTuple):
         """The coefficients [N, 3, C] of a group norm (weight, bias, num_groups, eps) over all channels."""
         return norm_coefficients(
             self.left.known_moments(),
-            None if self.right is None else self.right.known_moments(),
             norm.num_groups,
             norm.weight,
             norm.bias,
+            None if self.right is None else self.right.known_moments(),
             scale,
             shift,
             norm.eps,

@@ -51,8 +51,14 @@ def why_not_called(module: nn.Module, kind: type) -> str | None:
     if own is not None and not _is_ours(own):
         return "a forward that was put in the place of its own"
     if type(module) is not kind or not _has_own_forward(kind):
-        return f"the class {type(module).__name__}"
+        return f"the class {_name_of(type(module))}"
     return None
+
+
+def _name_of(kind: type) -> str:
+    """Another library's may have the name of the one that it takes the place of: peft.Conv2d."""
+    package = kind.__module__.split(".")[0]
+    return kind.__name__ if package in _OUR_PACKAGES else f"{package}.{kind.__name__}"
 
 
 def _is_ours(forward: Any) -> bool:

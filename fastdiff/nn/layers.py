@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,21 +15,27 @@ from fastdiff.ops import conv2d, group_norm_silu
 from fastdiff.ops._library import DTYPES
 
 _LEAST_CHANNELS = 16  # with fewer, Winograd's transforms cost more than they save
+# kernel, stride, padding, dilation, groups and mode of the convolution that has a kernel here
+_GEOMETRY = (3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros"
 
 
 class Conv2d(nn.Conv2d):
-    """``torch.nn.Conv2d`` of 3x3, stride 1 and padding 1; parameters and state dict are the same.
+    """``torch.nn.Conv2d``, of 3x3, stride 1 and padding 1 if nothing else is said; the state dict is the same.
 
-    On the CPU, channels_last images in float32, bfloat16 or float16 are convolved by :func:`fastdiff.ops.conv2d`,
-    forward and backward; everything else is PyTorch's. Under autocast images and result are of its dtype, as with
-    PyTorch, and the weight stays in its own.
+    On the CPU, that convolution of channels_last images in float32, bfloat16 or float16 is
+    :func:`fastdiff.ops.conv2d`, forward and backward; everything else is PyTorch's. Under autocast images and result
+    are of its dtype, as with PyTorch, and the weight stays in its own.
 
     Args:
         in_channels, out_channels: Cin and Cout.
+        further: what ``torch.nn.Conv2d`` takes after them, with its defaults: libraries of adapters make their small
+            convolutions of the class that they find.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1)
+    def __init__(self, in_channels: int, out_channels: int, *further: Any, **options: Any) -> None:
+        if not further and not options:
+            options = {"kernel_size": 3, "padding": 1}
+        super().__init__(in_channels, out_channels, *further, **options)
 
     def forward(self, input: Tensor) -> Tensor:
         x = input
@@ -47,9 +54,13 @@ class Conv2d(nn.Conv2d):
             and x.dtype in DTYPES
             and self.weight.dtype in (x.dtype, torch.float32)
             and min(self.weight.shape[:2]) >= _LEAST_CHANNELS
+            and self._geometry() == _GEOMETRY
             and x.is_contiguous(memory_format=torch.channels_last)
             and x.stride(1) == 1  # a single pixel is of either layout
         )
+
+    def _geometry(self) -> tuple[Any, ...]:
+        return self.kernel_size, self.stride, self.padding, self.dilation, self.groups, self.padding_mode
 
 
 class GroupNormSiLU(nn.Module):

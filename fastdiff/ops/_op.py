@@ -78,7 +78,7 @@ class FusedOp:
     ) -> None:
         self.name = name
         self.arguments = arguments
-        self._reference = reference
+        self.reference = reference
         self._fake = fake
         self._check = check
         self._package = arguments.__module__.rpartition(".")[0]
@@ -108,7 +108,7 @@ class FusedOp:
         return self._fake(self.checked(*args))
 
     def run_reference(self, *args: Any) -> Any:
-        return self._reference(self.arguments(*args))
+        return self.reference(self.arguments(*args))
 
     def gradients(self, **by_name: Tensor | None) -> tuple[Tensor | None, ...]:
         """What a backward returns: the arguments' gradients in their order, None for those not named."""
@@ -238,7 +238,7 @@ class FusedOp:
         if wanted in (None, Backend.EAGER):  # an op without an eager form runs as usual
             return self._run_fastest(reason, *args)
         if wanted is Backend.REFERENCE:
-            return self._reference(arguments)
+            return self.reference(arguments)
         if why := self.why_not(wanted) or reason or self.why_not(wanted, *args):
             raise FastdiffError(f"{self.name} cannot run on the {wanted.value} backend: {why}")
         return self._triton_kernel().run(arguments)

@@ -82,3 +82,27 @@ def test_frozen_weights_still_pass_gradients_on() -> None:
     x = _image(2, 32, 8, 8).requires_grad_()
     got, expected = (torch.autograd.grad(layer(x).square().sum(), x)[0] for layer in (own, plain))
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("further", "options"),
+    [((1,), {}), ((3, 2, 1), {"bias": False}), ((3,), {"padding": 2, "dilation": 2}), ((3, 1, 1, 1, 2), {})]
+    + [
+        ((5,), {"padding": 2}),
+        ((3,), {"padding": 1, "padding_mode": "circular"}),
+        (((1, 1), (1, 1)), {"bias": False}),
+    ],
+)
+def test_other_convolutions_are_torchs(further: tuple, options: dict) -> None:
+    """As libraries of adapters make them, of the class of the layer that they adapt."""
+    own, plain = Conv2d(32, 48, *further, **options), nn.Conv2d(32, 48, *further, **options)
+    plain.load_state_dict(own.state_dict())
+    x = _image(2, 32, 12, 12)
+    assert torch.equal(own(x), plain(x))
+
+
+def test_a_geometry_that_is_changed_counts() -> None:
+    own, plain = _layers()
+    own.stride = plain.stride = (2, 2)
+    x = _image(2, 32, 12, 12)
+    torch.testing.assert_close(own(x), plain(x))

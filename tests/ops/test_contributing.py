@@ -40,6 +40,8 @@ def test_files_of_a_dtype() -> None:
     listed = _listed("A dtype")
     assert len(listed) == 5 and all((ROOT / name).is_file() for name in listed)
     chains = _mention(r"(==|case) *(fastdiff::)?k(BFloat16|Float16)\b")
-    assert chains <= {"csrc/common/dtype.h", "csrc/torch/adamw_ema.cpp"}, "a chain of ifs beside dispatch_dtype"
+    assert chains <= {"csrc/common/dtype.h", "csrc/torch/adamw_ema.cpp"}, (
+        "a chain of ifs beside dispatch_dtype"
+    )
     tables = _mention(r"torch\.float32, torch\.bfloat16, torch\.float16\)")
     assert tables == {"fastdiff/ops/_library.py"}, "another table of the kernels' dtypes"

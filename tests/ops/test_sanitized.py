@@ -31,6 +31,7 @@ def folder() -> Path:
     (folder / "build.ninja").write_text(re.sub(r" -s$", "", plan, flags=re.MULTILINE))
     targets = [str(folder / "lib" / f"{name}.so") for name in (LIBRARY, "ops")]
     subprocess.run([Path(sys.executable).with_name("ninja"), "--quiet", *targets], cwd=folder, check=True)
+    assert all(b"__asan_init" in Path(target).read_bytes() for target in targets)
     return folder / "lib"
 
 
@@ -56,7 +57,9 @@ def _run(folder: Path, *arguments: str) -> None:
 
 
 def test_cases(folder: Path) -> None:
-    chosen = "cpu and not x256x and not 4x128x and not T1024 and not 16x3x64"  # without what only takes longer
+    chosen = (
+        "cpu and not x256x and not 4x128x and not T1024 and not 16x3x64"  # without what only takes longer
+    )
     _run(folder, "-k", chosen, "tests/ops/test_cases.py")
 
 
@@ -67,5 +70,13 @@ def test_tampered_calls_and_hostile_states(folder: Path) -> None:
 def test_what_the_cases_do_not_see(folder: Path) -> None:
     """The ops' own tests: strides, sizes and threads."""
     chosen = "not subprocess and not speed"
-    names = ("attention", "conv2d", "conv2d_weight", "group_norm_silu", "adamw_ema", "reverse_step", "bernoulli_step")
+    names = (
+        "attention",
+        "conv2d",
+        "conv2d_weight",
+        "group_norm_silu",
+        "adamw_ema",
+        "reverse_step",
+        "bernoulli_step",
+    )
     _run(folder, "-k", chosen, *(f"tests/ops/test_{name}.py" for name in names))
