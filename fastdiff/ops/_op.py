@@ -244,7 +244,7 @@ class FusedOp:
         return self._triton_kernel().run(arguments)
 
     def _run_fastest(self, reason: str, *args: Any) -> Any:
-        """Run the op on the fastest backend. ``reason``: why the device's kernels declined; "" if they were not tried."""
+        """Run on the fastest backend. ``reason``: why the device's kernels declined; "" if they were not tried."""
         for backend in self._order(*args):
             if backend is Backend.REFERENCE:
                 break

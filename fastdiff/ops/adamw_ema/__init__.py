@@ -91,8 +91,8 @@ def adamw_ema(
     """
     flat = _flat(emas, len(params), len(hyper.decays))
     numbers = hyper.lr, hyper.beta1, hyper.beta2, hyper.eps, hyper.weight_decay, list(hyper.decays)
-    lists = (list(tensors) for tensors in (params, grads, exp_avg, exp_avg_sq, steps, flat, low))
-    given = Arguments(*lists, grad_factor, *numbers)
+    lists = map(list, (params, grads, exp_avg, exp_avg_sq, steps, flat, low))
+    given = Arguments._make((*lists, grad_factor, *numbers))
     if not params:
         _check_counts(given)
     elif is_eager():

@@ -275,7 +275,7 @@ def _calls() -> None:
     seeds, row = torch.empty(10_000, dtype=torch.int64, device="meta"), torch.empty(10_000, device="meta")
     for method in range(len(METHODS)):
         for reach in (0.0,) if METHODS[method] == "exact" else (0.0, 2.0):
-            _run(Arguments(seeds, *(row,) * len(PARAMETERS), method, 0.001, 1 << 30, math.inf, reach))
+            _run(Arguments._make((seeds, *(row,) * len(PARAMETERS), method, 0.001, 1 << 30, math.inf, reach)))
 
 
 KERNELS = {"decision": Kernel(_run, _supports)}
