@@ -1,4 +1,4 @@
-"""What a machine can do at best: the bandwidth of copies, and large matrix products."""
+"""Ceilings of a machine: the bandwidth of copies, and the speed of large matrix products."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def ceilings(
     rounds: int = 9,
     turn: Callable[[Call], Turn] = repeated,
 ) -> dict[str, Any]:
-    """Copies and products take turns, and the fastest of each counts.
+    """Measure copies and matrix products in alternation; the fastest of each counts.
 
     Args:
         device: ``"cpu"`` or ``"cuda"``.
-        copies: bytes of what is copied, by name.
-        size: of the square matrices; None takes 2048 on a CPU and 8192 on a GPU.
+        copies: sizes of the copies in bytes, by name.
+        size: size of the square matrices; None: 2048 on a CPU and 8192 on a GPU.
         dtypes: names of ``DTYPES``, or ``"tf32"``.
-        rounds: turns each side takes.
+        rounds: number of measurements of each.
         turn: the clock.
 
     Returns:

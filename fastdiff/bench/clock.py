@@ -1,4 +1,4 @@
-"""The clock: sides take turns in one run, for on a shared machine only ratios of medians taken so mean anything."""
+"""The clock: implementations are timed in alternation in one run, so that ratios are valid on a shared machine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Timing:
 def interleave(
     functions: Mapping[str, Call], *, rounds: int = 15, seconds: float = 0.02
 ) -> dict[str, Timing]:
-    """Time every function once a round, in turn, ``rounds`` times; each turn lasts about ``seconds``."""
+    """Time every function once in each of ``rounds`` rounds; each turn lasts about ``seconds``."""
     return timings({name: repeated(function, seconds) for name, function in functions.items()}, rounds)
 
 
@@ -49,12 +49,12 @@ def timings(turns: Mapping[str, Turn], rounds: int) -> dict[str, Timing]:
 def take_turns(
     turns: Mapping[str, Turn], rounds: int, *, at_least: int = 1, limit: float = math.inf
 ) -> dict[str, list[float]]:
-    """The samples of every side, which make a turn each a round.
+    """The samples of every side, each of which makes one turn in a round.
 
     Args:
-        turns: makes one turn of a side, by name.
-        rounds: turns each side takes at most.
-        at_least: rounds that are made even if the time is over.
+        turns: functions that make one turn of a side, by name.
+        rounds: largest number of rounds.
+        at_least: number of rounds that are made even after the limit.
         limit: seconds after which no further round begins.
     """
     samples: dict[str, list[float]] = {name: [] for name in turns}
@@ -77,10 +77,10 @@ def repeated(
     """A turn whose one sample is the mean of several calls. Warms up.
 
     Args:
-        function: what to time. CUDA's work is waited for.
-        seconds: how long a turn lasts, about, and one call at least.
-        calls: how many calls a turn makes, instead of ``seconds``.
-        timer: the clock's seconds: ``time.process_time`` and ``time.thread_time`` leave out other processes.
+        function: the function to time, including its work on a GPU.
+        seconds: approximate duration of a turn, which has at least one call.
+        calls: number of calls in a turn, in place of ``seconds``.
+        timer: the timer; ``time.process_time`` and ``time.thread_time`` exclude other processes.
     """
 
     def turn(calls: int) -> list[float]:
@@ -103,9 +103,9 @@ def by_events(function: Call, seconds: float, flush: torch.Tensor) -> Turn:
     All events of a turn are recorded before the first is waited for.
 
     Args:
-        function: what to time.
-        seconds: how long the timed calls of a turn last together, about.
-        flush: a tensor of ``FLUSH_BYTES``, written before each call so that it finds nothing in the caches.
+        function: the function to time.
+        seconds: approximate total duration of the timed calls of a turn.
+        flush: a tensor of ``FLUSH_BYTES``, written before each call to empty the caches.
     """
 
     def turn(calls: int, cold: bool = True) -> list[float]:

@@ -25,13 +25,13 @@ Macs = Counter[str]  # by kind of layer: "convolution", "linear", "attention"
 
 @dataclass(frozen=True)
 class Compute:
-    """What one image costs in one forward pass, and the size of the network.
+    """Cost of one image in one forward pass, and the size of the network.
 
     Attributes:
         macs: multiply-accumulates of convolutions, linear layers and attention's two products. Norms, activations,
-            softmax and resampling are not in it: they are bound by memory, not by arithmetic.
-        parameters: learned numbers.
-        macs_by_kind: the share of each kind of layer.
+            softmax and resampling are not counted: they are bound by memory, not by arithmetic.
+        parameters: number of learned parameters.
+        macs_by_kind: multiply-accumulates of each kind of layer.
     """
 
     macs: int

@@ -1,4 +1,4 @@
-"""The machine that a measurement is of: described once, for every program and every results file."""
+"""Description of the machine of a measurement, for every program and results file."""
 
 from __future__ import annotations
 
@@ -88,11 +88,11 @@ def version(package: str) -> str:
 
 
 def describe(device: str = "cpu", *packages: str) -> dict[str, Any]:
-    """What a reader needs to judge a measurement: device, kernels, versions, date.
+    """The conditions of a measurement: device, kernels, versions, date.
 
     Args:
         device: ``"cpu"`` or ``"cuda"``.
-        packages: others whose versions matter.
+        packages: other packages whose versions matter.
     """
     about: dict[str, Any] = {"processor": processor(device), "device": device_name(device)}
     if device == "cpu":
@@ -114,7 +114,7 @@ def in_words(about: dict[str, Any]) -> str:
 def slug(device: str = "cpu") -> str:
     """The machine in the name of a file, in letters, digits and hyphens.
 
-    A processor's best instruction set is in it, for some processors hide their names.
+    It contains a processor's best instruction set, because some processors hide their names.
     """
     best = () if device != "cpu" else [flag for flag in _BEST if flag in flags()][:1] or [platform.machine()]
     return re.sub(r"[^a-z0-9]+", "-", " ".join((processor(device), *best)).lower()).strip("-")

@@ -1,4 +1,4 @@
-"""Training steps of a preset, timed on the device at hand: eager PyTorch, ``torch.compile`` and fastdiff in turn."""
+"""Timing of a preset's training steps on this device: eager PyTorch, ``torch.compile`` and fastdiff in alternation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PEAK = "matrix product"
 
 @dataclass(frozen=True)
 class Row:
-    """One side's training. Days are for a million images; ``equivalent`` and ``normalised`` are V100-days."""
+    """Training by one implementation; days are for a million images, ``equivalent`` and ``normalised`` in V100-days."""
 
     side: str
     step_seconds: float  # median

@@ -1,4 +1,4 @@
-"""Published figures, as they are printed: Dhariwal & Nichol 2021 (arXiv 2105.05233), tables 7 and 10.
+"""Published figures, as printed in Dhariwal & Nichol 2021 (arXiv 2105.05233), tables 7 and 10.
 
 Where a table contradicts the paper's other tables the printed figure is kept, and ``note`` says so.
 """
@@ -56,7 +56,7 @@ class Stage:
 
     @property
     def v100_days(self) -> float:
-        """At table 7's optimized speed."""
+        """V100-days at the optimized speed of table 7."""
         return v100_days(self.iterations, self.batch, self.throughput.optimized)
 
 

@@ -23,7 +23,7 @@ def counts() -> str:
 
 
 def throughput() -> str:
-    """Table 7 beside what the count makes of it."""
+    """Table 7 beside the figures that follow from the count."""
     head = (
         "model",
         "theoretical, counted",
@@ -60,7 +60,7 @@ def training_days() -> str:
 
 
 def measured(result: Result) -> str:
-    """One preset's measurement; the caller says on which device."""
+    """One preset's measurement; the caller prints the device."""
     options, config = result.options, result.config
     dtype = str(options.dtype).removeprefix("torch.")
     whose = "the real network" if options.width is None else f"REDUCED to {config.model_channels} channels"

@@ -1,4 +1,4 @@
-"""Results files: JSON with one row a line, so that a difference between two of them can be read."""
+"""Results files: JSON with one row per line, so that differences between two files are readable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def command() -> str:
 
 
 def write(target: Path, about: Mapping[str, Any], **tables: Any) -> None:
-    """Write a results file, whole or not at all.
+    """Write a results file atomically.
 
     Args:
         target: the file; its name's first word is the program.

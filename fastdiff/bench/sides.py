@@ -44,7 +44,7 @@ class Side:
     captured: bool = False
 
     def context(self) -> contextlib.AbstractContextManager[None]:
-        """Inside it ops run on the side's backend."""
+        """Context in which ops run on the side's backend."""
         return on(self.backend)
 
     def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> Callable[[], T]:
@@ -81,7 +81,7 @@ def call_on(backend: str | None, function: Callable[..., T], *args: Any, **kwarg
 
 @dataclass(frozen=True)
 class Network:
-    """A float32 model in contiguous layout, the arguments of one call, and how to get a tensor out of it."""
+    """A float32 model in contiguous layout, the arguments of one call, and the tensor to take from its result."""
 
     model: Any
     inputs: tuple[Tensor, ...]  # image, timesteps, and labels if it takes any
@@ -103,7 +103,7 @@ class Network:
         return Network(model, (image, *self.inputs[1:]), self.predict)
 
     def twin(self) -> Network:
-        """Another model with the same parameters in memory, for sides that leave them as they are."""
+        """Another model that shares the parameters, for sides that do not change them."""
         shared = {id(p): p for p in self.model.parameters()}
         return Network(copy.deepcopy(self.model, shared), self.inputs, self.predict)
 
@@ -134,7 +134,7 @@ def fresh(config: UNetConfig, device: str = "cpu") -> Any:
 
 
 def fill_zeros(model: nn.Module) -> nn.Module:
-    """Noise in place of parameters that are zero at first, so that no layer's work is for nothing."""
+    """Replace zero-initialised parameters by noise, so that no layer's result is zero."""
     with torch.no_grad():
         for p in model.parameters():
             if not p.any():

@@ -1,4 +1,4 @@
-"""One training step as eager PyTorch, ``torch.compile`` and fastdiff do it, on the same weights and images."""
+"""One training step in eager PyTorch, ``torch.compile`` and fastdiff, on the same weights and images."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _DECAY = 0.9999  # of the moving average, as in ADM's training
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure training steps.
+    """Options of the measurement of training steps.
 
     Attributes:
-        batch: images a step.
-        rounds: turns each side takes; the median counts.
-        dtype: of the forward and backward pass (autocast); weights stay float32.
-        compile: also ``torch.compile`` with its default options.
-        width: model_channels instead of the preset's; None takes the real network.
-        utilisation: the V100's, for the conversion.
+        batch: number of images in a step.
+        rounds: number of timings of each implementation, of which the median counts.
+        dtype: dtype of the forward and backward pass (autocast); weights stay float32.
+        compile: also time ``torch.compile`` with its default options.
+        width: model_channels in place of the preset's; None: the preset's.
+        utilisation: utilisation of the V100 in the conversion.
     """
 
     batch: int = 4

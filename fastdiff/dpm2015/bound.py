@@ -19,7 +19,7 @@ NATS = math.log(2)  # a bit's
 
 @dataclass(frozen=True)
 class Bound:
-    """K and what it is made of, in bits per sample (a sequence, a point, an image).
+    """K and its parts, in bits per sample (a sequence, a point, an image).
 
     Attributes:
         step_kl: [T - 1] float64, E KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) for t = 2 .. T.

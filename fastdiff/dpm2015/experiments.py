@@ -1,4 +1,4 @@
-"""The paper's experiments: data, process, network and recipe together, from nothing to a trained model and its K."""
+"""The paper's experiments: data, process, network and training recipe, to a trained model and its bound K."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def images(
 def gaussian_bits(train_set: Tensor, test_set: Tensor, side: int = 8) -> float:
     """Log-likelihood, bits an element, of standardised test patches under a Gaussian with the training covariance.
 
-    A yardstick for K of images: what second moments alone give. Patches side x side of [N,C,H,W] float tensors.
+    This is a baseline for K of images, which uses second moments only. Patches are side x side, of [N,C,H,W] floats.
     """
     fitted, tested = (_patches(x.double(), side) for x in (train_set, test_set))
     # The added diagonal keeps the covariance regular with few patches, too.

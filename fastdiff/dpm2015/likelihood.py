@@ -1,4 +1,4 @@
-"""The likelihood itself, estimated from trajectories of the forward process (equation 9), beside its bound K."""
+"""The likelihood itself, estimated from trajectories of the forward process (equation 9)."""
 
 from __future__ import annotations
 

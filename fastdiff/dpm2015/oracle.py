@@ -1,4 +1,4 @@
-"""The best that factorised reverse kernels can do on the heartbeat: the reverse process in closed form."""
+"""The best factorised reverse kernels for the heartbeat, in closed form."""
 
 from __future__ import annotations
 

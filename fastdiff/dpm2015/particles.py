@@ -1,11 +1,12 @@
-"""Bits given what is known of some of them, by particles that are resampled by weights.
+"""Conditional sampling of bits by weighted and resampled particles.
 
-Multiplying each reverse kernel by r (section 2.5) sees, far from the data, only what each noisy bit by itself has to
-say about r, which is next to nothing: the chain settles on a mode before r counts. Here r's expectation,
+If each reverse kernel is multiplied by r (section 2.5), r has almost no effect far from the data, because each noisy
+bit by itself says little about r: the chain settles on a mode before r counts. Here r's expectation,
 
     r_t(x_t) = prod_i [ f_i d_i + (1 - f_i) (1 - d_i) ],    f_i = P(x_0,i = 1 | x_t), the network's
 
-weighs several particles for each sample at every step (a twisted particle filter): exact as their number grows.
+is the weight of several particles for each sample at every step (a twisted particle filter), which is exact in the
+limit of many particles.
 Source: Wu, Trippe, Naesseth, Blei & Cunningham 2023, "Practical and asymptotically exact conditional sampling in
 diffusion models".
 """

@@ -1,1 +1,1 @@
-"""Other projects' models and schedulers on fastdiff's kernels. Nothing of theirs is imported before it is used."""
+"""Other projects' models and schedulers on fastdiff's kernels. Their packages are imported only when used."""

@@ -1,8 +1,8 @@
 """``accelerate(pipe_or_model)``: diffusers' layers and scheduler on the fused ops, in place, until ``restore()``.
 
 Only the ``forward`` of single layers and the scheduler's ``step`` are replaced, as attributes of these objects:
-parameters, keys, attention processors, options and ``save_pretrained`` stay what they were, and whatever becomes of
-them later counts. Classes are known by their names, so that a model is enough and nothing of diffusers is imported.
+parameters, keys, attention processors, options and ``save_pretrained`` do not change, and later changes of them take
+effect. Classes are recognised by their names, so that diffusers itself is not imported here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastdiff.errors import FastdiffError
 from fastdiff.interop.diffusers import layers
 
 _RESIDUAL = "residual block: GroupNorm + SiLU, twice"
-# Where their steps are; one package each, so that only what a pipeline has is imported.
+# Modules of the schedulers' steps, so that only those of a pipeline are imported.
 _STEPS = {
     "DDIMScheduler": ("beta_schedulers", "ddim_step"),
     "DDPMScheduler": ("beta_schedulers", "ddpm_step"),
@@ -29,7 +29,7 @@ _STEPS = {
 
 
 class Accelerated:
-    """What ``accelerate`` has replaced and what it has left alone, and the way back. Also a context manager."""
+    """Handle that lists what ``accelerate`` has replaced or left alone, and undoes it. Also a context manager."""
 
     def __init__(self, target: Any) -> None:
         self.target = target
@@ -38,7 +38,7 @@ class Accelerated:
         self._undo: list[Callable[[], object]] = []
 
     def restore(self) -> None:
-        """Everything as it was. A second call does nothing."""
+        """Undo all replacements. A second call does nothing."""
         while self._undo:
             self._undo.pop()()
 
@@ -58,8 +58,8 @@ class Accelerated:
     __repr__ = __str__
 
     def replace(self, name: str, owner: Any, method: str, function: Callable[..., Any], what: str) -> None:
-        """Let ``function(owner, ...)`` stand in for one of the owner's methods."""
-        # No bound method: those are pickled by the name of an attribute, which their owner has not.
+        """Replace one of the owner's methods by ``function(owner, ...)``."""
+        # Not a bound method, which would be pickled by the name of an attribute that the owner does not have.
         setattr(owner, method, functools.partial(function, owner))
         self._undo.append(lambda: owner.__dict__.pop(method, None))
         self.replaced[name] = what
@@ -85,7 +85,7 @@ def accelerate(pipe_or_model: Any) -> Accelerated:
         A handle that lists what was done and undoes it.
 
     Raises:
-        FastdiffError: there is nothing to accelerate, or it has been done already.
+        FastdiffError: the object has nothing to accelerate, or is accelerated already.
     """
     handle = Accelerated(pipe_or_model)
     try:

@@ -1,10 +1,10 @@
 """diffusers' DDPM and DDIM schedulers with one ``reverse_step`` for a step.
 
-Everything but ``step`` is diffusers' own, and ``step`` is where one ``reverse_step`` cannot do it. The table has a row
-for each training time step, and the time step itself is the row's number: on a GPU nothing is read back.
+Everything but ``step`` is diffusers' own, and so is ``step`` where one ``reverse_step`` cannot do it. The table has a
+row for each training time step, and the time step itself is the row's number: on a GPU nothing is read back.
 
 Coefficients are computed in float32 in diffusers' order, not taken from fastdiff's samplers: near abar = 1 the rounding
-is visible in the images, and a drop-in has to make the same ones.
+is visible in the images, and a drop-in replacement has to make the same images.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 
 def _noise(like: Tensor, channels: int, generator: Any) -> Tensor:
-    """As diffusers draws it: the same numbers from the same generator."""
+    """Noise as diffusers draws it: the same numbers from the same generator."""
     shape = (like.shape[0], channels, *like.shape[2:])
     return randn_tensor(shape, generator=generator, device=like.device, dtype=like.dtype)
 
@@ -108,8 +108,8 @@ def ddpm_step(
 ) -> Any:
     """x_t -> x_{t-1}; arguments and result are ``DDPMScheduler.step``'s.
 
-    As there, no noise is drawn at t = 0; on a GPU, where asking a tensor would wait for the device, it is, and not
-    used.
+    As in diffusers, no noise is drawn at t = 0; on a GPU, where reading t would wait for the device, noise is drawn and
+    not used.
 
     Source: Ho, Jain & Abbeel 2020, eq. 7 and 15; Nichol & Dhariwal 2021, eq. 15 (learned range).
     """

@@ -1,6 +1,6 @@
-"""ADM U-Nets as diffusers' ``UNet2DModel`` and back; where the other side lacks an option, a sentence says which.
+"""Conversion of ADM U-Nets to diffusers' ``UNet2DModel`` and back; an error names options without a counterpart.
 
-Both networks string the same layers in the same order, so that they are paired one by one.
+Both networks have the same layers in the same order, so they are paired one by one.
 """
 
 from __future__ import annotations

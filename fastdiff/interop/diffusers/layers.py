@@ -1,4 +1,4 @@
-"""What stands in for the forward of single layers of diffusers, and why it cannot for some."""
+"""Replacements for the forward of single diffusers layers, and the reasons why some are left alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def norm_forward(self: Any, input: Tensor) -> Tensor:
 
 
 def why_not_residual(block: Any) -> str | None:
-    """Why a ResnetBlock2D is left alone, or None."""
+    """The reason why a ResnetBlock2D is left alone, or None."""
     if not is_silu(block.nonlinearity):
         return f"its activation is {type(block.nonlinearity).__name__}, not SiLU"
     if type(block.norm1) is not nn.GroupNorm or type(block.norm2) is not nn.GroupNorm:
@@ -48,7 +48,7 @@ def residual_forward(
 ) -> Tensor:
     """ResnetBlock2D: both norms with their SiLU, and the second one's scale and shift, are one op each.
 
-    The block's own forward where there are hooks on these layers, or by now others in their places.
+    The block's own forward runs if these layers have hooks or have been replaced.
     """
     if why_not_residual(self) is not None:
         return type(self).forward(self, input_tensor, temb, *args, **kwargs)
@@ -74,7 +74,7 @@ def residual_forward(
 
 
 def why_not_attention(block: Any) -> str | None:
-    """Why an Attention is left alone, or None."""
+    """The reason why an Attention is left alone, or None."""
     processor = type(block.processor).__name__
     if processor not in _PROCESSORS:
         return f"its processor is {processor}, not {' or '.join(_PROCESSORS)}"
@@ -96,7 +96,7 @@ def attention_forward(
 ) -> Tensor:
     """Attention on views of the projections, as ``AttnProcessor2_0``: hidden_states [B, T, C] or [B, C, H, W].
 
-    The layer's own forward, and with it its processor, where there is a mask, or by now another processor or option.
+    The layer's own forward, with its processor, runs if there is a mask, or if processor or options have changed.
     """
     if attention_mask is not None or why_not_attention(self) is not None:
         return type(self).forward(self, hidden_states, encoder_hidden_states, attention_mask, **kwargs)

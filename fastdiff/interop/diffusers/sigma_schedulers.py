@@ -1,6 +1,6 @@
 """diffusers' DPM-Solver (multistep) and Euler schedulers with one ``reverse_step`` for a step.
 
-Everything but ``step`` is diffusers' own, and ``step`` is where one ``reverse_step`` cannot do it. Rows are made once
+Everything but ``step`` is diffusers' own, and so is ``step`` where one ``reverse_step`` cannot do it. Rows are made once
 for a whole run.
 """
 
@@ -32,8 +32,8 @@ def dpm_solver_step(
     """x_t -> x_{t-1}; arguments and result are ``DPMSolverMultistepScheduler.step``'s.
 
     An update is linear in the sample, the converted outputs of the model (three at most) and the noise: its
-    coefficients are read off diffusers' own update, applied to unit vectors. The outputs of the last steps are kept
-    where diffusers' step keeps them, so that the two can take turns.
+    coefficients are found by applying diffusers' own update to unit vectors. The outputs of the last steps are kept
+    where diffusers' step keeps them, so that calls of the two can be mixed.
 
     Source: Lu et al. 2022, "DPM-Solver++".
     """

@@ -1,4 +1,4 @@
-"""What the schedulers share: rows of ``reverse_step``'s table on the sample's device, and when they are not for it."""
+"""Shared by the schedulers: rows of ``reverse_step``'s table on the sample's device, and when they cannot be used."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _history(t: Tensor, sample: Tensor) -> Tensor:
 
 
 class Tables:
-    """A scheduler's tables, for as long as what they are made of stays what it is."""
+    """A scheduler's tables, kept as long as the values that they are made from do not change."""
 
     _NAMES = ("timesteps", "sigmas", "alphas_cumprod", "final_alpha_cumprod", "_internal_dict")
     _VALUES = ("num_inference_steps", "variance_type", "custom_timesteps")
@@ -107,9 +107,9 @@ class Tables:
 
 
 def is_fusible(scheduler: Any, sample: Any, model_output: Any) -> bool:
-    """Whether one ``reverse_step`` does what the scheduler's own step would do.
+    """True if one ``reverse_step`` does what the scheduler's own step would do.
 
-    Not where an input needs a gradient, which ``reverse_step`` has none of, nor with options that it has not:
+    It cannot if an input needs a gradient, which ``reverse_step`` does not provide, nor with options that it lacks:
     thresholding (a quantile of each image), and estimates of x_0 clamped to another range than [-1, 1].
     """
     config = scheduler.config

@@ -1,4 +1,4 @@
-"""What guided-diffusion's processes can be told: enumerations and noise schedules."""
+"""Options of guided-diffusion's processes: enumerations and noise schedules."""
 
 from __future__ import annotations
 

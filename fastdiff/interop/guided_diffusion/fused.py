@@ -16,8 +16,8 @@ from fastdiff.sampling.samplers import ancestral, ddim
 class FusedSteps:
     """Rows for all steps of a process.
 
-    A step needs the number of its row, the same for all samples; a tensor of timesteps does not tell it without a look
-    at the device. So the loops get their timesteps from here, and ``knows`` recognises them.
+    A step needs the number of its row, which is the same for all samples, and reading it from a tensor of timesteps
+    would wait for the device. Therefore the loops get their timesteps from here, and ``knows`` recognises them.
     """
 
     def __init__(self, process: GaussianDiffusion, possible: bool) -> None:
@@ -33,7 +33,7 @@ class FusedSteps:
         return t
 
     def knows(self, t: Tensor) -> bool:
-        """Whether these are the timesteps that the loop has asked for last."""
+        """True if these are the timesteps that the loop requested last."""
         return self._possible and self._current is not None and self._current[0] is t
 
     def ancestral(self, x: Tensor, output: Tensor, noise: Tensor, clip: bool) -> dict[str, Tensor]:
@@ -43,7 +43,7 @@ class FusedSteps:
         return self._step(None, x, output, noise, clip, learned)
 
     def ddim(self, x: Tensor, output: Tensor, noise: Tensor, clip: bool, eta: float) -> dict[str, Tensor]:
-        """-> sample, pred_xstart. The model's variance has no say."""
+        """-> sample, pred_xstart. The model's variance is not used."""
         return self._step(eta, x, output, noise if eta else None, clip, "none")
 
     def next_alphas_bar(self, t: Tensor, x: Tensor) -> Tensor:

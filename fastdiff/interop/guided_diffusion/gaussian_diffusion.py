@@ -1,15 +1,14 @@
 """guided-diffusion's ``gaussian_diffusion`` on fastdiff's process, tables and fused step.
 
 Formulas, defaults and the order in which random numbers are drawn are that package's: with the same torch random stream
-the samples are the same to float32 rounding. What differs is that nothing is uploaded at a step, and that the loops'
-steps run as one ``reverse_step`` where neither ``cond_fn`` nor ``denoised_fn`` has a say, and where no formula has been
-overridden or patched: forks of the package steer by ``p_mean_variance``, ``q_posterior_mean_variance`` and the
-conversions, which then are called as there. Keywords that are not known here go from a loop to its step, and on to
-``p_mean_variance``.
+the samples are the same to float32 rounding. The differences: nothing is uploaded at a step, and the loops' steps run
+as one ``reverse_step`` if neither ``cond_fn`` nor ``denoised_fn`` is given and no formula is overridden or patched.
+Forks of the package override ``p_mean_variance``, ``q_posterior_mean_variance`` and the conversions, which are then
+called as in the original. Unknown keywords go from a loop to its step, and on to ``p_mean_variance``.
 
-Where its behaviour is an oversight it is kept, and fastdiff's own API does the right thing: guidance takes its gradient
-at x_t instead of the mean (``p_sample``), and DDIM's guided estimate of x_0 is not clamped again. One is not kept:
-``cond_fn`` without ``model_kwargs`` works.
+Oversights of the original are kept here (fastdiff's own API does not have them): guidance takes its gradient at x_t
+instead of the mean (``p_sample``), and DDIM's guided estimate of x_0 is not clamped again. One is not kept: ``cond_fn``
+without ``model_kwargs`` works.
 """
 
 from __future__ import annotations
@@ -272,7 +271,7 @@ class GaussianDiffusion(Losses):
         return {"sample": sample, "pred_xstart": out["pred_xstart"]}
 
     def _is_fusible(self, t: Tensor, cond_fn: Any, denoised_fn: Any, others: dict[str, Any]) -> bool:
-        """Whether the step is the published one, at a time that the loop has made."""
+        """True if the step is the published one, at a timestep that the loop has made."""
         is_asked_for_more = cond_fn is not None or denoised_fn is not None or others
         return not is_asked_for_more and self._fused.knows(t) and is_as_published(self)
 
@@ -343,7 +342,7 @@ class GaussianDiffusion(Losses):
                 x = out["sample"]
 
 
-# What a fused step takes for granted, and the functions that it stands for.
+# The formulas that a fused step relies on, and the functions that it replaces.
 _FORMULAS = (
     "p_mean_variance",
     "q_posterior_mean_variance",
@@ -357,13 +356,13 @@ _published: dict[str, set[Any]] = {name: {getattr(GaussianDiffusion, name)} for 
 
 
 def publish(kind: type[GaussianDiffusion]) -> None:
-    """Let a fused step stand for this class's formulas, too."""
+    """Register this class's formulas as ones that a fused step computes, too."""
     for name in _FORMULAS:
         _published[name].add(getattr(kind, name))
 
 
 def is_as_published(process: GaussianDiffusion) -> bool:
-    """Whether no formula has been overridden, or patched in the object or its class."""
+    """True if no formula has been overridden, or patched in the object or its class."""
     own, kind = vars(process), type(process)
     return not any(name in own or getattr(kind, name) not in _published[name] for name in _FORMULAS)
 

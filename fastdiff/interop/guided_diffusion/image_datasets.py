@@ -69,7 +69,7 @@ def load_data(
 
 
 def _list_image_files_recursively(data_dir: str) -> list[str]:
-    """Sorted; also in folders that are links, but for those that lead back to one that they are in."""
+    """The files, sorted; linked folders are followed, except for cycles."""
     found: list[str] = []
 
     def visit(folder: str, above: frozenset[str]) -> None:

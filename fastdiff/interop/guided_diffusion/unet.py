@@ -23,7 +23,7 @@ from fastdiff.models.config import ClassifierConfig, UNetConfig
 
 
 class _Trunk(nn.Module):
-    """What the original's networks have beside their layers.
+    """Attributes and methods of the original's networks besides their layers.
 
     Half precision is asked for at construction, cast by ``convert_to_fp16``. Weights are channels_last, which makes the
     features so, whatever the images are: the layout that the kernels are for.
