@@ -32,7 +32,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     ISA_FLAGS |= {"avx2": AVX2, "avx512": AVX512}
 OPENMP = "" if MACOS else "-fopenmp"  # Apple's compiler has none: the kernels run on one thread there
 HOST = "-fPIC -Wall -Wno-psabi"
-# No -ffast-math: NaN and infinity must come through. errno and traps are nobody's business here.
+# No -ffast-math: NaN and infinity must come through. errno and traps are not needed here.
 KERNEL = f"{HOST} {OPENMP} -std=c++17 -DNDEBUG -fwrapv -fno-math-errno -fno-trapping-math -ffp-contract=fast"
 # For torch 2.11 and later: fastdiff/ops/_library.py, OLDEST_TORCH.
 DOOR = f"{HOST} -std=c++20 -fvisibility=hidden -Wno-maybe-uninitialized -DTORCH_TARGET_VERSION=0x020b000000000000"

@@ -166,7 +166,7 @@ def _is_past(moment: float) -> bool:
 
 
 def damages(whole: Undisturbed, job: Job, file: str, count: int, rng: np.random.Generator) -> Counter[str]:
-    """A file of a half-finished run, damaged; where that is told, the file is removed, as the sentence asks for."""
+    """Damage a file of a half-finished run; if an error reports it, remove the file, as the message asks."""
     ends: Counter[str] = Counter()
     half = halfway(whole, job)
     for number in range(count):

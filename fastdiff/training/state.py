@@ -103,7 +103,7 @@ def save_checkpoint(
         return
     folder = out / FOLDER
     with writing(folder):
-        folder.mkdir(exist_ok=True)  # but not OUT: where that is gone, somebody removed it
+        folder.mkdir(exist_ok=True)  # but not OUT: if it is missing, it was removed during the run
     about = {
         "layout": LAYOUT,
         "step": state.step,

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from fastdiff.sampling.samplers import SAMPLERS
 from parts.plots.style import QUIET, save
 
-# Colours that are told apart also by the colour-blind (Okabe & Ito), and a mark each.
+# Colours that colour-blind people can distinguish, too (Okabe & Ito), and a mark for each.
 STYLES = (("#D55E00", "o"), ("#E69F00", "s"), ("#56B4E9", "^"), ("#009E73", "D"), ("#0072B2", "v"))
 
 

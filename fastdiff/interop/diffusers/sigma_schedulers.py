@@ -1,7 +1,7 @@
 """diffusers' DPM-Solver (multistep) and Euler schedulers with one ``reverse_step`` for a step.
 
-Everything but ``step`` is diffusers' own, and so is ``step`` where one ``reverse_step`` cannot do it. Rows are made once
-for a whole run.
+Everything but ``step`` is diffusers' own, and so is ``step`` where one ``reverse_step`` cannot do it. Rows are made
+once for a whole run.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def model_output(start, second_half, at, mask, WIDE: tl.constexpr):
 
 @triton.jit
 def coefficient(row, column: tl.constexpr, column_stride, is_row):
-    """float32; NaN where the index is no row of the table, which nobody on the host has looked at."""
+    """float32; NaN if the index is not a row of the table, which the host does not check."""
     return tl.load(row + column * column_stride, mask=is_row, other=float("nan")).to(tl.float32)
 
 
