@@ -179,7 +179,12 @@ def _nvrtc_cubin(header: str, kernels: Sequence[str], arch: int) -> bytes:
     )  # fmt: skip
     for kernel in kernels:
         nvrtc.nvrtcAddNameExpression(program, f"&{kernel}".encode())
-    flags = [f"--gpu-architecture=sm_{arch}", "--std=c++17", f"--include-path={ROOT / 'csrc'}"]
+    flags = [
+        f"--gpu-architecture=sm_{arch}",
+        "--std=c++17",
+        "-default-device",
+        f"--include-path={ROOT / 'csrc'}",
+    ]
     options = (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
     failed = nvrtc.nvrtcCompileProgram(program, len(flags), options)
     size = ctypes.c_size_t()

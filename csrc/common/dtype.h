@@ -10,21 +10,23 @@ namespace fastdiff {
 enum DType : int64_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
 // Calls f with a value of the type that the code names: one place turns run-time dtypes into templates. A device says
-// its own types of 16 bits: cpu/vec.h, cuda/vec.cuh.
+// its own types of 16 bits: cpu/vec.h, cuda/vec.cuh. Code: an integer, as wide as the caller has it.
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable
 #endif
-template <class BFloat16, class Float16, class F>
-FASTDIFF_HOST_DEVICE auto dispatch_dtype16(int64_t dtype, F&& f) {
-  return dtype == kBFloat16 ? f(BFloat16{}) : f(Float16{});
+template <class BFloat16, class Float16, class Code, class F>
+FASTDIFF_HOST_DEVICE auto dispatch_dtype16(Code dtype, F&& f) {
+  if (dtype == kBFloat16) return f(BFloat16{});
+  return f(Float16{});
 }
 
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable
 #endif
-template <class BFloat16, class Float16, class F>
-FASTDIFF_HOST_DEVICE auto dispatch_dtype(int64_t dtype, F&& f) {
-  return dtype == kFloat32 ? f(float{}) : dispatch_dtype16<BFloat16, Float16>(dtype, f);
+template <class BFloat16, class Float16, class Code, class F>
+FASTDIFF_HOST_DEVICE auto dispatch_dtype(Code dtype, F&& f) {
+  if (dtype == kFloat32) return f(float{});
+  return dispatch_dtype16<BFloat16, Float16>(dtype, f);
 }
 
 }  // namespace fastdiff

@@ -17,15 +17,15 @@ struct Float16 {
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable
 #endif
-template <class F>
-FASTDIFF_HOST_DEVICE auto dispatch_dtype(int64_t dtype, F&& f) {
+template <class Code, class F>
+FASTDIFF_HOST_DEVICE auto dispatch_dtype(Code dtype, F&& f) {
   return dispatch_dtype<BFloat16, Float16>(dtype, f);
 }
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable
 #endif
-template <class F>
-FASTDIFF_HOST_DEVICE auto dispatch_dtype16(int64_t dtype, F&& f) {
+template <class Code, class F>
+FASTDIFF_HOST_DEVICE auto dispatch_dtype16(Code dtype, F&& f) {
   return dispatch_dtype16<BFloat16, Float16>(dtype, f);
 }
 
