@@ -69,7 +69,7 @@ def plainest(cases: Sequence[Case]) -> list[Case]:
 
 
 def fullest(cases: Sequence[Case]) -> list[Case]:
-    """Of each op the case with the most tensors."""
+    """The case with the most tensors of each op."""
     return plainest(sorted(cases, key=_tensor_count, reverse=True))
 
 

@@ -202,14 +202,14 @@ class FusedOp:
         return self._triton_kernel().supports(self.arguments(*args))
 
     def _has_kernel(self, backend: Backend) -> bool:
-        """Of a backend that is there."""
+        """True if this op has a kernel for an available backend."""
         if backend in _NATIVE:
             return torch.ops.fastdiff._has_kernel(self.name, backend.code)
         return backend is Backend.TRITON and self.has_triton
 
     @functools.cached_property
     def has_triton(self) -> bool:
-        """Whether there are kernels on Triton, installed or not."""
+        """True if the op has kernels on Triton, whether Triton is installed or not."""
         return importlib.util.find_spec(f"{self._package}.triton") is not None
 
     def _triton_kernel(self) -> Kernel:
