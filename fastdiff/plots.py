@@ -1,4 +1,4 @@
-"""What all pictures share: matplotlib, if it is there, two colours, and a look."""
+"""Shared by all plots: matplotlib, if it is installed, two colours, and a style."""
 
 from __future__ import annotations
 

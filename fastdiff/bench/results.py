@@ -19,7 +19,7 @@ def file_name(program: str, device: str = "cpu") -> str:
 
 
 def command() -> str:
-    """What was typed, without the path to the folder it was typed in."""
+    """The command line of this program, without the path of the current folder."""
     program, here = Path(sys.argv[0]).resolve(), Path.cwd()
     name = program.relative_to(here) if program.is_relative_to(here) else Path(program.name)
     return shlex.join(["python", name.as_posix(), *sys.argv[1:]])

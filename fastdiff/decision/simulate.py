@@ -32,7 +32,7 @@ class _TrialsWithPaths(NamedTuple):
 
 
 class Trials(_Trials):
-    """What an experiment records: rt, choice; ``seed`` is the seed that makes the same trials again."""
+    """The data of an experiment: rt, choice; ``seed`` is the seed that makes the same trials again."""
 
     seed: int
 

@@ -22,7 +22,7 @@ Data = Callable[[int, torch.Generator], Tensor]  # data(n, generator) -> [n,*]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast to train."""
+    """Options of training: iterations, batch, learning rate, averaging, sampling of steps."""
 
     iterations: int
     batch: int

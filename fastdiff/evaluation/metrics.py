@@ -72,7 +72,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How the metrics are computed."""
+    """Options of computing the metrics."""
 
     batch_size: int = 64  # number of images at a time
     seed: int = 0  # random seed of the Inception Score's splits

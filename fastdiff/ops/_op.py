@@ -111,7 +111,7 @@ class FusedOp:
         return self.reference(self.arguments(*args))
 
     def gradients(self, **by_name: Tensor | None) -> tuple[Tensor | None, ...]:
-        """What a backward returns: the arguments' gradients in their order, None for those not named."""
+        """The return value of a backward: the arguments' gradients in order, None for those not named."""
         return self.arguments(**dict.fromkeys(self.arguments._fields) | by_name)
 
     def checked(self, *args: Any) -> Any:

@@ -153,7 +153,7 @@ class Sampler:
 
     @property
     def captured(self) -> int:
-        """How many loops are kept as CUDA graphs, to be replayed."""
+        """Number of loops that are kept as CUDA graphs."""
         return len(self._captures)
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from fastdiff.ops.reverse_step.table import make_table
 
 
 class History(enum.Enum):
-    """What a row's h_1 is."""
+    """The meaning of a row's h_1."""
 
     NONE = enum.auto()
     PREVIOUS_X0 = enum.auto()  # the previous call's estimate of x_0, after clipping

@@ -54,7 +54,7 @@ class Request:
 
 @dataclass(frozen=True)
 class RequestArguments:
-    """What a call asks for beside n, as it is given; :meth:`fastdiff.sampling.api.Sampler.__call__` explains each."""
+    """Arguments of a call besides n, unchecked; :meth:`fastdiff.sampling.api.Sampler.__call__` explains each."""
 
     classes: Classes | None = None
     seed: int | None = None

@@ -149,7 +149,7 @@ def _our_config(config: Any) -> UNetConfig:
 
 
 def _resampled_by_residuals(config: Any) -> bool:
-    """Whether every change of resolution is a residual block's, or none is."""
+    """True if every change of resolution is in a residual block, False if none is."""
     kinds = set()
     for blocks, attention, default in (
         (config.down_block_types[:-1], "AttnDownBlock2D", config.downsample_type),

@@ -36,7 +36,7 @@ def dev() -> torch.device:
 
 
 def load_state_dict(path: str, **kwargs: Any) -> Any:
-    """What ``torch.save`` wrote: a model's or an optimizer's state. No code in the file is ever run."""
+    """Load a file of ``torch.save``: a model's or an optimizer's state. No code in the file is ever run."""
     return torch.load(path, **{**kwargs, "weights_only": True})
 
 

@@ -11,7 +11,7 @@ from fastdiff.diffusion import schedule
 
 
 class ModelMeanType(enum.Enum):
-    """What the model predicts."""
+    """Type of the model's prediction."""
 
     PREVIOUS_X = enum.auto()  # x_{t-1}
     START_X = enum.auto()  # x_0
@@ -28,7 +28,7 @@ class ModelVarType(enum.Enum):
 
 
 class LossType(enum.Enum):
-    """What is minimised: an error, or the variational bound; "rescaled" as if for all steps."""
+    """Type of the loss: an error, or the variational bound; "rescaled" as if for all steps."""
 
     MSE = enum.auto()
     RESCALED_MSE = enum.auto()

@@ -108,7 +108,7 @@ class MixedPrecisionTrainer:
             master.grad = None
 
     def _log_norms(self) -> bool:
-        """Whether the gradient is finite."""
+        """True if the gradient is finite."""
         with torch.no_grad():
             grads = [p.grad for p in self.master_params if p.grad is not None]
             grad_norm = float(nn.utils.get_total_norm(grads))

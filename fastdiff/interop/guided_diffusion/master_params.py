@@ -97,7 +97,7 @@ def param_grad_or_zeros(param: Tensor) -> Tensor:
 
 
 def check_overflow(value: float) -> bool:
-    """Whether a number is infinite or NaN."""
+    """True if a number is infinite or NaN."""
     return not math.isfinite(value)
 
 

@@ -188,7 +188,7 @@ def parse_resume_step_from_filename(filename: str) -> int:
 
 
 def get_blob_logdir() -> str | None:
-    """Where checkpoints go: the log's folder. A place to override, as there."""
+    """Folder of the checkpoints: that of the log. To be overridden, as in the original."""
     return logger.get_dir()
 
 

@@ -37,7 +37,7 @@ def _supports(q: Tensor, **others: Tensor) -> str | None:
 
 
 def _are_aligned(*tensors: Tensor) -> bool:
-    """Whether rows are copied to shared memory 16 bytes at a time; others pass through registers."""
+    """True if rows are copied to shared memory 16 bytes at a time; others pass through registers."""
     return all(
         x.data_ptr() % 16 == 0 and all(stride == 1 or stride % 16 == 0 for stride in x.stride())
         for x in tensors

@@ -1,4 +1,4 @@
-"""What attention's Triton kernels share: a head as a tuple of tiles, and products over such tuples.
+"""Shared by attention's Triton kernels: a head as a tuple of tiles, and products over such tuples.
 
 ``tl.dot`` wants powers of two. A head of D channels is held as the tiles that CHANNELS lists as (first, number):
 ((0, 64), (64, 32)) for 96 and ((0, 128), (128, 64)) for 192, which pads nothing; in float32, whose products are made

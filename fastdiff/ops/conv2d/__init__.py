@@ -91,7 +91,7 @@ def pack_conv2d(weight: Tensor, dtype: torch.dtype | None = None) -> Tensor | No
 
 
 def unpack_conv2d(packed: Tensor, shape: torch.Size) -> Tensor:
-    """What ``pack_conv2d`` was given, to the bit: [Cout, Cin, k, k]."""
+    """The weight that ``pack_conv2d`` has packed, to the bit: [Cout, Cin, k, k]."""
     out_channels, channels, k, _ = shape
     panels = packed.view(-1, channels, k, k, torch.ops.fastdiff._conv2d_panel())
     return panels.permute(0, 4, 1, 2, 3).reshape(-1, channels, k, k)[:out_channels].contiguous()

@@ -33,7 +33,7 @@ weight_op.differentiate_reference()
 
 
 def _pays(grad: Tensor, weight: Tensor) -> bool:
-    """Whether the kernel is made for this: 1x1 is a matrix product, and few channels or pixels fill no vectors."""
+    """True if the kernel is suitable: 1x1 is a matrix product, and few channels or pixels do not fill vectors."""
     n, _, h, w = grad.shape
     tiles = n * -(-h // _TILE) * -(-w // _TILE)
     return weight.shape[2] == 3 and tiles >= _LEAST_TILES and min(weight.shape[:2]) >= _LEAST_CHANNELS

@@ -110,7 +110,7 @@ def _in_parts(trials: tuple[Tensor, ...], how: tuple[int | float, ...]) -> Passa
 
 
 def _is_looked_at() -> bool:
-    """Whether a compiler, a tracer or a transform wants to see the operator."""
+    """True if a compiler, a tracer or a transform needs to see the operator."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()

@@ -31,7 +31,7 @@ _RATE, _HALF_PI, _PI_SQUARED = tl.constexpr(1.23370055), tl.constexpr(1.57079633
 
 @triton.jit
 def stride(distance, reach, steps, max_steps, STRIDES: tl.constexpr):
-    """How wide a move is: m^2 steps at once, m whole, none beyond the last step."""
+    """Width m of a move: m^2 steps at once, m whole, none beyond the last step."""
     if STRIDES:
         m = tl.maximum(tl.minimum(distance * reach, 2048.0).to(tl.int32).to(tl.float32), 1.0)
         left = tl.maximum(max_steps - steps, 0).to(tl.float32)
@@ -43,7 +43,7 @@ def stride(distance, reach, steps, max_steps, STRIDES: tl.constexpr):
 
 @triton.jit
 def stands_still(x, a, v, reach, dt, max_steps, STRIDES: tl.constexpr):
-    """Whether not even the largest stride that is ever drawn moves the walker."""
+    """True if even the largest stride that can be drawn does not move the walker."""
     m = stride(tl.minimum(x, a - x), reach, max_steps * 0, max_steps, STRIDES)
     move = m * (tl.abs(v) * dt * m + tl.sqrt_rn(v * 0.0 + dt) * _LARGEST_NORMAL)
     return (x + move == x) & (x - move == x)
