@@ -144,7 +144,7 @@ def test_a_network_and_the_reference_never_wait(backend: str | None) -> None:
 
     The reference of reverse_step, which is what runs where there is no kernel, is looked into by itself.
     """
-    from fastdiff.ops.reverse_step.reference import reverse_step
+    from fastdiff.ops.reverse_step.reference import Arguments, reverse_step
 
     plan = make_plan("ancestral")
     with torch.inference_mode(), torch.device("meta"):
@@ -160,5 +160,7 @@ def test_a_network_and_the_reference_never_wait(backend: str | None) -> None:
         else:
             table = torch.zeros(plan.calls, 12)
             with _Watch() as watch:
-                reverse_step(x, learned, table, index, None, x, None, None, seeds, 0, True, "learned_range")
+                reverse_step(
+                    Arguments(x, learned, table, index, None, x, None, None, seeds, 0, True, "learned_range")
+                )
     assert len(watch.calls) > 20 and not watch.wrong
