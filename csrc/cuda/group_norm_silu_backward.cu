@@ -13,23 +13,12 @@ template <class T, bool kLast, int kVec>
 int run_backward(const BackwardArgs& a, const Plan& plan, void* stream) {
   const Geometry& g = plan.geometry;
   constexpr int kChannels = Tile<T, kLast, kVec>::kChannels;
-  Launch tiles;
-  tiles.grid.x = static_cast<unsigned>(a.shape.images * g.slabs * g.tiles);
-  tiles.threads = plan.threads;
-  tiles.shared_bytes = 4 * (table_floats(g, kBackwardTables) + scratch_floats(g, 2 * kChannels));
+  const auto shared_floats = table_floats(g, kBackwardTables) + scratch_floats(g, 2 * kChannels);
   const auto kernel = group_norm_silu_backward_tile_kernel<T, kLast, kVec>;
-  if (plan.path != kPartials) {
-    tiles.cluster = static_cast<unsigned>(g.tiles);
-    return launch(kernel, tiles, stream, a, g, kWhole);
-  }
-  if (const int error = launch(kernel, tiles, stream, a, g, kMeasure)) return error;
-  Launch merges;
-  merges.grid.x = static_cast<unsigned>(a.shape.images * a.shape.groups);
-  merges.threads = kMergeThreads;
-  merges.shared_bytes = 2 * kMergeThreads * sizeof(float);
-  const auto merge_kernel = group_norm_silu_backward_merge_kernel;
-  if (const int error = launch(merge_kernel, merges, stream, a, g)) return error;
-  return launch(kernel, tiles, stream, a, g, kApply);
+  return launch_tiles(kernel, a, plan, shared_floats, stream, [&](Launch merges) {
+    merges.shared_bytes = 2 * kMergeThreads * sizeof(float);
+    return launch(group_norm_silu_backward_merge_kernel, merges, stream, a, g);
+  });
 }
 
 int finish_parameters(const BackwardArgs& a, void* stream) {

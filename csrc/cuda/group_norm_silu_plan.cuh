@@ -121,6 +121,26 @@ inline Plan make_plan(const Shape& s, bool aligned, int items, const Device& dev
   return plan;
 }
 
+// A kernel of tiles for all of them: at once, or in two passes around merge(Launch).
+template <class Kernel, class Args, class Merge>
+int launch_tiles(Kernel kernel, const Args& a, const Plan& plan, int shared_floats, void* stream, Merge&& merge) {
+  const Geometry& g = plan.geometry;
+  Launch tiles;
+  tiles.grid.x = static_cast<unsigned>(a.shape.images * g.slabs * g.tiles);
+  tiles.threads = plan.threads;
+  tiles.shared_bytes = sizeof(float) * shared_floats;
+  if (plan.path != kPartials) {
+    tiles.cluster = static_cast<unsigned>(g.tiles);
+    return launch(kernel, tiles, stream, a, g, kWhole);
+  }
+  if (const int error = launch(kernel, tiles, stream, a, g, kMeasure)) return error;
+  Launch merges;
+  merges.grid.x = static_cast<unsigned>(a.shape.images * a.shape.groups);
+  merges.threads = kMergeThreads;
+  if (const int error = merge(merges)) return error;
+  return launch(kernel, tiles, stream, a, g, kApply);
+}
+
 // run(T, layout, kVec) as values of types that say them.
 template <int kValue>
 struct Constant {
