@@ -253,7 +253,7 @@ def test_masked_keys_of_very_small_scores(backend: Backend) -> None:
     check(backend, q, k, v, 0.2)
 
 
-@backends.each_kernel("attention", Backend.TRITON)
+@backends.each_kernel("attention")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["f32", "f16"])
 def test_scores_of_minus_infinity_count_nothing(backend: Backend, dtype: torch.dtype) -> None:
     """The whole first tile of keys: nothing but zeros to begin with, and no NaN."""

@@ -72,8 +72,10 @@ def attention_forward_kernel(
         for start in range(0, keys, BLOCK_S):
             s = _scores(q, k, k_strides, start, keys, BLOCK_S, MASK_S, D, CHANNELS)
             higher = tl.maximum(top, tl.max(s, 1) * factor)
-            p = tl.math.exp2(s * factor - higher[:, None])
-            fade = tl.math.exp2(top - higher)
+            # As long as there is no score, -inf less itself would be NaN.
+            base = tl.where(higher == float("-inf"), 0.0, higher)
+            p = tl.math.exp2(s * factor - base[:, None])
+            fade = tl.math.exp2(top - base)
             total = total * fade + tl.sum(p, 1)
             acc = scaled(acc, fade[:, None])
             tiles = load_tiles(v, v_strides, start, keys, BLOCK_S, MASK_S, D, CHANNELS)
