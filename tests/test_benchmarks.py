@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,7 @@ def test_suite_runs_once() -> None:
 
 
 @needs_tyro
+@pytest.mark.proof
 def test_suite_writes_what_its_pictures_need(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     chosen = "test_ops and (4096x20 or B4-H4-T64)"
@@ -184,9 +186,26 @@ def test_decision_prints_both_tables() -> None:
     assert "| exact |" in printed and "| fastdiff |" in printed
 
 
-def test_gpu_runs_dry_and_goes_on_where_it_was(tmp_path: Path) -> None:
+DRY = (str(BENCHMARKS / "gpu.py"), "--dry-run", "--device", "cpu", "--results")
+
+
+def _rows(folder: Path) -> dict[str, Any]:
+    (file,) = folder.glob("gpu-*-dry-run.json")
+    return json.loads(file.read_text())["rows"]
+
+
+def test_gpu_goes_on_where_it_was(tmp_path: Path) -> None:
+    """One part of ``make gpu`` on tiny sizes: a second run does not measure its rows again."""
+    assert "attention" in _run(*DRY, str(tmp_path), "--part", "attention")
+    rows = _rows(tmp_path)
+    assert {key.partition("/")[0] for key in rows} == {"attention"}
+    assert _run(*DRY, str(tmp_path), "--part", "attention") and _rows(tmp_path) == rows
+
+
+@pytest.mark.proof
+def test_gpu_runs_dry(tmp_path: Path) -> None:
     """The script of ``make gpu`` on tiny sizes: every part leaves rows, which a second run does not measure again."""
-    command = [str(BENCHMARKS / "gpu.py"), "--dry-run", "--device", "cpu", "--results", str(tmp_path)]
+    command = [*DRY, str(tmp_path)]
     table = tmp_path / "table.json"
     printed = _run(*command, "--table", str(table))
     (file,) = tmp_path.glob("gpu-*-dry-run.json")
@@ -211,7 +230,7 @@ def test_gpu_runs_dry_and_goes_on_where_it_was(tmp_path: Path) -> None:
     assert device["ops"]["reverse_step"].keys() == {"float32"}, "the state's dtype"
     assert set(device["ops"]["attention_training"].values()) <= {"cpu", "eager", "eager:flash"}
     assert _run(*command, "--part", "ops", "attention", "models", "training")
-    assert json.loads(file.read_text())["rows"] == content["rows"]
+    assert _rows(tmp_path) == content["rows"]
 
 
 @pytest.mark.parametrize("file", sorted((BENCHMARKS / "results").glob("gpu-*.json")), ids=lambda f: f.stem)

@@ -45,7 +45,13 @@ CONFIGS: dict[str, ModelConfig] = {
 }
 
 
-@pytest.mark.parametrize("name", KNOWN)
+# Building them without memory takes seconds each: the larger ones are proofs.
+QUICK = {"adm-64", "adm-64-256", "adm-64-classifier", "ddpm-cifar10", "iddpm-cifar10", "iddpm-imagenet-64"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.proof] * (name not in QUICK)) for name in KNOWN]
+)
 def test_published_counts(name: str) -> None:
     parameters, gmacs = KNOWN[name]
     cost = count(PRESETS[name].model)
