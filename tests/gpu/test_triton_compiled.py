@@ -38,7 +38,7 @@ class Module:
 
 MODULES = (
     Module("fastdiff.ops.philox.triton", registers=40),
-    Module("fastdiff.ops.reverse_step.triton", registers=80),
+    Module("fastdiff.ops.reverse_step.triton", registers=88),
     Module("fastdiff.ops.bernoulli_step.triton", registers=64),
     Module("fastdiff.ops.decision.triton", registers=96),
     # Two registers of the path for memory that is aligned to nothing are kept on the stack, on sm_80 alone.
