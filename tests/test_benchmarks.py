@@ -136,6 +136,7 @@ def test_models_results_fit_together(file: Path) -> None:
 
 
 @needs_tyro
+@pytest.mark.proof
 def test_interop_prints_a_table() -> None:
     pytest.importorskip("diffusers", reason="diffusers is not installed")
     printed = _run(str(BENCHMARKS / "interop.py"), "--small", "--rounds", "1")
@@ -146,6 +147,7 @@ def test_interop_prints_a_table() -> None:
 
 
 @needs_tyro
+@pytest.mark.proof
 def test_samplers_prints_a_table_and_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
     pixels = np.random.default_rng(0).integers(0, 256, (30, 32, 32), dtype=np.uint8)

@@ -113,6 +113,7 @@ def test_image_sample_by_ddim_in_two_processes(trained: Path, tmp_path: Path) ->
     assert np.load(tmp_path / "samples_4x64x64x3.npz")["arr_0"].shape == (4, 64, 64, 3)
 
 
+@pytest.mark.proof
 def test_image_train_in_two_processes(images: Path, tmp_path: Path) -> None:
     options = _flags(batch_size=1, lr_anneal_steps=2, save_interval=5, log_interval=1)
     _run("image_train", "--data_dir", str(images), *options, *MODEL, *PROCESS, logdir=tmp_path, processes=2)

@@ -54,7 +54,7 @@ def _marks(case: Case, backend: Backend, dtype: torch.dtype) -> list[pytest.Mark
     marks = [pytest.mark.large] * case.benchmark
     if backend in backends.SIMULATED:
         # A GPU's 16-bit types share their kernels, and float32 differs from them in the arithmetic, not in the sizes.
-        is_sampled = dtype is torch.bfloat16 or (dtype is torch.float32 and _elements(case) < 20_000)
+        is_sampled = dtype is torch.bfloat16 or (dtype is torch.float32 and _elements(case) < 5_000)
         marks += [pytest.mark.proof] * (case.benchmark or not is_sampled)
     elif dtype is torch.float16:
         marks += [pytest.mark.proof] * case.benchmark
