@@ -45,17 +45,8 @@ typedef int32_t VecI __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t VecU __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t VecH __attribute__((vector_size(2 * kLanes)));
 
-struct bfloat16 { uint16_t bits; };
-struct float16 { uint16_t bits; };
-
-template <class F>
-inline auto dispatch_dtype(int64_t dtype, F&& f) {
-  return dispatch_dtype<bfloat16, float16>(dtype, f);
-}
-template <class F>
-inline auto dispatch_dtype16(int64_t dtype, F&& f) {
-  return dispatch_dtype16<bfloat16, float16>(dtype, f);
-}
+using bfloat16 = BFloat16;
+using float16 = Float16;
 
 template <class To, class From>
 inline To bit_cast(From from) {

@@ -7,28 +7,6 @@
 
 namespace fastdiff {
 
-struct BFloat16 {
-  uint16_t bits;
-};
-struct Float16 {
-  uint16_t bits;
-};
-
-#if defined(__CUDACC__)
-#pragma nv_exec_check_disable
-#endif
-template <class Code, class F>
-FASTDIFF_HOST_DEVICE auto dispatch_dtype(Code dtype, F&& f) {
-  return dispatch_dtype<BFloat16, Float16>(dtype, f);
-}
-#if defined(__CUDACC__)
-#pragma nv_exec_check_disable
-#endif
-template <class Code, class F>
-FASTDIFF_HOST_DEVICE auto dispatch_dtype16(Code dtype, F&& f) {
-  return dispatch_dtype16<BFloat16, Float16>(dtype, f);
-}
-
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(BFloat16 x) { return __uint_as_float(static_cast<unsigned>(x.bits) << 16); }
 __device__ __forceinline__ float to_float(Float16 x) {

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
-from torch.utils.hooks import RemovableHandle
 
 try:
     from fastdiff import _C  # pyright: ignore[reportAttributeAccessIssue]
@@ -87,9 +86,8 @@ class Structure:
         held = [d[name] for name in ("_modules", "_parameters") for d in every]
         self._filled, self._empty = [d for d in held if d], [d for d in held if not d]
         hooks = [d[name] for name in ("_forward_hooks", "_forward_pre_hooks") for d in every]
-        self._hookless = [h for h in hooks if not h]
         self._hooked = [h for h in hooks if h]
-        self._registered = RemovableHandle.next_id
+        self._empty += [h for h in hooks if not h]
         self._dropouts = [m for m in self._modules if isinstance(m, nn.Dropout)]
         self._processors = [d for d in every if "processor" in d]  # of diffusers' attention, no modules
         self._children_seen = self._children()
@@ -98,14 +96,7 @@ class Structure:
     def has_changed(self) -> bool:
         now, seen = self._children(), self._children_seen
         same = len(now) == len(seen) and all(map(operator.is_, now, seen))
-        return not same or any(self._empty) or self._has_new_hooks() or self._now() != self._seen
-
-    def _has_new_hooks(self) -> bool:
-        registered = RemovableHandle.next_id  # one more with each hook that anyone registers on anything
-        if registered == self._registered:
-            return False
-        self._registered = registered
-        return any(self._hookless)
+        return not same or any(self._empty) or self._now() != self._seen
 
     # All of it without a loop in Python over the hundreds of modules.
 
@@ -185,18 +176,14 @@ class _Compared:
     """Samples of tensors, compared with earlier ones: by one compiled function, or by torch where there is none."""
 
     def __init__(self, samples: list[Tensor]) -> None:
-        compiled = [s for s in samples if _C is not None and s.device.type == "cpu" and s.dim() == 1]
-        self._compiled: Any = None
-        if compiled:
-            assert _C is not None
-            size = Tensor.element_size
-            self._compiled = _C.Samples(
-                [(s.data_ptr(), s.numel(), s.stride(0) * size(s), size(s)) for s in compiled]
-            )
+        runs: list[tuple[int, int, int, int]] = []
         self._groups: dict[Any, list[Tensor]] = {}
         for s in samples:
-            if not any(s is c for c in compiled):
+            if _C is not None and s.device.type == "cpu" and s.dim() == 1:
+                runs.append((s.data_ptr(), s.numel(), s.stride(0) * s.element_size(), s.element_size()))
+            else:
                 self._groups.setdefault((s.dtype, s.device), []).append(s)
+        self._compiled: Any = _C.Samples(runs) if _C is not None else None
         self._seen = {key: self._together(group) for key, group in self._groups.items()}
 
     def have_changed(self) -> bool:

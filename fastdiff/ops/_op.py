@@ -78,6 +78,7 @@ class FusedOp:
     ) -> None:
         self.name = name
         self.arguments = arguments
+        self._no_gradients = dict.fromkeys(arguments._fields)
         self.reference = reference
         self._fake = fake
         self._check = check
@@ -112,7 +113,12 @@ class FusedOp:
 
     def gradients(self, **by_name: Tensor | None) -> tuple[Tensor | None, ...]:
         """The return value of a backward: the arguments' gradients in order, None for those not named."""
-        return self.arguments(**dict.fromkeys(self.arguments._fields) | by_name)
+        found = self._no_gradients | by_name  # not a tuple made by keywords, which takes three times as long
+        if len(found) != len(self._no_gradients):
+            raise TypeError(
+                f"{self.name} has no arguments {', '.join(by_name.keys() - self._no_gradients.keys())}"
+            )
+        return tuple(found.values())
 
     def checked(self, *args: Any) -> Any:
         """The arguments as one tuple.
@@ -191,15 +197,19 @@ class FusedOp:
         """Why ``backend`` cannot run this op (with these arguments, if given), or None if it can."""
         if backend in (Backend.REFERENCE, Backend.EAGER):
             return None
+        return self._missing(backend) or (self._declines(backend, self.arguments(*args)) if args else None)
+
+    def _missing(self, backend: Backend) -> str | None:
+        """Why there is no kernel at all."""
         if reason := _library.unavailable(backend):
             return reason
-        if not self._has_kernel(backend):
-            return f"{self.name} has no {backend.value} kernel"
-        if not args:
-            return None
+        return None if self._has_kernel(backend) else f"{self.name} has no {backend.value} kernel"
+
+    def _declines(self, backend: Backend, arguments: Any) -> str | None:
+        """Why the kernel that is there cannot run these arguments."""
         if backend in _NATIVE:
-            return getattr(torch.ops.fastdiff, self.name).why_not(*args, backend.code) or None
-        return self._triton_kernel().supports(self.arguments(*args))
+            return getattr(torch.ops.fastdiff, self.name).why_not(*arguments, backend.code) or None
+        return self._triton_kernel().supports(arguments)
 
     def _has_kernel(self, backend: Backend) -> bool:
         """True if this op has a kernel for an available backend."""
@@ -236,37 +246,37 @@ class FusedOp:
         """Run the op on the forced backend, if that is in Python, or else on the fastest available one."""
         arguments = self.checked(*args)
         if wanted in (None, Backend.EAGER):  # an op without an eager form runs as usual
-            return self._run_fastest(reason, *args)
+            return self._run_fastest(reason, arguments)
         if wanted is Backend.REFERENCE:
             return self.reference(arguments)
-        if why := self.why_not(wanted) or reason or self.why_not(wanted, *args):
+        if why := self._missing(wanted) or reason or self._declines(wanted, arguments):
             raise FastdiffError(f"{self.name} cannot run on the {wanted.value} backend: {why}")
         return self._triton_kernel().run(arguments)
 
-    def _run_fastest(self, reason: str, *args: Any) -> Any:
+    def _run_fastest(self, reason: str, arguments: Any) -> Any:
         """Run on the fastest backend. ``reason``: why the device's kernels declined; "" if they were not tried."""
-        for backend in self._order(*args):
+        for backend in self._order(arguments):
             if backend is Backend.REFERENCE:
                 break
             if missing := _library.unavailable(backend):
                 log_once(None, backend, missing)
             elif not self._has_kernel(backend):
                 continue
-            elif why := reason if backend in _NATIVE and reason else self.why_not(backend, *args):
+            elif why := reason if backend in _NATIVE and reason else self._declines(backend, arguments):
                 log_once(self.name, backend, why)
             elif backend is Backend.TRITON:
-                return self._triton_kernel().run(self.arguments(*args))
+                return self._triton_kernel().run(arguments)
             else:
                 with use_backend(backend):
-                    return self._overload(*args)
-        return self.run_reference(*args)
+                    return self._overload(*arguments)
+        return self.reference(arguments)
 
-    def _order(self, *args: Any) -> tuple[Backend, ...]:
+    def _order(self, arguments: Any) -> tuple[Backend, ...]:
         """The backends to try, fastest first."""
-        first = args[0][0] if isinstance(args[0], list) else args[0]
+        first = arguments[0][0] if isinstance(arguments[0], list) else arguments[0]
         if first.device.type != _measured.DEVICE_TYPE:
             return candidates(first.device.type)
-        return _measured.order(self.name, first, getattr(self.arguments(*args), "k", first))
+        return _measured.order(self.name, first, getattr(arguments, "k", first))
 
 
 def _require_gradients(args: tuple[Any, ...]) -> bool:

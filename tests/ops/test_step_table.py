@@ -22,7 +22,9 @@ def test_cpp_names_the_columns_in_the_same_order() -> None:
 
 
 def test_triton_names_the_columns_in_the_same_order() -> None:
-    kernel = pytest.importorskip("fastdiff.ops.reverse_step.triton", exc_type=ImportError)
+    kernel = pytest.importorskip(
+        "fastdiff.ops.reverse_step.triton", reason="triton is not installed", exc_type=ImportError
+    )
     assert [getattr(kernel, f"_{name.upper()}").value for name in COLUMNS] == list(range(len(COLUMNS)))
 
 
