@@ -109,7 +109,7 @@ class Tables:
 def is_fusible(scheduler: Any, sample: Any, model_output: Any) -> bool:
     """True if one ``reverse_step`` does what the scheduler's own step would do.
 
-    It cannot if an input needs a gradient, which ``reverse_step`` does not provide, nor with options that it lacks:
+    If an input needs a gradient, the scheduler's own operations make the graph. It cannot do what the op lacks:
     thresholding (a quantile of each image), and estimates of x_0 clamped to another range than [-1, 1].
     """
     config = scheduler.config
