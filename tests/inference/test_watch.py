@@ -102,5 +102,6 @@ def test_structure() -> None:
     assert changes(lambda m: m[1][0].register_forward_hook(lambda *_: None))
     assert changes(lambda m: m[1][0].register_forward_pre_hook(lambda *_: None))
     assert changes(lambda m: m[2].register_forward_hook(lambda *_: None))
+    assert changes(lambda m: m[1][0]._forward_hooks.update({7: print}))  # by whoever copies hooks
     assert changes(lambda m: m.hooked())
     assert changes(lambda m: m[1].eval())
