@@ -116,6 +116,7 @@ class GaussianDiffusion:
             "log_variance_large": np.log(large),
             "log_one_minus_alphas_bar": np.log(1 - alphas_bar),
             "one_minus_alphas_bar": 1 - alphas_bar,
+            "snr": alphas_bar / (1 - alphas_bar),
             "sqrt_alphas_bar": np.sqrt(alphas_bar),
             "sqrt_one_minus_alphas_bar": np.sqrt(1 - alphas_bar),
             "recip_sqrt_alphas_bar": np.sqrt(1 / alphas_bar),
@@ -169,6 +170,10 @@ class GaussianDiffusion:
         return Moments(
             mean, self._at("one_minus_alphas_bar", t, x0), self._at("log_one_minus_alphas_bar", t, x0)
         )
+
+    def snr(self, t: Tensor, like: Tensor) -> Tensor:
+        """Signal-to-noise ratio abar_t / (1 - abar_t) of x_t, [N,1,...,1] to broadcast against ``like`` [N,C,*]."""
+        return self._at("snr", t, like)
 
     def q_posterior(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Moments:
         """Moments of q(x_{t-1} | x_t, x_0) (DDPM equations 6, 7); the log-variance is clipped at t = 0."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastdiff.diffusion.gaussian import GaussianDiffusion, Model
 from fastdiff.diffusion.likelihood import bound_term, mean_flat
+from fastdiff.diffusion.weighting import LossWeighting
 from fastdiff.errors import FastdiffError
 
 Loss = Literal["mse", "rescaled_mse", "hybrid", "rescaled_hybrid", "kl", "rescaled_kl"]
@@ -22,11 +23,12 @@ def training_losses(
     *,
     noise: Tensor,
     loss: Loss = "mse",
+    weighting: LossWeighting | None = None,
     **cond: Any,
 ) -> dict[str, Tensor]:
     """Losses of one batch, per sample.
 
-    With mse = mean((target - prediction)^2) and vb = one term of the bound in bits per dimension:
+    With mse = w_t mean((target - prediction)^2) and vb = one term of the bound in bits per dimension:
 
     =============== ================================================================================
     mse             mse; + vb if the variance is learned
@@ -42,14 +44,16 @@ def training_losses(
     Args:
         model: called once, as ``model(x_t, diffusion.model_time(t), **cond)``.
         x0: [N,C,*] data in [-1, 1]. t: [N] int64 steps. noise: like x0.
+        weighting: w_t of the squared error; None: 1. As in P2's code, vb has no weight.
 
     Returns:
         ``loss`` [N], and its parts ``mse`` and ``vb`` [N] where they are used.
 
     Raises:
-        FastdiffError: unknown loss, a hybrid loss without learned variance, wrong shapes.
+        FastdiffError: unknown loss, a hybrid loss without learned variance, a weighting of vb alone, wrong shapes.
     """
     _check(diffusion, x0, noise, loss)
+    check_weighting(loss, weighting)
     x_t = diffusion.q_sample(x0, t, noise)
     output = model(x_t, diffusion.model_time(t), **cond)
     if loss in ("kl", "rescaled_kl"):
@@ -58,12 +62,23 @@ def training_losses(
 
     prediction, variance = diffusion.split(output, x_t)
     mse = mean_flat((diffusion.target(x0, t, noise) - prediction) ** 2)
+    if weighting is not None and weighting.kind != "none":
+        mse = mse * weighting(diffusion, t, x0)
     if variance is None:
         return {"loss": mse, "mse": mse}
     frozen = torch.cat([prediction.detach(), variance], dim=1)
     vb = bound_term(diffusion, frozen, x0, x_t, t, clip=False).bits
     weight = diffusion.steps / 1000 if loss.startswith("rescaled") else 1.0
     return {"loss": mse + weight * vb, "mse": mse, "vb": vb}
+
+
+def check_weighting(loss: str, weighting: LossWeighting | None) -> None:
+    """Raise FastdiffError for a weighting of the squared error where the loss has none."""
+    if weighting is not None and weighting.kind != "none" and "kl" in loss:
+        raise FastdiffError(
+            f"loss weighting {weighting.kind!r} is of the squared error, and loss {loss!r} has none; "
+            "use a loss with an mse, or leave the weighting out"
+        )
 
 
 def _check(diffusion: GaussianDiffusion, x0: Tensor, noise: Tensor, loss: str) -> None:

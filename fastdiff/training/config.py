@@ -8,6 +8,7 @@ from typing import Literal
 
 from fastdiff.data.fit import Fit
 from fastdiff.diffusion.loss import Loss
+from fastdiff.diffusion.weighting import LossWeighting, Weights
 from fastdiff.errors import FastdiffError
 from fastdiff.models.config import Recompute
 from fastdiff.scalars import plain
@@ -102,6 +103,14 @@ class TrainConfig:
     """Share of labels replaced by "no class", for classifier-free guidance, if the model has such a class."""
     loss: Loss = "mse"
     """Loss of denoisers and upsamplers; "mse" and "rescaled_mse" (ADM's) also train a learned variance."""
+    loss_weighting: Weights = "none"
+    """Weight of the squared error at each time: "min-snr" (Hang et al. 2023) or "p2" (Choi et al. 2022)."""
+    min_snr_gamma: float = 5.0
+    """Signal-to-noise ratio at which min-snr stops increasing the weight of the error of the image."""
+    p2_gamma: float = 1.0
+    """Exponent of p2's weight 1 / (k + SNR)^gamma."""
+    p2_k: float = 1.0
+    """Constant k of p2's weight 1 / (k + SNR)^gamma."""
     timesteps: Timesteps = "uniform"
     """Distribution of the diffusion times; "loss-second-moment" is IDDPM's importance sampling."""
     precision: Precision = "float32"
@@ -163,6 +172,12 @@ class TrainConfig:
             raise FastdiffError(f"ema must be one to {MOST_AVERAGES} different decays, got {self.ema}")
         if self.channels not in (None, 1, 3):
             raise FastdiffError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
+        _ = self.weighting  # raises an error for numbers outside their ranges
+
+    @property
+    def weighting(self) -> LossWeighting:
+        """The weights of the squared error."""
+        return LossWeighting(self.loss_weighting, self.min_snr_gamma, self.p2_gamma, self.p2_k)
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of update ``step`` (counted from 0): linear warm-up from 0, constant, linear decay to 0.

@@ -155,9 +155,10 @@ def _fill(state: TrainState, read: Callable[[str], Tensor]) -> None:
 def _check(path: Path, about: dict[str, Any], identity: dict[str, Any]) -> None:
     if about.get("layout") != LAYOUT:
         raise FastdiffError(f"{path} was written by another version of fastdiff; give another --out")
+    defaults = {f.name: f.default for f in fields(TrainConfig)}
     for name, value in identity.items():
-        if about["identity"].get(name) != value:
+        before = about["identity"].get(name, defaults.get(name))  # it may be older than the option
+        if before != value:
             raise FastdiffError(
-                f"{path} was trained with {name} = {about['identity'].get(name)!r}, "
-                f"now {value!r} is asked for; give another --out"
+                f"{path} was trained with {name} = {before!r}, now {value!r} is asked for; give another --out"
             )

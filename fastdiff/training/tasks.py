@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from fastdiff.data.images import ImageData
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.diffusion.gaussian import GaussianDiffusion
-from fastdiff.diffusion.loss import Loss, training_losses
+from fastdiff.diffusion.loss import Loss, check_weighting, training_losses
 from fastdiff.errors import FastdiffError
 from fastdiff.images import grid
-from fastdiff.models import Classifier, ClassifierConfig, ModelConfig, UNet
+from fastdiff.models import Classifier, ClassifierConfig, ModelConfig, UNet, UNetConfig
 from fastdiff.sampling.api import sample, to_uint8
 from fastdiff.sampling.cascade import upsample
 from fastdiff.training.batches import Batch, Batches
@@ -75,26 +75,25 @@ def make_task(config: TrainConfig, model: ModelConfig, diffusion: DiffusionConfi
     if model.low_res is None:
         if config.small_size is not None:
             raise FastdiffError("small_size is an upsampler's option, and this model enlarges nothing")
-        return Denoising(process, config.loss, model.num_classes, model.null_class)
+        return Denoising(config, process, model)
     small_size = config.small_size or model.image_size // UPSCALING
     if not 1 <= small_size < model.image_size:
         raise FastdiffError(
             f"small_size must be at least 1 and below the image size, {model.image_size}, got {small_size}"
         )
-    return Upsampling(process, config.loss, model.num_classes, model.null_class, small_size)
+    return Upsampling(config, process, model, small_size)
 
 
 class Denoising:
     """x_t -> noise, x_0 or v, and perhaps a variance: see :func:`fastdiff.diffusion.loss.training_losses`."""
 
-    def __init__(
-        self, diffusion: GaussianDiffusion, loss: Loss, num_classes: int | None, null_class: int | None
-    ) -> None:
-        self._diffusion = diffusion
-        self._loss: Loss = loss
-        self.num_classes: int | None = num_classes
-        self.null_class: int | None = null_class
-        parts = diffusion.config.learns_variance and "kl" not in loss
+    def __init__(self, config: TrainConfig, diffusion: GaussianDiffusion, model: UNetConfig) -> None:
+        check_weighting(config.loss, config.weighting)
+        self._diffusion, self._weighting = diffusion, config.weighting
+        self._loss: Loss = config.loss
+        self.num_classes: int | None = model.num_classes
+        self.null_class: int | None = model.null_class
+        parts = diffusion.config.learns_variance and "kl" not in config.loss
         self.measures: tuple[str, ...] = ("loss", "mse", "vb") if parts else ("loss",)
 
     def losses(self, model: Network, batch: Batch) -> Tensor:
@@ -105,6 +104,7 @@ class Denoising:
             batch.t,
             noise=batch.noise,
             loss=self._loss,
+            weighting=self._weighting,
             **self._condition(batch),
         )
         return torch.stack([found[name] for name in self.measures], dim=1)
@@ -124,14 +124,9 @@ class Upsampling(Denoising):
     """
 
     def __init__(
-        self,
-        diffusion: GaussianDiffusion,
-        loss: Loss,
-        num_classes: int | None,
-        null_class: int | None,
-        small_size: int,
+        self, config: TrainConfig, diffusion: GaussianDiffusion, model: UNetConfig, small_size: int
     ) -> None:
-        super().__init__(diffusion, loss, num_classes, null_class)
+        super().__init__(config, diffusion, model)
         self._small_size = small_size
 
     def reduce(self, x0: Tensor) -> Tensor:
@@ -159,6 +154,10 @@ class Classification:
         if config.loss != "mse":
             raise FastdiffError(
                 f"a classifier is trained by cross entropy, not {config.loss!r}; leave out --loss"
+            )
+        if config.loss_weighting != "none":
+            raise FastdiffError(
+                "a classifier has no squared error to weight by time; leave out --loss-weighting"
             )
         if not config.noised and config.timesteps != "uniform":
             raise FastdiffError("without noise there is only one time; leave out --timesteps")
