@@ -42,7 +42,7 @@ def test_plain(number: Callable[[Any], Any]) -> None:
 
 
 def test_train_config(number: Callable[[Any], Any]) -> None:
-    given = {"steps": 5, "lr": 0.5, "seed": 3, "batch_size": 4, "image_size": 8, "decay": 2, "num_classes": 0}
+    given = {"steps": 5, "lr": 0.5, "seed": 3, "batch_size": 4, "image_size": 8, "keep": 2, "num_classes": 0}
     found = TrainConfig(Path(), Path(), ema=(number(0.5),), **{k: number(v) for k, v in given.items()})
     assert found == TrainConfig(Path(), Path(), ema=(0.5,), **given)  # pyright: ignore[reportArgumentType]
     assert type(found.steps) is int and type(found.lr) is float and type(found.ema[0]) is float

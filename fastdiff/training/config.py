@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from fastdiff.data.fit import Fit
 from fastdiff.diffusion.loss import Loss
@@ -16,12 +17,13 @@ from fastdiff.scalars import plain
 Precision = Literal["float32", "bfloat16", "float16"]
 Timesteps = Literal["uniform", "loss-second-moment"]
 Strategy = Literal["ddp", "fsdp"]
+LrSchedule = Literal["constant", "linear", "cosine"]
 
 MOST_AVERAGES = 4  # the number of averages that the optimizer's kernels update in one pass
 
 _POSITIVE = ("batch_size", "steps", "threads", "log_every", "checkpoint_every", "keep")
-_POSITIVE += ("val_every", "val_batches")
-_NOT_NEGATIVE = ("seed", "warmup", "decay", "sample_every", "weight_decay", "clip_norm")
+_POSITIVE += ("val_every", "val_batches", "decay")
+_NOT_NEGATIVE = ("seed", "warmup", "sample_every", "weight_decay", "clip_norm")
 _NOT_NEGATIVE += ("microbatch", "workers")
 
 
@@ -91,8 +93,10 @@ class TrainConfig:
     """Learning rate of AdamW after the warm-up."""
     warmup: int = 200
     """Number of first steps over which the learning rate rises linearly from 0."""
-    decay: int = 0
-    """Number of last steps over which the learning rate falls linearly to 0."""
+    lr_schedule: LrSchedule = "constant"
+    """Learning rate after the warm-up: constant, or falling to 0 at the last step, in a line or half a cosine."""
+    decay: int | None = None
+    """Number of last steps over which a linear or cosine learning rate falls. Default: all after the warm-up."""
     weight_decay: float = 0.0
     """Decoupled weight decay of AdamW."""
     clip_norm: float = 1.0
@@ -162,6 +166,13 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise FastdiffError(f"{name} must be at least 0, got {value}")
+        if self.lr_schedule not in get_args(LrSchedule):
+            known = ", ".join(get_args(LrSchedule))
+            raise FastdiffError(f"unknown learning-rate schedule {self.lr_schedule!r}; known: {known}")
+        if self.decay is not None and self.lr_schedule == "constant":
+            raise FastdiffError(
+                "decay is the length of the fall of a linear or cosine learning rate; give --lr-schedule linear with it"
+            )
         if not 0 < self.lr < float("inf"):
             raise FastdiffError(f"lr must be a positive number, got {self.lr}")
         for name, values in (("ema", self.ema), ("label_dropout", (self.label_dropout,))):
@@ -180,10 +191,14 @@ class TrainConfig:
         return LossWeighting(self.loss_weighting, self.min_snr_gamma, self.p2_gamma, self.p2_k)
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of update ``step`` (counted from 0): linear warm-up from 0, constant, linear decay to 0.
+        """Learning rate of update ``step`` (counted from 0), the product of ``lr``, warm-up and schedule.
 
-        Before the decay begins it does not depend on ``steps``, so a run may then still be lengthened or shortened.
+        The warm-up is min(1, (step + 1) / warmup). With u = min(1, (steps - step) / decay), the share of the fall that
+        is still to come, "linear" is u and "cosine" (1 - cos(pi u)) / 2 (Loshchilov & Hutter 2017, without restarts).
+        Before the fall begins it does not depend on ``steps``, so a run may then still be lengthened or shortened.
         """
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        fall = min(1.0, (self.steps - step) / self.decay) if self.decay else 1.0
-        return self.lr * rise * fall
+        if self.lr_schedule == "constant":
+            return self.lr * rise
+        left = min(1.0, (self.steps - step) / (self.decay or max(1, self.steps - self.warmup)))
+        return self.lr * rise * (left if self.lr_schedule == "linear" else (1 - math.cos(math.pi * left)) / 2)

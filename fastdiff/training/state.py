@@ -26,7 +26,7 @@ LAYOUT = 2  # version of a checkpoint; 1 had one average, and noise from another
 # Options that may change when a run is resumed. The others decide the results, so a checkpoint must agree with them.
 _FREE = (
     {"data", "labels", "class_names", "skip_broken", "workers", "out", "resume", "progress", "tensorboard"}
-    | {"device", "threads", "strategy", "microbatch", "recompute", "steps", "decay"}
+    | {"device", "threads", "strategy", "microbatch", "recompute", "steps", "lr_schedule", "decay"}
     | {"log_every", "checkpoint_every", "keep", "sample_every"}
     | {"val_data", "val_labels", "val_every", "val_batches"}
     | {"preset", "image_size", "channels", "num_classes"}  # compared as the model that they lead to

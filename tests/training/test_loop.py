@@ -120,13 +120,6 @@ def test_broken_checkpoint(toy_config: TrainConfig) -> None:
         train(toy_config)
 
 
-def test_learning_rate_rises_stays_and_falls() -> None:
-    config = TrainConfig(data=Path(), out=Path(), lr=1.0, steps=20, warmup=4, decay=5)
-    rates = [config.learning_rate(step) for step in range(20)]
-    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert rates[14:] == [1.0, 1.0, 0.8, 0.6, 0.4, 0.2]
-
-
 def test_overrides_of_the_preset(toy: dict[str, Any]) -> None:
     model, _ = architecture(TrainConfig(**toy, image_size=16, channels=3, num_classes=0))
     assert (model.image_size, model.in_channels, model.out_channels) == (16, 3, 3)
