@@ -9,13 +9,25 @@ from __future__ import annotations
 import copy
 import functools
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastdiff.errors import FastdiffError
-from fastdiff.inference.packed import PackedConv, is_freed
+from fastdiff.inference.packed import Packed, PackedConv, is_freed
+
+
+def copy_what_stays(model: nn.Module, packed: Iterable[Packed]) -> None:
+    """Copy the parameters that will not be freed: biases, norms, linear layers.
+
+    Parameters that were read from one file share its memory, all of which a single one would keep.
+    """
+    freed = {id(layer.weight) for p in packed if isinstance(p, PackedConv) for layer in p.layers}
+    for parameter in model.parameters():
+        if id(parameter) not in freed:
+            parameter.data = parameter.data.clone()
 
 
 class FreedWeights:

@@ -11,7 +11,7 @@ import torch
 from fastdiff.backend import Backend, forced
 from fastdiff.errors import FastdiffError
 from fastdiff.inference.diffusers_unet import FusedUNet2D, unet2d_class
-from fastdiff.inference.freeing import FreedWeights
+from fastdiff.inference.freeing import FreedWeights, copy_what_stays
 from fastdiff.inference.packed import PackedConv
 from fastdiff.inference.trunk import FusedTrunk, FusedUNet
 from fastdiff.models import UNet
@@ -26,11 +26,13 @@ class Optimized:
         self.model, self.dtype = fused.model, fused.dtype
         self._fused = fused
         self._freed: list[FreedWeights] = []
-        self.refresh()
-        setattr(self.model, fused.method, fused)
         if free_weights:
-            convolutions = [p for p in fused.packed() if isinstance(p, PackedConv)]
-            self._freed = [FreedWeights(p) for p in convolutions]
+            copy_what_stays(self.model, fused.unpacked())
+        for packed in fused.unpacked():
+            packed.refresh()
+            if free_weights and isinstance(packed, PackedConv):
+                self._freed.append(FreedWeights(packed))  # now: no two copies of all the weights at any time
+        setattr(self.model, fused.method, fused)
 
     def refresh(self) -> None:
         """Pack all weights again now, whether or not a change is seen."""

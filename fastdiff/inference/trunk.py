@@ -172,6 +172,10 @@ class FusedTrunk:
                 self._weights = Weights(_copied(layers.packed()))
         return layers
 
+    def unpacked(self) -> list[Packed]:
+        """All packed weights, as they are: new ones are not packed yet."""
+        return [] if self._layers is None else self._layers.packed()
+
     def packed(self) -> list[Packed]:
         """All packed weights."""
         layers = self.layers()

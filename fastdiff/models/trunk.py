@@ -74,12 +74,11 @@ def check_image(config: TrunkConfig, x: Tensor, channels: int, emb: Tensor) -> N
         raise FastdiffError(f"x must be a tensor of shape [N, {channels}, H, W], got {given(x)}")
     if not x.is_floating_point():
         raise FastdiffError(f"x must be floating-point, pixels scaled to [-1, 1], got {x.dtype}")
-    if len(emb) != len(x):
-        raise FastdiffError(f"x holds {len(x)} images, but timesteps {len(emb)}; give one for each image")
+    n = x.shape[0]  # and not len(x), which would fix the number of images of an exported graph
+    if emb.shape[0] != n:
+        raise FastdiffError(f"x holds {n} images, but timesteps {emb.shape[0]}; give one for each image")
     if emb.shape[1:] != (config.embed_channels,):
-        raise FastdiffError(
-            f"the embedding must have shape [{len(x)}, {config.embed_channels}], got {given(emb)}"
-        )
+        raise FastdiffError(f"the embedding must have shape [{n}, {config.embed_channels}], got {given(emb)}")
     factor = 2 ** (len(config.channel_mult) - 1)
     if x.shape[2] % factor or x.shape[3] % factor:
         raise FastdiffError(

@@ -67,7 +67,9 @@ class UNet(nn.Module):
         """timesteps [N], labels y [N] -> embedding [N, E]. A sampler embeds all its steps at once."""
         emb = trunk.embed_time(self.config, self.time_embed, timesteps)
         return (
-            emb if self.config.num_classes is None and y is None else emb + self._label_embedding(y, len(emb))
+            emb
+            if self.config.num_classes is None and y is None
+            else emb + self._label_embedding(y, emb.shape[0])
         )
 
     def denoise(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -145,7 +147,7 @@ class SuperResUNet(UNet):
         channels = self.config.in_channels
         if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != channels:
             raise FastdiffError(f"x must be a tensor of shape [N, {channels}, H, W], got {trunk.given(x)}")
-        shape = (len(x), channels)
+        shape = (x.shape[0], channels)
         if not isinstance(low_res, Tensor) or low_res.dim() != 4 or low_res.shape[:2] != shape:
             raise FastdiffError(
                 f"this model enlarges images; give low_res [{shape[0]}, {shape[1]}, h, w], got {trunk.given(low_res)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import fastdiff
 from fastdiff.backend import use_backend
 from fastdiff.errors import FastdiffError
+from fastdiff.inference.packed import PackedConv, is_freed
 from fastdiff.inference.trunk import FusedTrunk
 from fastdiff.models import ClassifierConfig, UNet, build_model
 
@@ -177,6 +179,37 @@ def test_freed_weights_have_no_plain_model() -> None:
             model.train()(**inputs_of(model))
     handle.restore()
     assert model.eval()(**inputs_of(model)).requires_grad
+
+
+def test_weights_are_freed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never are all of them there twice; they are packed once."""
+    model, counts = small_model(), []
+    make = PackedConv._make
+    weights = {id(p): p for p in model.parameters()}
+
+    def counting(self: PackedConv) -> None:
+        make(self)
+        counts.append(sum(is_freed(p) for p in weights.values()))
+
+    monkeypatch.setattr(PackedConv, "_make", counting)
+    handle = fastdiff.optimize(model, free_weights=True)
+    layers = [len(p.layers) for p in handle._fused.packed() if isinstance(p, PackedConv)]
+    assert counts == [sum(layers[:i]) for i in range(len(layers))]
+    run(model)
+    assert len(counts) == len(layers)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mapped files")
+def test_freed_weights_let_go_of_their_file(tmp_path: Path) -> None:
+    """A .safetensors file is mapped into memory for as long as any tensor of it is there."""
+    file = tmp_path / "mapped.safetensors"
+    fastdiff.save(small_model(), file)
+    model = fastdiff.load(file)
+    assert str(file) in Path("/proc/self/maps").read_text()
+    fastdiff.optimize(model, free_weights=True)
+    assert str(file) not in Path("/proc/self/maps").read_text()
+    wanted = run(fastdiff.load(file))
+    assert_close(run(model), wanted)
 
 
 def test_the_same_mistakes_are_explained() -> None:
