@@ -25,7 +25,7 @@ from fastdiff.bench.clock import interleave
 from fastdiff.bench.report import table
 from fastdiff.bench.sides import call_on
 from fastdiff.training import TrainConfig
-from fastdiff.training.config import Precision
+from fastdiff.choices import Precision
 from fastdiff.training.loop import Trainer
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")

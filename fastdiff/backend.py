@@ -142,11 +142,13 @@ def log_once(op: str | None, backend: Backend, reason: str) -> None:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device, after a check that it works.
+    """The device, after a check that it works; "auto" is the GPU, if there is one, and else the CPU.
 
     Raises:
         FastdiffError: the device is unknown or not available.
     """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # "meta" has no values

@@ -12,8 +12,9 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from fastdiff.bench.sides import SIDES, Side
 from fastdiff.bench.v100 import UTILISATION
+from fastdiff.choices import Loss
 from fastdiff.diffusion import DiffusionConfig, GaussianDiffusion
-from fastdiff.diffusion.loss import Loss, training_losses
+from fastdiff.diffusion.loss import training_losses
 from fastdiff.models import UNet, UNetConfig, build_model
 from fastdiff.training.optimizer import EMA, AdamWEMA, clip_factor
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+import fastdiff
 from fastdiff.errors import FastdiffError
 
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
@@ -52,38 +55,18 @@ def _run(argv: Sequence[str]) -> int:
         from fastdiff.cli.run import run_script  # all arguments after the script's name are the script's
 
         return run_script(argv[1:])
-    import logging
-    from typing import Annotated, Union
+    if list(argv) in (["--version"], ["-V"]):
+        print(f"fastdiff {fastdiff.__version__}")
+        return 0
+    from fastdiff.cli.parse import parse
 
+    command = parse(argv)
     with _interrupt_at_once():
-        from tyro.conf import OmitArgPrefixes, subcommand
-
-        from fastdiff.cli.bench import Bench
-        from fastdiff.cli.decision import Decision
-        from fastdiff.cli.dpm2015 import Dpm2015
-        from fastdiff.cli.evaluate import Evaluate
-        from fastdiff.cli.info import Info
-        from fastdiff.cli.inpaint import Inpaint
-        from fastdiff.cli.parse import parse
-        from fastdiff.cli.presets import Presets
-        from fastdiff.cli.run import Run
-        from fastdiff.cli.sample import Sample
-        from fastdiff.cli.train import Train
-
+        from fastdiff.backend import usable_device  # and with it PyTorch, which help does without
+    if getattr(command, "device", None) == "auto":
+        command = replace(command, device=str(usable_device("auto")))
     logging.basicConfig(level=logging.WARNING, format="fastdiff: %(message)s")
-    commands = Union[  # noqa: UP007 (tyro reads the annotations at run time)
-        Annotated[Sample, subcommand("sample")],
-        Annotated[Inpaint, subcommand("inpaint")],
-        Annotated[Train, subcommand("train")],
-        Annotated[Evaluate, subcommand("evaluate")],
-        Annotated[Decision, subcommand("decision")],
-        Annotated[Dpm2015, subcommand("dpm2015")],
-        Annotated[Run, subcommand("run")],
-        Annotated[Bench, subcommand("bench")],
-        Annotated[Presets, subcommand("presets")],
-        Annotated[Info, subcommand("info")],
-    ]
-    return parse(OmitArgPrefixes[commands], argv).run()
+    return command.run()
 
 
 @contextlib.contextmanager

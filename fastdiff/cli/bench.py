@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from tyro.conf import Positional
 
-from fastdiff.bench.machine import backends_in_words, device_name
-from fastdiff.bench.v100 import UTILISATION
+from fastdiff.cli.options import Device
 from fastdiff.errors import FastdiffError
 
 
@@ -36,10 +34,9 @@ class Bench:
     """Include torch.compile, which may take minutes to compile."""
     width: int | None = None
     """model_channels to use in place of the preset's. Default: the least possible on a CPU, the preset's on a GPU."""
-    utilisation: float = UTILISATION
-    """Share of a V100's peak of 120 TFLOP/s that the conversion into V100-days assumes."""
-    device: str | None = None
-    """Device to measure on: cpu, cuda or cuda:N. Default: the GPU, if there is one."""
+    utilisation: float | None = None
+    """Share of a V100's peak of 120 TFLOP/s that the conversion into V100-days assumes. Default: 0.36."""
+    device: Device = "auto"
 
     def run(self) -> int:
         from fastdiff.bench import report
@@ -53,13 +50,17 @@ class Bench:
         return 0
 
     def _measure(self) -> None:
+        import torch
+
         from fastdiff.backend import usable_device
         from fastdiff.bench import report
+        from fastdiff.bench.machine import backends_in_words, device_name
         from fastdiff.bench.measure import Options, measure, smallest_width
+        from fastdiff.bench.v100 import UTILISATION
         from fastdiff.models.config import UNetConfig
         from fastdiff.zoo import PRESETS
 
-        device = usable_device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = usable_device(self.device)
         is_cpu = device.type == "cpu"
         dtype = self.precision or ("float32" if is_cpu else "bfloat16")
         print(f"device {device_name(device)}; {backends_in_words(device.type)}; torch {torch.__version__}")
@@ -75,6 +76,6 @@ class Bench:
                 dtype=getattr(torch, dtype),
                 compile=self.compile,
                 width=width,
-                utilisation=self.utilisation,
+                utilisation=UTILISATION if self.utilisation is None else self.utilisation,
             )
             print("", report.measured(measure(name, options, device)), sep="\n", flush=True)

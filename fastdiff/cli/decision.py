@@ -9,13 +9,8 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Any, Literal
 
-import numpy as np
-import torch
-from tyro.conf import OmitSubcommandPrefixes, subcommand
-
-from fastdiff.bench.machine import device_name
 from fastdiff.cli.decision_data import Data, cores
 from fastdiff.cli.shared import check_folder
 from fastdiff.errors import FastdiffError
@@ -71,7 +66,10 @@ class Simulate:
     """Show a progress bar."""
 
     def run(self) -> int:
+        import torch
+
         from fastdiff import decision
+        from fastdiff.bench.machine import device_name
         from fastdiff.decision.table import write_trials
 
         if not self.v:
@@ -167,6 +165,8 @@ class Plot(Data):
     """Folder for the pictures; it is created if it does not exist."""
 
     def run(self) -> int:
+        import numpy as np
+
         from fastdiff.decision import plots
 
         if self.walks < 1:
@@ -194,22 +194,6 @@ class Plot(Data):
                 picture.savefig(path, format="png")
         print(f"wrote      {', '.join(str(self.out / name) for name in PICTURES)}")
         return 0
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Simulate, fit and plot trials of the diffusion decision model of psychology, in CSV files."""
-
-    action: OmitSubcommandPrefixes[
-        Union[  # noqa: UP007 (tyro reads the annotations at run time)
-            Annotated[Simulate, subcommand("simulate")],
-            Annotated[FitTrials, subcommand("fit")],
-            Annotated[Plot, subcommand("plot")],
-        ]
-    ]
-
-    def run(self) -> int:
-        return self.action.run()
 
 
 def _solve(data: Data, table: Any, hierarchical: bool, workers: int, together: bool = False) -> Any:

@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from tyro.conf import OmitSubcommandPrefixes, Positional, subcommand
+from tyro.conf import Positional
 
-from fastdiff.bench.machine import device_name
 from fastdiff.cli.shared import check_folder
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path, open_tensors, write_tensors
+
+if TYPE_CHECKING:
+    import torch
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package installs it
 
@@ -263,6 +264,8 @@ class Cifar10(_Images):
     """Training files of CIFAR-10's binary version (data_batch_1.bin ...)."""
 
     def run(self) -> int:
+        import torch
+
         from fastdiff.dpm2015.data import read_cifar10
 
         if not self.data:
@@ -276,27 +279,9 @@ class Cifar10(_Images):
         return self._run("cifar10", all_images[:-held], all_images[-held:])
 
 
-@dataclass(frozen=True)
-class Dpm2015:
-    """Train the first diffusion models (Sohl-Dickstein et al. 2015), bound their likelihood and draw samples."""
-
-    experiment: OmitSubcommandPrefixes[
-        Union[  # noqa: UP007 (tyro reads the annotations at run time)
-            Annotated[SwissRoll, subcommand("swiss-roll")],
-            Annotated[Heartbeat, subcommand("heartbeat")],
-            Annotated[DeadLeaves, subcommand("dead-leaves")],
-            Annotated[Fashion, subcommand("fashion")],
-            Annotated[Mnist, subcommand("mnist")],
-            Annotated[Cifar10, subcommand("cifar10")],
-        ]
-    ]
-
-    def run(self) -> int:
-        return self.experiment.run()
-
-
 def _report(name: str, trained: Any, start: float) -> None:
     """Print K, K - L_null and their parts beside the paper's Table 1."""
+    from fastdiff.bench.machine import device_name
     from fastdiff.dpm2015.experiments import PAPER
 
     found = trained.bound
@@ -315,6 +300,8 @@ def _report(name: str, trained: Any, start: float) -> None:
 
 
 def _compare_with_gaussian(trained: Any, train_set: torch.Tensor) -> None:
+    import torch
+
     from fastdiff.dpm2015.experiments import gaussian_bits
 
     some = trained.scale(train_set[:4000], torch.Generator().manual_seed(0))
@@ -337,6 +324,8 @@ def _estimate(trained: Any, x_0: torch.Tensor, trajectories: int, seed: int, pro
 
 def _given_a_bit(trained: Any, particles: int, seed: int, count: int = 100) -> None:
     """Print how often samples drawn given x_2 = 1 are the only heartbeat that has a one there."""
+    import torch
+
     from fastdiff.dpm2015 import heartbeat_sequences, sample
 
     wanted = heartbeat_sequences()[2].to(trained.test.dtype)

@@ -5,20 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm
 from tyro.conf import Positional, arg
 
 import fastdiff
-from fastdiff.backend import usable_device
-from fastdiff.bench.machine import device_name
-from fastdiff.checkpoint import bundled
+from fastdiff.choices import SamplerName
 from fastdiff.cli.options import (
     Classes,
     Device,
@@ -30,16 +24,18 @@ from fastdiff.cli.options import (
     Progress,
     Steps,
     Weights,
-    default_device,
 )
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser
 from fastdiff.errors import FastdiffError
-from fastdiff.evaluation.features import Features, load_features
-from fastdiff.evaluation.images import Images, Shape, read_images
-from fastdiff.evaluation.metrics import METRICS, Comparison, EvaluationOptions, check_reference, compare
-from fastdiff.evaluation.reference import Reference, read_reference, write_reference
 from fastdiff.files import atomic_path
-from fastdiff.sampling.samplers import SamplerName
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastdiff.evaluation.features import Features
+    from fastdiff.evaluation.images import Images, Shape
+    from fastdiff.evaluation.metrics import Comparison
+    from fastdiff.evaluation.reference import Reference
 
 SAMPLED = 5000  # images sampled from a checkpoint by default
 SUFFIXES = (".safetensors", ".pt")
@@ -78,7 +74,7 @@ class Evaluate:
     labels: Path | None = None
     """Labels file of IDX images, for bits per dimension. Default: found by its name beside the images."""
 
-    n: int | None = None
+    n: Annotated[int | None, arg(aliases=["-n"])] = None
     """Number of images to sample or to read. Default: 5000 from a checkpoint, all images of a file or folder."""
     preset: Preset = None
     weights: Weights = None
@@ -90,10 +86,10 @@ class Evaluate:
     guidance_scale: GuidanceScale = 1.0
     seed: int = 0
     """Random seed of the samples, of the noise for bits per dimension and of the Inception Score's splits."""
-    batch_size: int = 64
+    batch_size: Annotated[int, arg(aliases=["-b"])] = 64
     """Number of images processed at a time."""
     out: Out = Path("out")
-    device: Device = field(default_factory=default_device)
+    device: Device = "auto"
     dtype: DType = "float32"
     progress: Progress = True
 
@@ -107,6 +103,12 @@ class Evaluate:
     # --- samples against a reference ----------------------------------------------------------------------
 
     def _compare(self) -> int:
+        from fastdiff.backend import usable_device
+        from fastdiff.evaluation.features import load_features
+        from fastdiff.evaluation.images import Images
+        from fastdiff.evaluation.metrics import EvaluationOptions, check_reference, compare
+        from fastdiff.evaluation.reference import read_reference
+
         if self.reference is None and self.metrics != ("is",):
             raise FastdiffError("give --reference DATA to compare with (only --metrics is needs none)")
         if self.save_statistics is not None and self.save_statistics.suffix != ".npz":
@@ -132,6 +134,8 @@ class Evaluate:
 
     @property
     def _is_checkpoint(self) -> bool:
+        from fastdiff.checkpoint import bundled
+
         known = self.samples in bundled() or self.samples in fastdiff.PRESETS
         return self.samples.endswith(SUFFIXES) or (known and not Path(self.samples).exists())
 
@@ -139,6 +143,8 @@ class Evaluate:
         return load_denoiser(self.samples, self.preset, self.device, self.dtype, self.weights)
 
     def _read_samples(self, features: Features) -> Images:
+        from fastdiff.evaluation.images import read_images
+
         why = f"the images that {features.name} looks at"
         return read_images(Path(self.samples), features.shape, why=why, **self._reading).first(self.n)
 
@@ -163,6 +169,11 @@ class Evaluate:
         )
 
     def _sampled(self, batches: Iterator[Tensor]) -> Images:
+        import torch
+        from tqdm import tqdm
+
+        from fastdiff.evaluation.images import Images
+
         images = []
         with tqdm(total=self.n or SAMPLED, disable=not self.progress, unit="img", desc="samples") as bar:
             for batch in batches:
@@ -171,6 +182,9 @@ class Evaluate:
         return Images(torch.cat(images), self.samples)
 
     def _labels(self, model: Any, n: int) -> Tensor | None:
+        import numpy as np
+        import torch
+
         num_classes = model.config.num_classes
         if num_classes is None:
             if self.classes:
@@ -182,6 +196,10 @@ class Evaluate:
     def _report(
         self, features: Features, samples: Images, reference: Reference | None, found: Comparison
     ) -> None:
+        from fastdiff.bench.machine import device_name
+        from fastdiff.evaluation.metrics import METRICS
+        from fastdiff.evaluation.reference import write_reference
+
         about: dict[str, Any] = {"name": samples.name, "images": len(samples)}
         if self._is_checkpoint:
             about |= {"sampler": self.sampler, "steps": self.steps, "eta": self.eta, "seed": self.seed}
@@ -222,6 +240,8 @@ class Evaluate:
     # --- a model's bound ----------------------------------------------------------------------------------
 
     def _bound(self) -> int:
+        from fastdiff.bench.machine import device_name
+        from fastdiff.evaluation.images import read_images
         from fastdiff.evaluation.likelihood import image_nll
         from fastdiff.evaluation.plots import draw_bound
 

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import torch
 from tyro.conf import Positional, arg
 
 import fastdiff
-from fastdiff.bench.machine import device_name
+from fastdiff.choices import SamplerName
 from fastdiff.cli.options import (
     BatchSize,
     Checkpoint,
+    Count,
     Device,
     Out,
     Preset,
     Progress,
     Steps,
     Weights,
-    default_device,
 )
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser
-from fastdiff.data.readers import open_image, read_npz
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
-from fastdiff.images import grid
-from fastdiff.sampling.samplers import SamplerName
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FILES = ("inpaint.png", "inpaint.npz")
 UNKNOWN_COLOUR = (224, 122, 62)  # of hidden pixels in the picture
@@ -50,7 +48,7 @@ class Inpaint:
     checkpoint: Checkpoint = "fashion-mnist"
     preset: Preset = None
     weights: Weights = None
-    n: int = 7
+    n: Count = 7
     """Number of completions of each image."""
     sampler: SamplerName = "ancestral"
     """Sampling method; "ancestral" adds noise at each step, which blends known and filled parts."""
@@ -63,10 +61,15 @@ class Inpaint:
     """Random seed."""
     batch_size: BatchSize = 16
     out: Out = Path("out")
-    device: Device = field(default_factory=default_device)
+    device: Device = "auto"
     progress: Progress = True
 
     def run(self) -> int:
+        import numpy as np
+        import torch
+
+        from fastdiff.bench.machine import device_name
+
         if self.n < 1:
             raise FastdiffError(f"n must be at least 1, got {self.n}")
         model = load_denoiser(self.checkpoint, self.preset, self.device, weights=self.weights)
@@ -114,6 +117,10 @@ class Inpaint:
         return class_number(self.class_name, num_classes, list(model.class_names))
 
     def _write(self, images: np.ndarray, mask: np.ndarray, completions: np.ndarray) -> None:
+        import numpy as np
+
+        from fastdiff.images import grid
+
         rows = []
         for i, image in enumerate(images):
             shown = np.broadcast_to(image, (*mask.shape, 3)).copy()
@@ -133,6 +140,10 @@ def read_images(path: Path, size: int, channels: int) -> np.ndarray:
     Raises:
         FastdiffError: a missing or broken file, another size or, in an .npz, other channels.
     """
+    import numpy as np
+
+    from fastdiff.data.readers import open_image, read_npz
+
     if not path.is_file():
         raise FastdiffError(f"no image at {path}; give a picture or an .npz")
     if path.suffix == ".npz":
@@ -156,6 +167,10 @@ def read_mask(path: Path, size: int) -> np.ndarray:
     Raises:
         FastdiffError: a missing or broken file, another size, other colours than black and white.
     """
+    import numpy as np
+
+    from fastdiff.data.readers import open_image
+
     if not path.is_file():
         raise FastdiffError(f"no mask at {path}; give a black and white picture, white where to fill")
     mask = np.asarray(open_image(path).convert("L"))

@@ -1,20 +1,18 @@
-"""Options that several commands have in common: type and help text of each."""
+"""Options that several commands have in common: type, short form and help text of each."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 from tyro.conf import arg
 
-
-def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 Checkpoint = Annotated[
-    str, arg(help="Checkpoint of the model: a .safetensors or .pt file, or the name of a bundled model.")
+    str,
+    arg(
+        aliases=["-c"],
+        help="Checkpoint of the model: a .safetensors or .pt file, or the name of a bundled model.",
+    ),
 ]
 Preset = Annotated[
     str | None,
@@ -33,8 +31,9 @@ Classes = Annotated[
 Steps = Annotated[
     str,
     arg(
+        aliases=["-s"],
         help='Number of sampling steps; for ancestral and ddim also "ddim50" or counts per section,'
-        ' such as "90,60,20,20".'
+        ' such as "90,60,20,20".',
     ),
 ]
 Eta = Annotated[
@@ -50,8 +49,9 @@ GuidanceScale = Annotated[
         " for a second model call at each step."
     ),
 ]
-BatchSize = Annotated[int, arg(help="Number of images sampled at a time.")]
-Out = Annotated[Path, arg(help="Folder for the results; it is created if it does not exist.")]
-Device = Annotated[str, arg(help="Device to run on: cpu, cuda or cuda:N.")]
+Count = Annotated[int, arg(aliases=["-n"])]
+BatchSize = Annotated[int, arg(aliases=["-b"], help="Number of images sampled at a time.")]
+Out = Annotated[Path, arg(aliases=["-o"], help="Folder for the results; it is created if it does not exist.")]
+Device = Annotated[str, arg(help="Device to run on: auto (the GPU, if there is one), cpu, cuda or cuda:N.")]
 DType = Annotated[Literal["float32", "bfloat16"], arg(help="Data type of the model.")]
 Progress = Annotated[bool, arg(help="Show a progress bar.")]

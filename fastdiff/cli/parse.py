@@ -3,71 +3,131 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import difflib
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, get_type_hints
 
 import tyro
 
+from fastdiff.cli.commands import Group, command_type, find, tyro_type
 from fastdiff.errors import FastdiffError
 
 PROGRAM = "fastdiff"
-
-# Python's messages for a text that is not a number, and what is printed instead.
-_IN_WORDS = (
-    (re.compile(r"no type matching .* Got errors: .*<class '(?:int|float)'>: "), ""),
-    (re.compile(r"invalid literal for int\(\) with base 10: ('.*')"), r"\1 is not a whole number"),
-    (re.compile(r"could not convert string to float: ('.*')"), r"\1 is not a number"),
-    (re.compile(r"^Error parsing (--\S+): "), r"\1: "),
-    (re.compile(r"^Error parsing \w+: "), ""),
-    (re.compile(r" - +"), " "),
-)
+_HELP = ("-h", "--help")
+_COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 
 
-def parse(commands: Any, argv: Sequence[str]) -> Any:
+def parse(argv: Sequence[str]) -> Any:
     """The command that ``argv`` asks for. ``--help`` prints help and raises SystemExit(0).
 
     Raises:
         FastdiffError: an unknown command or option, or a value of another type, in one line.
     """
-    said = io.StringIO()
+    found, count = find(argv)
+    program, rest = " ".join([PROGRAM, *argv[:count]]), list(argv[count:])
+    if isinstance(found, Group) and not (rest and rest[0] in _HELP + _COMPLETION):
+        raise FastdiffError(f"{_no_command(found, rest)}; see {program} --help")
+    kind = tyro_type(found)
+    description = found.description if isinstance(found, Group) else None
+    with _errors_in_words(program, object if isinstance(found, Group) else command_type(found)):
+        return tyro.cli(kind, prog=program, args=rest, description=description)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``" (did you mean <the most similar>?)"``, or nothing if none is similar."""
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def _no_command(group: Group, rest: list[str]) -> str:
+    known = ", ".join(group.commands)
+    if not rest:
+        return f"give a command: {known}"
+    if rest[0].startswith("-"):
+        return f"unknown option {rest[0]}; a command comes first: {known}"
+    return f"unknown command {rest[0]!r}{nearest(rest[0], group.commands)}; known: {known}"
+
+
+@contextlib.contextmanager
+def _errors_in_words(program: str, kind: type) -> Iterator[None]:
+    """Raise tyro's errors as FastdiffError. Other releases of tyro, without these events, print their own and exit."""
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(commands, prog=PROGRAM, args=list(argv))
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-    known = bool(argv) and not argv[0].startswith("-") and "Available subcommands" not in said.getvalue()
-    manual = f"{PROGRAM} {argv[0]} --help" if known else f"{PROGRAM} --help"
-    raise FastdiffError(f"{one_line(said.getvalue())}; see {manual}")
+        from tyro import _errors as events
+    except ImportError:
+        yield
+        return
+
+    def tell(event: Any) -> None:
+        words: dict[type, Callable[[Any], str]] = {
+            events.UnrecognizedArgs: lambda e: _unrecognised(e.tokens, kind),
+            events.MissingArgs: lambda e: _missing(
+                [a.arg for a in e.missing_arguments], e.unrecognized_tokens, kind
+            ),
+            events.BadValue: lambda e: f"{_name(e.argument)} needs {_count(e.argument.lowered.nargs)}",
+            events.InvalidChoice: lambda e: f"{_name(e.argument)}: {_no_choice(e.value, e.choices)}",
+            events.InstantiationFailure: lambda e: _bad_value(e.argument, e.message),
+        }
+        if type(event) in words:
+            raise FastdiffError(f"{words[type(event)](event)}; see {program} --help")
+
+    with events.on_parse_error(tell):
+        yield
 
 
-def one_line(box: str) -> str:
-    """An error box as one line: its sections without the descriptions of options."""
-    sections = [section for section in map(" ".join, _sections(box)) if section]
-    message = "; ".join(section.strip().removesuffix(".") for section in sections)
+def _unrecognised(tokens: Sequence[str], kind: type) -> str:
+    given = [token for token in tokens if token.startswith("-")]
+    if not given:
+        return f"unexpected argument {tokens[0]!r}"
+    name = given[0].partition("=")[0]
+    return f"unknown option {name}{nearest(name, options_of(kind))}"
+
+
+def options_of(kind: type) -> Iterator[str]:
+    """The long and short options of a command."""
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        marks = [mark for mark in getattr(hint, "__metadata__", ()) if hasattr(mark, "aliases")]
+        yield f"--{next((m.name for m in marks if m.name), name.replace('_', '-'))}"
+        yield from (alias for mark in marks for alias in mark.aliases or ())
+
+
+def _missing(arguments: Sequence[Any], tokens: Sequence[str], kind: type) -> str:
+    """The missing arguments; but a mistyped option that was given in place of one is the mistake to report."""
+    if tokens:
+        return _unrecognised(tokens, kind)
+    shown = (
+        f"{_name(a)} {a.lowered.metavar}" if a.lowered.name_or_flags[0].startswith("-") else _name(a)
+        for a in arguments
+    )
+    return f"missing: {', '.join(shown)}"
+
+
+def _no_choice(value: str, choices: Sequence[str]) -> str:
+    return f"{value!r} is none of {', '.join(choices)}{nearest(value, choices)}"
+
+
+def _count(nargs: Any) -> str:
+    return f"{nargs} values" if isinstance(nargs, int) and nargs > 1 else "a value"
+
+
+def _name(argument: Any) -> str:
+    """An argument as it is typed: its long option, or the name of a positional one."""
+    flags = [flag for flag in argument.lowered.name_or_flags if flag.startswith("--")]
+    metavar = str(argument.lowered.metavar)
+    return flags[0] if flags else argument.display_name() if metavar.startswith("{") else metavar
+
+
+# Python's and tyro's messages for a text of another type, and what is printed instead.
+_IN_WORDS = (
+    (re.compile(r"invalid literal for int\(\) with base 10: ('.*?')"), r"\1 is not a whole number"),
+    (re.compile(r"Could not find valid parse for arguments: \[(.*)\]"), r"cannot read \1"),
+    (re.compile(r"could not convert string to float: ('.*?')"), r"\1 is not a number"),
+)
+
+
+def _bad_value(argument: Any, message: str) -> str:
+    name = "" if argument is None else f"{_name(argument)}: "
     for pattern, words in _IN_WORDS:
-        message = pattern.sub(words, message)
-    return " ".join(message.split()) or "the command line could not be read"
-
-
-def _sections(box: str) -> Iterator[list[str]]:
-    """The sections between the box's rules. Descriptions, which are indented deeper, are left out."""
-    section: list[str] = []
-    for text in _rows(re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()):
-        if text and not text.strip("─- "):
-            yield section
-            section = []
-        elif text.startswith(("For full helptext", "Argument helptext")):
-            return  # the box ends with these
-        elif len(text) - len(text.lstrip()) <= 4:
-            section.append(text.strip())
-    yield section
-
-
-def _rows(lines: list[str]) -> list[str]:
-    """The box's rows without its frame, which is drawn in blanks where the terminal has only ASCII."""
-    if any(line.startswith("│") for line in lines):
-        return [line.strip("│").removeprefix(" ").rstrip() for line in lines if line.startswith("│")]
-    return [line[2:].rstrip() for line in lines[2:]]  # a title and a rule stand above
+        if found := pattern.search(message):
+            return name + found.expand(words)
+    return name + " ".join(message.split()).removesuffix(".")

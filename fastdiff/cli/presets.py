@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastdiff.checkpoint import bundled
-from fastdiff.zoo import PRESETS
-
 
 @dataclass(frozen=True)
 class Presets:
     """List the models that fastdiff knows by name, with their image size, weights and description."""
 
     def run(self) -> int:
+        from fastdiff.checkpoint import bundled
+        from fastdiff.zoo import PRESETS
+
         width = max(map(len, PRESETS))
         here = bundled()
         for name, preset in PRESETS.items():

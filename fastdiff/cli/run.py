@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import runpy
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,6 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from fastdiff.backend import logger
 from fastdiff.errors import FastdiffError
 
 _MIRROR = "fastdiff.interop.guided_diffusion"
@@ -85,7 +85,9 @@ def _alias(package: str, folder: Path, others: dict[str, str]) -> None:
     if not own.is_dir():
         sys.modules[package] = importlib.import_module(_MIRROR)
     elif theirs:
-        logger.warning("%s: the script's own %s, not fastdiff's", package, ", ".join(theirs))
+        logging.getLogger("fastdiff").warning(
+            "%s: the script's own %s, not fastdiff's", package, ", ".join(theirs)
+        )
     for name in _MODULES:
         if name not in theirs:
             module = importlib.import_module(f"{_MIRROR}.{others.get(name, name)}")

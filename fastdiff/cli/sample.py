@@ -7,25 +7,20 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 from tyro.conf import arg
 
 import fastdiff
-from fastdiff.bench.compare import ratio_to_eager
-from fastdiff.bench.machine import backends_in_words, device_name
+from fastdiff.choices import SamplerName
 from fastdiff.cli import INTERRUPTED
-from fastdiff.cli.batch_files import BatchFiles, fingerprint
 from fastdiff.cli.options import (
     BatchSize,
     Checkpoint,
     Classes,
+    Count,
     Device,
     DType,
     Eta,
@@ -35,16 +30,16 @@ from fastdiff.cli.options import (
     Progress,
     Steps,
     Weights,
-    default_device,
 )
 from fastdiff.cli.shared import check_folder, class_number, load_denoiser, process
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path, locked, remove_halves, writing
-from fastdiff.images import grid
-from fastdiff.models import ClassifierConfig
-from fastdiff.ops.philox import sample_seeds
-from fastdiff.sampling.cascade import classifier_log_probability, upsampler_seeds
-from fastdiff.sampling.samplers import SamplerName
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from fastdiff.cli.batch_files import BatchFiles
 
 FILES = ("samples.png", "samples.npz")
 
@@ -61,7 +56,7 @@ class Sample:
     checkpoint: Checkpoint = "fashion-mnist"
     preset: Preset = None
     weights: Weights = None
-    n: int = 64
+    n: Count = 64
     """Number of images."""
     classes: Classes = ()
     sampler: SamplerName = "dpmpp"
@@ -87,13 +82,18 @@ class Sample:
     out: Out = Path("out")
     png: bool = False
     """Also write each image as OUT/images/000000.png, ..."""
-    device: Device = field(default_factory=default_device)
+    device: Device = "auto"
     dtype: DType = "float32"
     compare: bool = True
     """Also time the same model in eager PyTorch, in alternation, and print the ratio."""
     progress: Progress = True
 
     def run(self) -> int:
+        import torch
+
+        from fastdiff.cli.batch_files import BatchFiles
+        from fastdiff.ops.philox import sample_seeds
+
         model = load_denoiser(self.checkpoint, self.preset, self.device, self.dtype, self.weights)
         names = list(model.class_names)
         classifier = self._load_classifier()
@@ -142,12 +142,16 @@ class Sample:
 
     def _settings(self, models: dict[str, Any]) -> dict[str, Any]:
         """The settings that the images depend on, as they are read back from JSON."""
+        from fastdiff.cli.batch_files import fingerprint
+
         free = ("out", "png", "compare", "progress", "device")
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
         contents = {f"content of {name}": model and fingerprint(model) for name, model in models.items()}
         return json.loads(json.dumps({**settings, **contents}))
 
     def _load_classifier(self) -> Any:
+        from fastdiff.models import ClassifierConfig
+
         if self.classifier is None:
             return None
         classifier: Any = fastdiff.load(self.classifier, preset=self.classifier_preset, device=self.device)
@@ -156,6 +160,8 @@ class Sample:
         return classifier.eval().requires_grad_(False)
 
     def _guide(self, classifier: Any, labels: Tensor | None) -> fastdiff.Guide | None:
+        from fastdiff.sampling.cascade import classifier_log_probability
+
         if classifier is None or labels is None:
             return None
         outputs = classifier.config.num_outputs
@@ -173,6 +179,8 @@ class Sample:
 
     def _enlarger(self, model: Any) -> Any:
         """The function enlarge(images, first, labels) for a batch that begins with image ``first``, or None."""
+        from fastdiff.sampling.cascade import upsampler_seeds
+
         if model is None:
             return None
         options = {"sampler": self.sampler, "eta": self.eta, "steps": self.upsampler_steps or self.steps}
@@ -196,6 +204,8 @@ class Sample:
         enlarge: Any,
     ) -> None:
         """Write each batch as it is finished, until the last or Ctrl-C."""
+        import torch
+
         try:
             with contextlib.suppress(KeyboardInterrupt):
                 for index, batch in zip(mine, batches, strict=True):
@@ -214,6 +224,11 @@ class Sample:
     def _report(
         self, model, parts: BatchFiles, labels, names, options: dict[str, Any], seconds: float, made: int
     ) -> int:
+        import numpy as np
+
+        from fastdiff.bench.compare import ratio_to_eager
+        from fastdiff.bench.machine import backends_in_words, device_name
+
         finished = parts.finished()
         if not finished:
             print("fastdiff: interrupted before any image was finished; nothing written", file=sys.stderr)
@@ -222,7 +237,7 @@ class Sample:
         images = np.concatenate(finished)
         self._write(images, None if labels is None else labels[: len(images)].numpy(), names)
         print(f"device     {device_name(self.device)}")
-        print(f"backend    {backends_in_words(torch.device(self.device).type)}")
+        print(f"backend    {backends_in_words(self.device.partition(':')[0])}")
         rate = (
             f" in {seconds:.1f} s: {made / seconds:.2f} images/s"
             if made == len(images)
@@ -245,6 +260,9 @@ class Sample:
 
     def _labels(self, num_classes: int | None, names: list[str]) -> Tensor | None:
         """[N] int64: the chosen classes in turn, those of the model or else of the classifier that guides it."""
+        import numpy as np
+        import torch
+
         if self.n < 1:
             raise FastdiffError(f"n must be at least 1, got {self.n}")
         if num_classes is None:
@@ -255,6 +273,11 @@ class Sample:
         return torch.from_numpy(np.resize(np.array(chosen, dtype=np.int64), self.n))
 
     def _write(self, images: np.ndarray, labels: np.ndarray | None, names: list[str]) -> None:
+        import numpy as np
+        from PIL import Image
+
+        from fastdiff.images import grid
+
         captions = None if labels is None else [names[k] if names else str(k) for k in labels]
         # Classes come in turn, so that this many columns show each class in a column of its own.
         kinds = len(self.classes) or (0 if labels is None else int(labels.max()) + 1)

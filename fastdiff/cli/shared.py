@@ -8,12 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import fastdiff
-from fastdiff.backend import usable_device
 from fastdiff.errors import FastdiffError
-from fastdiff.models import ClassifierConfig
 
 
 def load_denoiser(
@@ -24,6 +20,11 @@ def load_denoiser(
     Raises:
         FastdiffError: no such checkpoint or device, another kind of model, or one without its diffusion's settings.
     """
+    import torch
+
+    from fastdiff.backend import usable_device
+    from fastdiff.models import ClassifierConfig
+
     usable = usable_device(device)
     model: Any = fastdiff.load(
         checkpoint, preset=preset, weights=weights, device=usable, dtype=getattr(torch, dtype)

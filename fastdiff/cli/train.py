@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from fastdiff.backend import use_backend
+from tyro.conf import arg
+
 from fastdiff.cli import INTERRUPTED
 from fastdiff.cli.shared import process
-from fastdiff.training import TrainConfig, train
+from fastdiff.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,17 @@ class Train(TrainConfig):
     command continues where it stopped. On several GPUs: torchrun --nproc-per-node=N -m fastdiff train ...
     """
 
+    # The short forms of these options; defaults and help are TrainConfig's.
+    out: Annotated[Path, arg(aliases=["-o"])]
+    steps: Annotated[int, arg(aliases=["-s"])] = TrainConfig.steps
+    batch_size: Annotated[int, arg(aliases=["-b"])] = TrainConfig.batch_size
     backend: Literal["auto", "eager", "reference", "cpu", "triton", "cuda"] = "auto"
     """Backend of the ops; "auto" picks the fastest one available."""
 
     def run(self) -> int:
+        from fastdiff.backend import use_backend
+        from fastdiff.training import train
+
         with contextlib.nullcontext() if self.backend == "auto" else use_backend(self.backend):
             step, model = train(self)
         if process()[0]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from fastdiff.choices import Fit
 from fastdiff.errors import FastdiffError
 from fastdiff.scalars import plain
 
-Fit = Literal["crop", "random-crop", "pad"]
 _MODES = {1: "L", 3: "RGB"}
 
 

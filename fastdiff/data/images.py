@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fastdiff.data.fit import Fit, fit_image
+from fastdiff.choices import Fit
+from fastdiff.data.fit import fit_image
 from fastdiff.data.readers import Arrays, EncodedImages, read
 from fastdiff.errors import FastdiffError
 from fastdiff.scalars import plain

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from fastdiff.choices import Loss
 from fastdiff.diffusion.gaussian import GaussianDiffusion, Model
 from fastdiff.diffusion.likelihood import bound_term, mean_flat
 from fastdiff.diffusion.weighting import LossWeighting
 from fastdiff.errors import FastdiffError
-
-Loss = Literal["mse", "rescaled_mse", "hybrid", "rescaled_hybrid", "kl", "rescaled_kl"]
 
 
 def training_losses(

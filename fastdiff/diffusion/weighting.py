@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
+from fastdiff.choices import LossWeights
 from fastdiff.errors import FastdiffError
 
-if TYPE_CHECKING:  # the options of a command, of which this is one, are read without PyTorch
+if TYPE_CHECKING:
     from torch import Tensor
 
     from fastdiff.diffusion.gaussian import GaussianDiffusion
-
-Weights = Literal["none", "min-snr", "p2"]
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,15 @@ class LossWeighting:
         FastdiffError: an unknown kind, or a number outside its range.
     """
 
-    kind: Weights = "none"
+    kind: LossWeights = "none"
     min_snr_gamma: float = 5.0
     p2_gamma: float = 1.0
     p2_k: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Weights):
+        if self.kind not in get_args(LossWeights):
             raise FastdiffError(
-                f"unknown loss weighting {self.kind!r}; known: {', '.join(get_args(Weights))}"
+                f"unknown loss weighting {self.kind!r}; known: {', '.join(get_args(LossWeights))}"
             )
         for name in ("min_snr_gamma", "p2_k"):
             if not 0 < getattr(self, name) < float("inf"):

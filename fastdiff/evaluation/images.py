@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from fastdiff.data.fit import Fit
+from fastdiff.choices import Fit
 from fastdiff.data.images import FittedImages, load_data
 from fastdiff.data.readers import Arrays, EncodedImages, Header, read
 from fastdiff.errors import FastdiffError

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdiff.data.fit import Fit
+from fastdiff.choices import Fit
 from fastdiff.data.readers.arrays import read_arrays
 from fastdiff.errors import FastdiffError
 from fastdiff.evaluation.frechet import Moments

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastdiff.choices import Recompute
 from fastdiff.errors import FastdiffError
 from fastdiff.models import trunk
-from fastdiff.models.config import ClassifierConfig, Recompute
+from fastdiff.models.config import ClassifierConfig
 from fastdiff.nn import GroupNormSiLU, split_heads, zero_module
 from fastdiff.ops import attention
 

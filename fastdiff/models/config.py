@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+from fastdiff.choices import Recompute
 from fastdiff.errors import FastdiffError
 
 GROUPS = 32  # of every GroupNorm
-Recompute = Literal["none", "selective", "full"]
 RECOMPUTE: tuple[Recompute, ...] = get_args(Recompute)
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fastdiff.choices import Recompute
 from fastdiff.errors import FastdiffError
-from fastdiff.models.config import RECOMPUTE, Recompute, TrunkConfig
+from fastdiff.models.config import RECOMPUTE, TrunkConfig
 from fastdiff.nn import (
     AttentionBlock,
     Conv2d,

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdiff.choices import Recompute
 from fastdiff.errors import FastdiffError
 from fastdiff.models import trunk
 from fastdiff.models.classifier import Classifier
-from fastdiff.models.config import ClassifierConfig, ModelConfig, Recompute, UNetConfig
+from fastdiff.models.config import ClassifierConfig, ModelConfig, UNetConfig
 from fastdiff.nn import Conv2d, GroupNormSiLU, zero_module
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from fastdiff.data.fit import Fit
-from fastdiff.diffusion.loss import Loss
-from fastdiff.diffusion.weighting import LossWeighting, Weights
+from fastdiff.choices import Fit, Loss, LossWeights, Precision, Recompute
 from fastdiff.errors import FastdiffError
-from fastdiff.models.config import Recompute
 from fastdiff.scalars import plain
 
-Precision = Literal["float32", "bfloat16", "float16"]
+if TYPE_CHECKING:
+    from fastdiff.diffusion.weighting import LossWeighting
+
 Timesteps = Literal["uniform", "loss-second-moment"]
 Strategy = Literal["ddp", "fsdp"]
 LrSchedule = Literal["constant", "linear", "cosine"]
@@ -107,7 +106,7 @@ class TrainConfig:
     """Share of labels replaced by "no class", for classifier-free guidance, if the model has such a class."""
     loss: Loss = "mse"
     """Loss of denoisers and upsamplers; "mse" and "rescaled_mse" (ADM's) also train a learned variance."""
-    loss_weighting: Weights = "none"
+    loss_weighting: LossWeights = "none"
     """Weight of the squared error at each time: "min-snr" (Hang et al. 2023) or "p2" (Choi et al. 2022)."""
     min_snr_gamma: float = 5.0
     """Signal-to-noise ratio at which min-snr stops increasing the weight of the error of the image."""
@@ -188,6 +187,10 @@ class TrainConfig:
     @property
     def weighting(self) -> LossWeighting:
         """The weights of the squared error."""
+        from fastdiff.diffusion.weighting import (
+            LossWeighting,  # and with it PyTorch, which --help does without
+        )
+
         return LossWeighting(self.loss_weighting, self.min_snr_gamma, self.p2_gamma, self.p2_k)
 
     def learning_rate(self, step: int) -> float:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from fastdiff.backend import usable_device
 from fastdiff.checkpoint import save
-from fastdiff.data.fit import Fit
+from fastdiff.choices import Fit
 from fastdiff.data.images import ImageData, load_data
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError

@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fastdiff.choices import Precision
 from fastdiff.errors import FastdiffError
 from fastdiff.ops import AdamWHyper, adamw_ema
-from fastdiff.training.config import Precision
 from fastdiff.training.parallel import local, locals_of
 
 M = TypeVar("M", bound=nn.Module)

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from fastdiff.choices import Loss
 from fastdiff.data.images import ImageData
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.diffusion.gaussian import GaussianDiffusion
-from fastdiff.diffusion.loss import Loss, check_weighting, training_losses
+from fastdiff.diffusion.loss import check_weighting, training_losses
 from fastdiff.errors import FastdiffError
 from fastdiff.images import grid
 from fastdiff.models import Classifier, ClassifierConfig, ModelConfig, UNet, UNetConfig

@@ -47,7 +47,7 @@ def test_info_tells_the_rate_of_bfloat16(command) -> None:
 
 
 def test_info_says_what_was_measured_on_a_gpu(monkeypatch) -> None:
-    from fastdiff.cli.info import measurements
+    from fastdiff.cli.installation import measurements
     from fastdiff.ops import _measured
 
     ops = {"attention": {"bfloat16 D64 T1024": "eager:cudnn"}}
@@ -65,7 +65,7 @@ def test_info_says_what_was_measured_on_a_gpu(monkeypatch) -> None:
 
 
 def test_presets_are_listed_with_what_is_bundled(command, monkeypatch) -> None:
-    monkeypatch.setattr("fastdiff.cli.presets.bundled", lambda: ["adm-64"])
+    monkeypatch.setattr("fastdiff.checkpoint.bundled", lambda: ["adm-64"])
     lines = command("presets").out.splitlines()
     assert [line.split()[0] for line in lines] == list(fastdiff.PRESETS)
     assert [line.split()[0] for line in lines if "bundled" in line] == ["adm-64"]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from fastdiff.errors import FastdiffError
 from fastdiff.training import TrainConfig, train
-from fastdiff.training.config import Precision
+from fastdiff.choices import Precision
 from fastdiff.training.loop import Trainer
 from fastdiff.training.optimizer import LossScale
 from fastdiff.training.state import checkpoints

@@ -1,14 +1,15 @@
 """The samplers by name. Each module supplies rows of coefficients and never a loop.
 
-To add one: write ``<name>.py`` with ``rows(levels, ...) -> list[Row]``, and list it in ``SAMPLERS``.
+To add one: write ``<name>.py`` with ``rows(levels, ...) -> list[Row]``, and list it in ``SAMPLERS`` and, for type
+checkers and the command line, in ``fastdiff.choices.SamplerName``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
 
+from fastdiff.choices import SamplerName
 from fastdiff.diffusion.config import Variance
 from fastdiff.diffusion.gaussian import GaussianDiffusion
 from fastdiff.errors import FastdiffError
@@ -29,7 +30,7 @@ class Method:
 
 # Karras spacing lands closest to the exact ODE solution at 20 to 50 calls, for linear and cosine schedules
 # (measured with the exact denoiser of 3000 Fashion-MNIST images).
-SAMPLERS = {
+SAMPLERS: dict[SamplerName, Method] = {
     "ancestral": Method(
         "ancestral", lambda levels, variance, eta: ancestral.rows(levels, variance), "uniform"
     ),
@@ -38,12 +39,6 @@ SAMPLERS = {
     "heun": Method("Heun", lambda levels, variance, eta: heun.rows(levels), "karras"),
     "dpmpp": Method("DPM-Solver++ 2M", lambda levels, variance, eta: dpmpp.rows(levels), "karras"),
 }
-
-# The names as a type, for the options of commands.
-if TYPE_CHECKING:
-    SamplerName = str
-else:
-    SamplerName = Literal[tuple(sorted(SAMPLERS))]
 
 
 def sampling_plan(
