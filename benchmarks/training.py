@@ -24,8 +24,8 @@ from fastdiff.bench import machine, results
 from fastdiff.bench.clock import interleave
 from fastdiff.bench.report import table
 from fastdiff.bench.sides import call_on
-from fastdiff.training import TrainConfig
 from fastdiff.choices import Precision
+from fastdiff.training import TrainConfig
 from fastdiff.training.loop import Trainer
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")

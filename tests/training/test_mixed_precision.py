@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from fastdiff.choices import Precision
 from fastdiff.errors import FastdiffError
 from fastdiff.training import TrainConfig, train
-from fastdiff.choices import Precision
 from fastdiff.training.loop import Trainer
 from fastdiff.training.optimizer import LossScale
 from fastdiff.training.state import checkpoints
