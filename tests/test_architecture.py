@@ -13,7 +13,7 @@ import fastdiff
 ROOT = Path(fastdiff.__file__).parent
 PAGE = ROOT.parent / "docs" / "architecture.md"
 # small helpers, and the compiled module, that everyone may import
-FREE = {"errors", "files", "images", "plots", "scalars", "_C"}
+FREE = {"errors", "choices", "files", "images", "plots", "scalars", "_C"}
 # the package itself: it imports lazily what its users ask for
 OUTSIDE = {"__init__", "__main__"}
 

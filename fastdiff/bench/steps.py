@@ -108,7 +108,7 @@ class Step:
         side: Side,
         model: UNet,
         diffusion: GaussianDiffusion,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         dtype: torch.dtype,
     ) -> None:
         self.model, self._diffusion, self._inputs, self._dtype = model, diffusion, inputs, dtype
