@@ -33,9 +33,13 @@ def load(
     diffusion: DiffusionConfig | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    trainable: bool = False,
     **options: Any,
 ) -> UNet | Classifier:
-    """A model in eval mode, ready to sample, with ``.config``, ``.diffusion`` and ``.class_names``.
+    """A model ready to sample, with ``.config``, ``.diffusion`` and ``.class_names``.
+
+    It is in eval mode and its weights are frozen: they require no gradients. To train it in a loop of your own, give
+    ``trainable=True``; ``fastdiff train --init`` does so by itself.
 
         model = fastdiff.load("fashion-mnist")                     # bundled
         model = fastdiff.load("256x256_diffusion.pt")              # released by ADM: recognised
@@ -56,6 +60,7 @@ def load(
             logged. Prefixes such as "module.", "model." and "_orig_mod." are removed.
         diffusion: the diffusion that the model was trained with; replaces that of preset or file.
         device, dtype: device and dtype of the model.
+        trainable: return it in train mode, which has dropout, and with weights that require gradients.
         options: fields of :class:`UNetConfig` or :class:`ClassifierConfig` that replace what was found.
 
     Raises:
@@ -77,7 +82,7 @@ def load(
     model.diffusion = diffusion or found.diffusion
     model.class_names = found.class_names
     try:
-        return model.eval().requires_grad_(False).to(device)
+        return model.requires_grad_(trainable).train(trainable).to(device)
     except (RuntimeError, AssertionError) as error:
         raise FastdiffError(f"device {device!s} cannot be used: {str(error).splitlines()[0]}") from None
 

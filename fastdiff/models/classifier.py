@@ -92,6 +92,12 @@ class Classifier(nn.Module):
                 means.append(h.type(head).mean(dim=(2, 3)))
         return self.out(torch.cat(means, dim=-1) if spatial else h.type(head)).type(x.dtype)
 
+    def train(self, mode: bool = True) -> Classifier:
+        """As for every module; warns if ``mode`` is True and all weights are frozen."""
+        if mode:
+            trunk.warn_if_frozen(self)
+        return super().train(mode)
+
     def half_trunk(self, dtype: torch.dtype = torch.float16) -> Classifier:
         """Cast the trunk's convolutions to ``dtype``, as guided-diffusion's ``convert_to_fp16`` does."""
         trunk.halve_convolutions([*self.input_blocks, self.middle_block], dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -29,6 +30,16 @@ class Block(nn.Sequential):
         for layer in self:
             x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
         return x
+
+
+def warn_if_frozen(model: nn.Module) -> None:
+    """Warn that a network that is put in train mode has no weight that would learn."""
+    if not any(p.requires_grad for p in model.parameters()):
+        warnings.warn(
+            "the weights of this model are frozen, as fastdiff.load returns them, and will not be trained; "
+            "load it with trainable=True, or call model.requires_grad_()",
+            stacklevel=3,
+        )
 
 
 def run_block(block: nn.Module, *args: Tensor, recompute: Recompute) -> Tensor:

@@ -88,6 +88,12 @@ class UNet(nn.Module):
         recompute = "none" if self.recompute == "none" else "selective"
         return trunk.run_block(self.out, h, recompute=recompute).type(x.dtype)
 
+    def train(self, mode: bool = True) -> UNet:
+        """As for every module; warns if ``mode`` is True and all weights are frozen."""
+        if mode:
+            trunk.warn_if_frozen(self)
+        return super().train(mode)
+
     def half_trunk(self, dtype: torch.dtype = torch.float16) -> UNet:
         """Cast the trunk's convolutions to ``dtype``, as guided-diffusion's ``convert_to_fp16`` does.
 

@@ -18,6 +18,7 @@ Timesteps = Literal["uniform", "loss-second-moment"]
 Strategy = Literal["ddp", "fsdp"]
 LrSchedule = Literal["constant", "linear", "cosine"]
 
+DEFAULT_PRESET = "fashion-mnist"
 MOST_AVERAGES = 4  # the number of averages that the optimizer's kernels update in one pass
 
 _POSITIVE = ("batch_size", "steps", "threads", "log_every", "checkpoint_every", "keep")
@@ -69,7 +70,9 @@ class TrainConfig:
     val_labels: Path | None = None
     """Labels file of VAL_DATA, as LABELS is of DATA."""
 
-    preset: str = "fashion-mnist"
+    init: str | None = None
+    """Checkpoint to fine-tune: a file, or the name of a bundled model. Its architecture is used; what fits is kept."""
+    preset: str = DEFAULT_PRESET
     """Configuration of the model: the name of a preset, or a .json file {"model": {...}, "diffusion": {...}}."""
     image_size: int | None = None
     """Image size in pixels. Default: the preset's."""

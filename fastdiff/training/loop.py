@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import signal
 import threading
 import time
@@ -29,7 +30,8 @@ from fastdiff.training.distributed import Processes, join, local_device
 from fastdiff.training.log import Log, NoLog
 from fastdiff.training.optimizer import AdamWEMA, LossScale
 from fastdiff.training.parallel import Parallel
-from fastdiff.training.setup import architecture
+from fastdiff.training.pretrained import transfer
+from fastdiff.training.setup import architecture, load_pretrained
 from fastdiff.training.state import (
     FOLDER,
     TrainState,
@@ -41,6 +43,8 @@ from fastdiff.training.state import (
 from fastdiff.training.tasks import HELD, Validation, make_task
 from fastdiff.training.timesteps import make_times
 from fastdiff.training.update import Update
+
+_LOG = logging.getLogger(__name__)
 
 
 class TrainResult(NamedTuple):
@@ -89,7 +93,8 @@ class Trainer:
         self._log = Log(config.out, tensorboard=config.tensorboard) if self._processes.first else NoLog()
         self._logged = 0, 0.0  # steps and seconds at the last line of the log
 
-        model_config, diffusion = architecture(config)
+        pretrained = load_pretrained(config)
+        model_config, diffusion = architecture(config, pretrained)
         self._task = make_task(config, model_config, diffusion)
         data = self._load(model_config, config.data, config.labels, config.fit)
         rows = self._processes.rows(config.batch_size)
@@ -97,7 +102,7 @@ class Trainer:
         self._validation = self._make_validation(model_config, diffusion)
         self._identity = identity(config, len(data), model_config, diffusion)
 
-        model = self._make_model(model_config, diffusion, data.class_names)
+        model = self._make_model(model_config, diffusion, data.class_names, pretrained)
         parallel = Parallel(model, config.strategy, self._processes, self._device)
         self.state = self._make_state(model, diffusion)
         self.update = Update(
@@ -105,11 +110,19 @@ class Trainer:
         )
 
     def _make_model(
-        self, model_config: ModelConfig, diffusion: DiffusionConfig, class_names: tuple[str, ...]
+        self,
+        model_config: ModelConfig,
+        diffusion: DiffusionConfig,
+        class_names: tuple[str, ...],
+        pretrained: UNet | Classifier | None,
     ) -> UNet | Classifier:
         torch.manual_seed(self.config.seed)
         model = build_model(model_config).train()
         model.diffusion, model.class_names = diffusion, class_names
+        if pretrained is not None:
+            transferred = transfer(pretrained, model)
+            if self._processes.first and not checkpoints(self.config.out):
+                _LOG.warning("fine-tuning %s: %s", self.config.init, transferred)
         model.recompute = self.config.recompute if self.config.recompute != "none" else model.recompute
         return model
 

@@ -39,7 +39,7 @@ class AdamWEMA(torch.optim.Optimizer):
         ema_rates: decays d, one for each average; averages start from the parameters' values at the first step.
 
     Raises:
-        FastdiffError: a value outside its range, at the first step.
+        FastdiffError: a value outside its range, or no parameter that requires a gradient, at the first step.
     """
 
     def __init__(
@@ -99,6 +99,12 @@ class AdamWEMA(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        every = (p for group in self.param_groups for p in group["params"])
+        if all(p.grad is None and not p.requires_grad for p in every):
+            raise FastdiffError(
+                "none of the optimizer's parameters requires a gradient: fastdiff.load returns frozen weights; "
+                "load the model with trainable=True"
+            )
         for group in self.param_groups:
             self._step_group(group, grad_factor)
         return loss

@@ -6,26 +6,55 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fastdiff.checkpoint import load
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
 from fastdiff.files import parse_json
+from fastdiff.models import Classifier, UNet
 from fastdiff.models.config import ClassifierConfig, ModelConfig, UNetConfig
-from fastdiff.training.config import TrainConfig
+from fastdiff.training.config import DEFAULT_PRESET, TrainConfig
+from fastdiff.training.pretrained import at_size
 
 C = TypeVar("C", bound=UNetConfig | ClassifierConfig | DiffusionConfig)
 _KINDS = ("unet", "classifier")
 
 
-def architecture(config: TrainConfig) -> tuple[ModelConfig, DiffusionConfig]:
+def load_pretrained(config: TrainConfig) -> UNet | Classifier | None:
+    """The model that a run is to fine-tune, on the CPU, of several sets of weights the average; None without ``init``.
+
+    Raises:
+        FastdiffError: no such checkpoint, or one that does not say which diffusion it belongs to.
+    """
+    if config.init is None:
+        return None
+    given: dict[str, Any] = {}
+    if config.preset != DEFAULT_PRESET:
+        preset, diffusion = _preset(config.preset)
+        given = {**vars(preset), "diffusion": diffusion}
+    model = load(config.init, **given)
+    if model.diffusion is None:
+        raise FastdiffError(
+            f"{config.init} does not say which diffusion it was trained with; give the --preset that it belongs to"
+        )
+    return model
+
+
+def architecture(
+    config: TrainConfig, pretrained: UNet | Classifier | None = None
+) -> tuple[ModelConfig, DiffusionConfig]:
     """The preset (or .json file) of a run, with the run's overrides.
+
+    Args:
+        pretrained: the model to fine-tune, whose architecture then is the preset.
 
     Raises:
         FastdiffError: an unknown preset, a broken file, an override that does not fit the model.
     """
-    if config.preset.endswith(".json"):
-        model, diffusion = _from_file(Path(config.preset))
+    if pretrained is not None:
+        model, diffusion = pretrained.config, pretrained.diffusion
+        model = at_size(model, config.image_size or model.image_size)
     else:
-        model, diffusion = _from_zoo(config.preset)
+        model, diffusion = _preset(config.preset)
     changes: dict[str, Any] = {}
     if config.image_size is not None:
         changes["image_size"] = config.image_size
@@ -48,6 +77,10 @@ def _classifier(model: ClassifierConfig, config: TrainConfig, changes: dict[str,
     if config.num_classes is not None:
         changes["num_outputs"] = config.num_classes
     return replace(model, **changes)
+
+
+def _preset(name: str) -> tuple[ModelConfig, DiffusionConfig]:
+    return _from_file(Path(name)) if name.endswith(".json") else _from_zoo(name)
 
 
 def _from_zoo(name: str) -> tuple[ModelConfig, DiffusionConfig]:
