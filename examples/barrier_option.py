@@ -100,7 +100,8 @@ def closed_form(o: Option) -> float:
     """Price: the killed log-normal density, a sum over images, integrated against the payoff; in = vanilla - out.
 
     One barrier is two of which one is far away, so that every strike and barrier is one formula.
-    Source: Reiner & Rubinstein 1991; Kunitomo & Ikeda 1992; values in Haug 2007, sections 4.17.1 and 4.17.3.
+    Source: Reiner & Rubinstein 1991; Kunitomo & Ikeda 1992; values in Haug 2007, sections 4.17.1 and 4.17.3,
+    and QuantLib's are in tests/test_examples.py.
     """
     low, high = o.ends
     if o.kind == "call":
