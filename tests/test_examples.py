@@ -73,8 +73,8 @@ def test_barrier_option_with_two_barriers_has_the_textbook_prices(barrier_option
             assert barrier_option.closed_form(option) == pytest.approx(price, abs=6e-5)
 
 
-# Computed with QuantLib 1.44 (AnalyticBarrierEngine, AnalyticDoubleBarrierEngine with 10 terms). For 600 options drawn at
-# random the closed form agrees with it to 1e-7, but for strikes outside two barriers, which QuantLib's formula excludes.
+# Computed with QuantLib 1.44 (AnalyticBarrierEngine, AnalyticDoubleBarrierEngine with 10 terms). For 600 options drawn
+# at random the closed form agrees with it to 1e-7, but for strikes outside two barriers, which its formula excludes.
 QUANTLIB = [
     ({"strike": 80.0, "lower": 95.0}, 9.44417969),
     ({"kind": "put", "knock": "in", "lower": None, "upper": 107.0, "rebate": 2.0}, 2.47849368),
