@@ -53,6 +53,7 @@ OPTIONAL = (
     "matplotlib",
     "scipy",
     "tensorboard",
+    "wandb",
     "diffusers",
     "torchmetrics",
     "torch_fidelity",

@@ -15,6 +15,7 @@ from fastdiff.errors import FastdiffError
 
 PROGRAM = "fastdiff"
 _HELP = ("-h", "--help")
+_RENAMED = {"--tensorboard": "--track tensorboard"}
 _COMPLETION = ("--tyro-print-completion", "--tyro-write-completion")
 
 
@@ -80,7 +81,8 @@ def _unrecognised(tokens: Sequence[str], kind: type) -> str:
     if not given:
         return f"unexpected argument {tokens[0]!r}"
     name = given[0].partition("=")[0]
-    return f"unknown option {name}{nearest(name, options_of(kind))}"
+    now = f"; it is {_RENAMED[name]} now" if name in _RENAMED else nearest(name, options_of(kind))
+    return f"unknown option {name}{now}"
 
 
 def options_of(kind: type) -> Iterator[str]:

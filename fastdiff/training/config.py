@@ -146,8 +146,8 @@ class TrainConfig:
     """Number of steps between validations on VAL_DATA."""
     val_batches: int = 10
     """Number of batches in a validation, which are the same every time."""
-    tensorboard: bool = False
-    """Also write the log and the sample grids to OUT/tensorboard; needs the package tensorboard."""
+    track: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
+    """Trackers that also get the log and the sample grids: OUT/log.csv, OUT/tensorboard, Weights & Biases."""
     progress: bool = True
     """Show a progress bar."""
 

@@ -1,16 +1,17 @@
-"""The log of a run: one JSON object per line, and TensorBoard's files if configured."""
+"""The log of a run: one JSON object per line, pictures, and the trackers that are told the same."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path, parse_json, writing
+from fastdiff.training.trackers import Tracker, opener
 
 
 class Log:
@@ -18,18 +19,19 @@ class Log:
 
     Args:
         out: the run's folder.
-        tensorboard: write both to OUT/tensorboard as well.
+        track: names of trackers that get both as well.
+        trackers: trackers that are open already.
 
     Raises:
-        FastdiffError: TensorBoard's package is missing.
+        FastdiffError: an unknown tracker, or one whose package is missing.
     """
 
-    def __init__(self, out: Path, *, tensorboard: bool = False) -> None:
+    def __init__(self, out: Path, track: Sequence[str] = (), trackers: Sequence[Tracker] = ()) -> None:
         self._out, self.path = out, out / "log.jsonl"
-        self._writer_class = _summary_writer() if tensorboard else None
-        self._board: Any = None
+        self._openers = [opener(name) for name in track]
+        self._given, self._trackers = trackers, list[Tracker]()
 
-    def resume(self, step: int) -> None:
+    def resume(self, step: int, options: Mapping[str, Any] | None = None) -> None:
         """Open the log, and drop lines of later steps, which will be repeated, and an incomplete last line.
 
         Raises:
@@ -40,9 +42,8 @@ class Log:
         if kept != lines:
             with atomic_path(self.path) as temporary:
                 temporary.write_bytes(b"".join(kept))
-        if self._writer_class is not None:
-            # The files of a stopped run stay; their entries for later steps are ignored.
-            self._board = self._writer_class(str(self._out / "tensorboard"), purge_step=step + 1)
+        self._trackers = [open_one(self._out, step, options or {}) for open_one in self._openers]
+        self._trackers += self._given
 
     def _lines(self) -> list[bytes]:
         try:
@@ -59,23 +60,16 @@ class Log:
             ) from None
 
     def write(self, line: dict[str, Any]) -> None:
-        """Write a line. In TensorBoard its numbers are train/<name>, or val/<name> if they are named val_<name>.
+        """Write a line, a ``step`` and numbers by name.
 
         Raises:
             FastdiffError: the disk is full, or the folder is gone.
         """
         with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        if self._board is not None:
-            self._write_to_board(line)
-
-    def _write_to_board(self, line: dict[str, Any]) -> None:
-        with writing(self._out / "tensorboard"):
-            for name, value in line.items():
-                if name != "step" and value is not None:
-                    tag = f"val/{name[4:]}" if name.startswith("val_") else f"train/{name}"
-                    self._board.add_scalar(tag, value, line["step"])
-            self._board.flush()  # otherwise a kill would lose up to two minutes
+        numbers = {name: value for name, value in line.items() if name != "step"}
+        for tracker in self._trackers:
+            tracker.log(line["step"], numbers)
 
     def picture(self, step: int, picture: Image.Image) -> None:
         """Write the picture OUT/samples/step-<step>.png."""
@@ -84,14 +78,13 @@ class Log:
             path.parent.mkdir(exist_ok=True)
         with atomic_path(path) as temporary:
             picture.save(temporary, format="PNG")
-        if self._board is not None:
-            self._board.add_image("samples", np.asarray(picture), step, dataformats="HWC")
-            self._board.flush()
+        for tracker in self._trackers:
+            tracker.picture(step, "samples", picture)
 
     def close(self) -> None:
-        """Close TensorBoard's file."""
-        if self._board is not None:
-            self._board.close()
+        """Close the trackers."""
+        for tracker in self._trackers:
+            tracker.close()
 
 
 class NoLog(Log):
@@ -100,7 +93,7 @@ class NoLog(Log):
     def __init__(self) -> None:
         super().__init__(Path())
 
-    def resume(self, step: int) -> None:
+    def resume(self, step: int, options: Mapping[str, Any] | None = None) -> None:
         pass
 
     def write(self, line: dict[str, Any]) -> None:
@@ -108,13 +101,3 @@ class NoLog(Log):
 
     def picture(self, step: int, picture: Image.Image) -> None:
         pass
-
-
-def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise FastdiffError(
-            "--tensorboard needs the package tensorboard: pip install tensorboard, or leave it out"
-        ) from None
-    return SummaryWriter

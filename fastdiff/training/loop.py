@@ -8,7 +8,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ from fastdiff.training.state import (
 )
 from fastdiff.training.tasks import HELD, Validation, make_task
 from fastdiff.training.timesteps import make_times
+from fastdiff.training.trackers import Tracker
 from fastdiff.training.update import Update
 
 _LOG = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class TrainResult(NamedTuple):
     model: Path | None
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(config: TrainConfig, *, trackers: Sequence[Tracker] = ()) -> TrainResult:
     """Train a denoiser, an upsampler or a classifier; :class:`TrainConfig` has all options.
 
     Weights, data order, mirroring, times, noise, dropped labels and dropped units are functions of
@@ -62,6 +63,9 @@ def train(config: TrainConfig) -> TrainResult:
     bit for bit, as an unbroken run on the same machine and library versions. Ctrl-C writes a checkpoint first.
 
     Under torchrun, processes share each batch, and the run is that of one process up to rounding.
+
+    Args:
+        trackers: objects of your own that follow the run, beside those of ``config.track``. They are closed at its end.
 
     Returns:
         The number of steps and ``OUT/model.safetensors``: the averaged weights, with their configuration. A stopped run
@@ -73,7 +77,7 @@ def train(config: TrainConfig) -> TrainResult:
     config = dataclasses.replace(config, device=local_device(config.device))
     device = usable_device(config.device)
     with join(device, group=config.strategy == "fsdp") as processes:
-        return Trainer(config, processes).run()
+        return Trainer(config, processes, trackers=trackers).run()
 
 
 class Trainer:
@@ -82,15 +86,18 @@ class Trainer:
     Args:
         config: settings of the run.
         processes: the processes that share the run. Default: this one alone.
+        trackers: see :func:`train`.
     """
 
-    def __init__(self, config: TrainConfig, processes: Processes | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, processes: Processes | None = None, *, trackers: Sequence[Tracker] = ()
+    ) -> None:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.config = config
         self._processes = processes or Processes()
         self._device = usable_device(config.device)
-        self._log = Log(config.out, tensorboard=config.tensorboard) if self._processes.first else NoLog()
+        self._log = Log(config.out, config.track, trackers) if self._processes.first else NoLog()
         self._logged = 0, 0.0  # steps and seconds at the last line of the log
 
         pretrained = load_pretrained(config)
@@ -210,7 +217,7 @@ class Trainer:
         if self._processes.first:
             for folder in (config.out, config.out / FOLDER, config.out / "samples"):
                 remove_halves(folder)
-        self._log.resume(self.state.step)
+        self._log.resume(self.state.step, vars(config))
         self._logged = self.state.step, self.state.seconds
 
     def _write_what_is_due(self, bar: tqdm) -> None:

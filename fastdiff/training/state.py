@@ -25,7 +25,7 @@ FOLDER = "checkpoints"
 LAYOUT = 2  # version of a checkpoint; 1 had one average, and noise from another generator
 # Options that may change when a run is resumed. The others decide the results, so a checkpoint must agree with them.
 _FREE = (
-    {"data", "labels", "class_names", "skip_broken", "workers", "out", "resume", "progress", "tensorboard"}
+    {"data", "labels", "class_names", "skip_broken", "workers", "out", "resume", "progress", "track"}
     | {"device", "threads", "strategy", "microbatch", "recompute", "steps", "lr_schedule", "decay"}
     | {"log_every", "checkpoint_every", "keep", "sample_every"}
     | {"val_data", "val_labels", "val_every", "val_batches"}
