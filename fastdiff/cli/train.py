@@ -30,12 +30,17 @@ class Train(TrainConfig):
     backend: Literal["auto", "eager", "reference", "cpu", "triton", "cuda"] = "auto"
     """Backend of the ops; "auto" picks the fastest one available."""
 
+    augment: str | None = None
+    """Augmentation by a Python function or object, such as transforms:train for the name train in transforms.py."""
+
     def run(self) -> int:
         from fastdiff.backend import use_backend
         from fastdiff.training import train
+        from fastdiff.training.augment import import_augment
 
         with contextlib.nullcontext() if self.backend == "auto" else use_backend(self.backend):
-            step, model = train(self)
+            augment = None if self.augment is None else import_augment(self.augment)
+            step, model = train(self, augment=augment)
         if process()[0]:
             return 0 if model else INTERRUPTED  # only the first process prints
         if model is None:

@@ -31,6 +31,7 @@ class ImageLoader:
         indices_of_step: function from a step to the indices of its images, [n] int64.
         workers: number of processes that decode; 0: decode in this process; None: :func:`usual_workers`.
         pin_memory: return page-locked memory, from which a GPU copies without waiting.
+        transform: function from the images of a step and the step to images of the same shape; workers call it.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class ImageLoader:
         workers: int | None = None,
         *,
         pin_memory: bool = False,
+        transform: Callable[[Tensor, int], Tensor] | None = None,
     ) -> None:
-        self._data, self._indices_of_step = data, indices_of_step
+        self._fetch, self._indices_of_step = _Fetch(data, transform), indices_of_step
         self.workers = usual_workers(data) if workers is None else workers
         self._pin_memory = pin_memory
         self._running: Any = None  # the DataLoader's iterator
@@ -54,7 +56,7 @@ class ImageLoader:
             FastdiffError: an image that cannot be read, with its name; workers that were killed.
         """
         if not self.workers:
-            images = self._data.fetch(self._indices_of_step(step), step)
+            images = self._fetch.now(step, self._indices_of_step(step))
             return images.pin_memory() if self._pin_memory else images
         if self._running is None or step != self._next:
             self.close()
@@ -80,7 +82,7 @@ class ImageLoader:
 
     def _start(self, step: int) -> Any:
         loader = DataLoader(
-            _Fetch(self._data),
+            self._fetch,
             batch_size=None,  # the sampler's items are batches already
             sampler=_Onward(self._indices_of_step, step),
             num_workers=self.workers,
@@ -121,13 +123,16 @@ class _Onward(Sampler[Any]):
 class _Fetch(Dataset[Any]):
     """``fetch`` in a worker. An error is returned as a value; if raised, it would arrive as the text of a traceback."""
 
-    def __init__(self, data: ImageData) -> None:
-        self._data = data
+    def __init__(self, data: ImageData, transform: Callable[[Tensor, int], Tensor] | None) -> None:
+        self._data, self._transform = data, transform
+
+    def now(self, step: int, indices: Tensor) -> Tensor:
+        images = self._data.fetch(indices, step)
+        return images if self._transform is None else self._transform(images, step)
 
     def __getitem__(self, batch: tuple[int, Tensor]) -> Tensor | FastdiffError:
-        step, indices = batch
         try:
-            return self._data.fetch(indices, step)
+            return self.now(*batch)
         except FastdiffError as error:
             return error
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from fastdiff.data.images import ImageData
 from fastdiff.data.loading import ImageLoader
 from fastdiff.ops.philox import normal, sample_seeds
+from fastdiff.training.augment import Augment, Augmented
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.timesteps import LossSecondMomentTimes, UniformTimes
 
@@ -68,16 +69,25 @@ class Batches:
         config: seed, batch size, mirroring, label dropout, workers.
         null_class: the label that replaces dropped ones; None: no label is dropped.
         rows: the rows of the batch to read and return; None: all.
+        augment: a function of the user's, see :class:`fastdiff.training.augment.Augmented`.
     """
 
     def __init__(
-        self, data: ImageData, config: TrainConfig, null_class: int | None, rows: slice | None = None
+        self,
+        data: ImageData,
+        config: TrainConfig,
+        null_class: int | None,
+        rows: slice | None = None,
+        augment: Augment | None = None,
     ) -> None:
         self._data, self._config, self._null_class = data, config, null_class
         self._rows = rows or slice(0, config.batch_size)
         self._order = Shuffled(len(data), config.seed)
         pin_memory = config.device.startswith("cuda")
-        self._loader = ImageLoader(data, self._indices, config.workers, pin_memory=pin_memory)
+        transform = None if augment is None else Augmented(augment, config.seed, self._rows.start)
+        self._loader = ImageLoader(
+            data, self._indices, config.workers, pin_memory=pin_memory, transform=transform
+        )
 
     def draw(self, step: int, times: UniformTimes | LossSecondMomentTimes) -> Batch:
         """The rows of update ``step`` (counted from 0), on the CPU."""
@@ -85,9 +95,10 @@ class Batches:
         n = config.batch_size
         generator = seeded(config.seed, "step", step)
         pixels, y = self._loader.images(step), self._labels(self._indices(step))
-        if config.flip:
-            mirrored = (torch.rand(n, generator=generator) < 0.5)[rows]
-            pixels[mirrored] = pixels[mirrored].flip(-1)
+        for flips, dimension in ((config.flip, -1), (config.flip_vertical, -2)):
+            if flips:
+                mirrored = (torch.rand(n, generator=generator) < 0.5)[rows]
+                pixels[mirrored] = pixels[mirrored].flip(dimension)
         if y is not None and self._null_class is not None:
             dropped = (torch.rand(n, generator=generator) < config.label_dropout)[rows]
             y[dropped] = self._null_class

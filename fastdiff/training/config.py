@@ -61,6 +61,8 @@ class TrainConfig:
     """How to fit images of another size: crop the centre, crop 0.8 to 1 of the shorter side at random, or pad black."""
     flip: bool = False
     """Mirror half of the images, chosen at random, from left to right."""
+    flip_vertical: bool = False
+    """Mirror half of the images, chosen at random, from top to bottom."""
     skip_broken: bool = False
     """Check every image of a folder or archive first, and skip and list broken ones instead of raising an error."""
     workers: int | None = None

@@ -24,6 +24,7 @@ from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
 from fastdiff.files import locked, remove_halves
 from fastdiff.models import Classifier, ModelConfig, UNet, build_model
+from fastdiff.training.augment import Augment, describe
 from fastdiff.training.batches import Batches
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.distributed import Processes, join, local_device
@@ -55,7 +56,9 @@ class TrainResult(NamedTuple):
     model: Path | None
 
 
-def train(config: TrainConfig, *, trackers: Sequence[Tracker] = ()) -> TrainResult:
+def train(
+    config: TrainConfig, *, augment: Augment | None = None, trackers: Sequence[Tracker] = ()
+) -> TrainResult:
     """Train a denoiser, an upsampler or a classifier; :class:`TrainConfig` has all options.
 
     Weights, data order, mirroring, times, noise, dropped labels and dropped units are functions of
@@ -65,6 +68,8 @@ def train(config: TrainConfig, *, trackers: Sequence[Tracker] = ()) -> TrainResu
     Under torchrun, processes share each batch, and the run is that of one process up to rounding.
 
     Args:
+        augment: function that turns an image [1,C,H,W] uint8 into another of the same shape, such as torchvision's
+            transforms of version 2; see :class:`fastdiff.training.augment.Augmented`.
         trackers: objects of your own that follow the run, beside those of ``config.track``. They are closed at its end.
 
     Returns:
@@ -77,7 +82,7 @@ def train(config: TrainConfig, *, trackers: Sequence[Tracker] = ()) -> TrainResu
     config = dataclasses.replace(config, device=local_device(config.device))
     device = usable_device(config.device)
     with join(device, group=config.strategy == "fsdp") as processes:
-        return Trainer(config, processes, trackers=trackers).run()
+        return Trainer(config, processes, augment=augment, trackers=trackers).run()
 
 
 class Trainer:
@@ -86,11 +91,16 @@ class Trainer:
     Args:
         config: settings of the run.
         processes: the processes that share the run. Default: this one alone.
-        trackers: see :func:`train`.
+        augment, trackers: see :func:`train`.
     """
 
     def __init__(
-        self, config: TrainConfig, processes: Processes | None = None, *, trackers: Sequence[Tracker] = ()
+        self,
+        config: TrainConfig,
+        processes: Processes | None = None,
+        *,
+        augment: Augment | None = None,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -105,9 +115,11 @@ class Trainer:
         self._task = make_task(config, model_config, diffusion)
         data = self._load(model_config, config.data, config.labels, config.fit)
         rows = self._processes.rows(config.batch_size)
-        self._batches = Batches(data, config, self._task.null_class, rows)
+        self._batches = Batches(data, config, self._task.null_class, rows, augment)
         self._validation = self._make_validation(model_config, diffusion)
-        self._identity = identity(config, len(data), model_config, diffusion)
+        self._identity = identity(
+            config, len(data), model_config, diffusion, None if augment is None else describe(augment)
+        )
 
         model = self._make_model(model_config, diffusion, data.class_names, pretrained)
         parallel = Parallel(model, config.strategy, self._processes, self._device)

@@ -73,11 +73,16 @@ class TrainState:
 
 
 def identity(
-    config: TrainConfig, images: int, model: ModelConfig, diffusion: DiffusionConfig
+    config: TrainConfig,
+    images: int,
+    model: ModelConfig,
+    diffusion: DiffusionConfig,
+    augment: str | None = None,
 ) -> dict[str, Any]:
     """The settings in which a checkpoint and the run that resumes from it must agree."""
     fixed = {f.name: getattr(config, f.name) for f in fields(TrainConfig) if f.name not in _FREE}
-    whole = {**fixed, "images": images, "model": asdict(model), "diffusion": asdict(diffusion)}
+    about = {"model": asdict(model), "diffusion": asdict(diffusion), "augment": augment}
+    whole = {**fixed, "images": images, **about}
     return json.loads(json.dumps(whole))  # as it comes back from a file: tuples are lists
 
 

@@ -223,7 +223,9 @@ class Validation:
     ) -> None:
         self._config, self._task, self._processes = config, task, processes
         rows = processes.rows(config.batch_size)
-        self._batches = Batches(data, replace(config, flip=False), null_class=None, rows=rows)
+        self._batches = Batches(
+            data, replace(config, flip=False, flip_vertical=False), null_class=None, rows=rows
+        )
         self._times = UniformTimes(times)
 
     @torch.no_grad()
