@@ -22,9 +22,9 @@ DEFAULT_PRESET = "fashion-mnist"
 MOST_AVERAGES = 4  # the number of averages that the optimizer's kernels update in one pass
 
 _POSITIVE = ("batch_size", "steps", "threads", "log_every", "checkpoint_every", "keep")
-_POSITIVE += ("val_every", "val_batches", "decay")
+_POSITIVE += ("val_every", "val_batches", "decay", "fid_samples")
 _NOT_NEGATIVE = ("seed", "warmup", "sample_every", "weight_decay", "clip_norm")
-_NOT_NEGATIVE += ("microbatch", "workers")
+_NOT_NEGATIVE += ("microbatch", "workers", "fid_every")
 
 
 _WHOLE = (
@@ -38,7 +38,7 @@ _WHOLE = (
     "val_batches",
 )
 _WHOLE += ("seed", "warmup", "decay", "sample_every", "microbatch", "workers", "image_size", "channels")
-_WHOLE += ("num_classes", "small_size")
+_WHOLE += ("num_classes", "small_size", "fid_every", "fid_samples")
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,14 @@ class TrainConfig:
     """Number of steps between validations on VAL_DATA."""
     val_batches: int = 10
     """Number of batches in a validation, which are the same every time."""
+    fid_every: int = 0
+    """Number of steps between FIDs of samples of the averaged model against VAL_DATA. 0: no FID."""
+    fid_samples: int = 1000
+    """Number of samples for an FID; more than the feature network has features, 2048 of Inception, if possible."""
+    fid_features: str | None = None
+    """Feature network of the FID, as --features of fastdiff evaluate: "inception" or a classifier's checkpoint."""
+    inception_weights: Path | None = None
+    """Local file with Inception's weights, pt_inception-2015-12-05-6726825d.pth; nothing is downloaded."""
     track: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
     """Trackers that also get the log and the sample grids: OUT/log.csv, OUT/tensorboard, Weights & Biases."""
     progress: bool = True

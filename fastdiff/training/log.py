@@ -45,6 +45,11 @@ class Log:
         self._trackers = [open_one(self._out, step, options or {}) for open_one in self._openers]
         self._trackers += self._given
 
+    def values(self, name: str) -> list[tuple[float, int]]:
+        """The values of a name in the log, and the step of each."""
+        lines = (parse_json(line) for line in self._lines())
+        return [(line[name], line["step"]) for line in lines if line.get(name) is not None]
+
     def _lines(self) -> list[bytes]:
         try:
             return self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []

@@ -117,6 +117,7 @@ class Trainer:
         rows = self._processes.rows(config.batch_size)
         self._batches = Batches(data, config, self._task.null_class, rows, augment)
         self._validation = self._make_validation(model_config, diffusion)
+        self._fid = self._make_fid(model_config)
         self._identity = identity(
             config, len(data), model_config, diffusion, None if augment is None else describe(augment)
         )
@@ -175,6 +176,14 @@ class Trainer:
         fit = "crop" if config.fit == "random-crop" else config.fit
         data = self._load(model, config.val_data, config.val_labels, fit)
         return Validation(config, self._task, data, diffusion.steps, self._processes)
+
+    def _make_fid(self, model: ModelConfig) -> Any:
+        if not self.config.fid_every:
+            return None
+        from fastdiff.training.fid import HeldOutFid  # and with it the feature networks
+
+        data = None if self._validation is None else self._validation.data
+        return HeldOutFid(self.config, model, data, self._processes, self._device)
 
     def run(self) -> TrainResult:
         """Train to the end, or until Ctrl-C on any process.
@@ -238,10 +247,14 @@ class Trainer:
             bar.set_postfix(self._write_log(), refresh=False)
         pictured = config.sample_every and step % config.sample_every == 0
         validated = self._validation is not None and step % config.val_every == 0
-        if pictured or validated:
+        judged = self._fid is not None and step % config.fid_every == 0
+        if pictured or validated or judged:
             averaged = self.state.averaged()
             if self._validation is not None and validated:
                 self._log.write({"step": step, **self._validation.measure(averaged, self._device)})
+            if self._fid is not None and judged and (fid := self._fid.measure(averaged)) is not None:
+                best, at = min([(fid, step), *self._log.values("fid")])
+                self._log.write({"step": step, "fid": fid, "best_fid": best, "best_fid_step": at})
             if pictured and self._processes.first:
                 self._write_picture(averaged)
         if step % config.checkpoint_every == 0:  # last, so that everything before is repeated after a kill

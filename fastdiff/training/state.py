@@ -29,6 +29,7 @@ _FREE = (
     | {"device", "threads", "strategy", "microbatch", "recompute", "steps", "lr_schedule", "decay"}
     | {"log_every", "checkpoint_every", "keep", "sample_every"}
     | {"val_data", "val_labels", "val_every", "val_batches"}
+    | {"fid_every", "fid_samples", "fid_features", "inception_weights"}
     | {"init", "preset", "image_size", "channels", "num_classes"}  # compared as the model that they lead to
 )
 

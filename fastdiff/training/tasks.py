@@ -221,7 +221,7 @@ class Validation:
     def __init__(
         self, config: TrainConfig, task: Task, data: ImageData, times: int, processes: Processes
     ) -> None:
-        self._config, self._task, self._processes = config, task, processes
+        self._config, self._task, self._processes, self.data = config, task, processes, data
         rows = processes.rows(config.batch_size)
         self._batches = Batches(
             data, replace(config, flip=False, flip_vertical=False), null_class=None, rows=rows
