@@ -108,8 +108,11 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, advice: str = "wait for it, or give another --out") -> Iterator[None]:
     """Lock ``folder`` for this process until the end of the block, or of the process, however it ends.
+
+    Args:
+        advice: end of the message to a process that finds the folder locked.
 
     Raises:
         FastdiffError: another process uses it, or it cannot be written.
@@ -126,7 +129,7 @@ def locked(folder: Path) -> Iterator[None]:
                 owner = os.read(handle, 20).decode(errors="replace")
                 os.close(handle)
                 raise FastdiffError(
-                    f"{folder} is in use by another run (process {owner}); wait for it, or give another --out"
+                    f"{folder} is in use by another run (process {owner}); {advice}"
                 ) from None
             except OSError as error:
                 if error.errno not in _NOT_THERE:

@@ -128,6 +128,12 @@ PRESETS: dict[str, Preset] = {
         _adm(256, num_classes=None), _ADM, "256x256_diffusion_uncond.pt", "ImageNet, without classes"
     ),
     "adm-512": Preset(_adm(512), _ADM, "512x512_diffusion.pt", "ImageNet"),
+    "adm-512-uncond": Preset(
+        _adm(512, num_classes=None),
+        _ADM,
+        "512x512_diffusion_uncond_finetune_008100.pt",
+        "ImageNet, without classes, fine-tuned from adm-512",
+    ),
     "adm-64-256": Preset(
         _upsampler(256, num_heads=4, num_head_channels=-1), _ADM, "64_256_upsampler.pt", "ImageNet, 64 to 256"
     ),

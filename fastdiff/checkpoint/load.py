@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastdiff.checkpoint.detect import Found, detect, with_options
 from fastdiff.checkpoint.read import read
+from fastdiff.checkpoint.released import find
 from fastdiff.checkpoint.save import METADATA_KEY
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError, reason
@@ -43,6 +44,7 @@ def load(
 
         model = fastdiff.load("fashion-mnist")                     # bundled
         model = fastdiff.load("256x256_diffusion.pt")              # released by ADM: recognised
+        model = fastdiff.load("adm-256")                           # the same, once fastdiff fetch has downloaded it
         model = fastdiff.load("ema_0.9999_100000.pt", image_size=64, num_heads=4,
                               diffusion=DiffusionConfig(schedule="cosine"))   # from guided-diffusion's scripts
 
@@ -52,8 +54,8 @@ def load(
     weights. Weights do not determine everything; an error message asks for what is missing.
 
     Args:
-        path: a .safetensors or .pt file, or the name of a bundled model (:func:`bundled`). No pickle is ever
-            executed: a .pt file may hold tensors and nothing else.
+        path: a .safetensors or .pt file, or the name of a bundled model (:func:`bundled`) or of a published one that
+            ``fastdiff fetch`` has downloaded. No pickle is ever executed: a .pt file may hold tensors and nothing else.
         preset: name of the configuration in ``fastdiff.PRESETS`` that the weights belong to.
         weights: the set to load from a file with several, such as a training checkpoint: "ema", "raw", or a set's name
             (the key under which it is stored, or a decay such as "0.9999"). None: the average if there is one, which is
@@ -72,7 +74,8 @@ def load(
         raise FastdiffError(f"dtype must be a floating-point torch.dtype, got {dtype!r}")
     if diffusion is not None and not isinstance(diffusion, DiffusionConfig):
         raise FastdiffError(f"diffusion must be a DiffusionConfig, got {diffusion!r}")
-    file = _file(path)
+    file, name = _file(path)
+    preset = preset or name
     options = {name: plain(value) for name, value in options.items()}
     tensors, metadata = read(file, weights)
     found = _configuration(file, tensors, metadata.get(METADATA_KEY), preset, options)
@@ -92,18 +95,38 @@ def bundled() -> list[str]:
     return sorted(path.stem for path in ASSETS.glob("*.safetensors"))
 
 
-def _file(path: str | os.PathLike[str]) -> Path:
-    if str(path) in bundled() and not Path(path).exists():
-        return ASSETS / f"{path}.safetensors"
+def check_weights(file: Path, preset: str) -> int:
+    """The number of tensors in a .pt file, after a comparison of their names and shapes with a preset's.
+
+    The file's own checksums are compared too; its numbers are not kept in memory.
+
+    Raises:
+        FastdiffError: a broken file, or other tensors.
+    """
+    tensors, _ = read(file, mapped=True)
+    _fit(file, _build(file, PRESETS[preset].model, tensors), tensors)
+    return len(tensors)
+
+
+def _file(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """The file, and its preset if the name of a published checkpoint was given."""
+    name = str(path)
     if Path(path).is_file():
-        return Path(path)
-    if str(path) in PRESETS:
-        released = PRESETS[str(path)].released
-        file = f" (published as {released})" if released else ""
-        raise FastdiffError(f"the weights of {path!s} are not bundled; give the path of its checkpoint{file}")
+        return Path(path), None
+    if name in bundled():
+        return ASSETS / f"{name}.safetensors", None
+    row = find(name)
+    if row is not None and row.path.is_file():
+        return row.path, row.name
+    if row is not None:
+        raise FastdiffError(
+            f"{row.file} has not been downloaded; do so with: fastdiff fetch {row.name}, or give the path of the file"
+        )
+    if name in PRESETS:
+        raise FastdiffError(f"no weights of {name} are published; give the path of a checkpoint")
     raise FastdiffError(
-        f"no checkpoint at {path!s}; give a .safetensors or .pt file, or a bundled model: "
-        f"{', '.join(bundled()) or 'none'}"
+        f"no checkpoint at {name}; give a .safetensors or .pt file, a bundled model: "
+        f"{', '.join(bundled()) or 'none'}, or a published one of fastdiff fetch --list"
     )
 
 

@@ -20,11 +20,14 @@ _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 _DEEPEST = 4  # dict in dict that is looked into
 
 
-def read(file: Path, weights: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read(
+    file: Path, weights: str | None = None, *, mapped: bool = False
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Weights by name and the file's metadata.
 
     Args:
         weights: which of several sets, see :func:`fastdiff.checkpoint.choose.choose`.
+        mapped: leave the numbers of a .pt file on the disk, for a look at names and shapes.
 
     Raises:
         FastdiffError: another kind of file, a broken one, one that is not what was written, or one that holds more than
@@ -33,7 +36,7 @@ def read(file: Path, weights: str | None = None) -> tuple[dict[str, Tensor], dic
     if file.suffix == ".safetensors":
         return _read_safetensors(file, weights)
     if file.suffix in _PICKLED:
-        return _state_dict(file, _unpickle(file), weights), {}
+        return _state_dict(file, _unpickle(file, mapped), weights), {}
     raise FastdiffError(f"{file} is not a checkpoint: its name must end in .safetensors or {_PICKLED[0]}")
 
 
@@ -48,11 +51,13 @@ def _read_safetensors(file: Path, weights: str | None) -> tuple[dict[str, Tensor
         return {name: _checked(file, own, stored.read(own)) for name, own in names.items()}, metadata
 
 
-def _unpickle(file: Path) -> Any:
+def _unpickle(file: Path, mapped: bool) -> Any:
     _check_zip(file)
     try:
         # weights_only: an unpickler that knows tensors and plain containers and calls nothing else.
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(
+            file, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(file)
+        )
     except pickle.UnpicklingError as error:
         if zipfile.is_zipfile(file):
             raise FastdiffError(

@@ -47,6 +47,7 @@ FASTDIFF = Group(
         ),
         "run": "run:Run",
         "bench": "bench:Bench",
+        "fetch": "fetch:Fetch",
         "presets": "presets:Presets",
         "info": "info:Info",
     },

@@ -11,7 +11,7 @@ Checkpoint = Annotated[
     str,
     arg(
         aliases=["-c"],
-        help="Checkpoint of the model: a .safetensors or .pt file, or the name of a bundled model.",
+        help="Checkpoint of the model: a .safetensors or .pt file, or the name of a bundled or fetched model.",
     ),
 ]
 Preset = Annotated[

@@ -18,7 +18,7 @@ BAD_SAMPLE = {
     "classifier": (["--checkpoint", "@classifier"], "is a classifier"),
     "super-resolution": (["--checkpoint", "@low-res"], "enlarges small images"),
     "unknown-preset": (["--preset", "adm-63"], "unknown preset 'adm-63'; known: "),
-    "released-but-not-bundled": (["--checkpoint", "adm-64"], "published as 64x64_diffusion.pt"),
+    "released-but-not-bundled": (["--checkpoint", "adm-64"], "fastdiff fetch adm-64"),
     "nan-model": (["--checkpoint", "@nan"], "NaN or Inf at step 1 of 3"),
     "unknown-class": (["--classes", "hexagon"], "unknown class 'hexagon'; known: circle, Square"),
     "class-number-too-large": (["--classes", "3"], "unknown class '3'; known: "),
