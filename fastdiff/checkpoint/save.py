@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -37,14 +38,18 @@ def save(model: UNet | Classifier, path: str | os.PathLike[str], *, dtype: torch
         raise FastdiffError(f"fastdiff.save writes .safetensors files, got {str(path)!r}")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise FastdiffError(f"dtype must be a floating-point torch.dtype, or None, got {dtype!r}")
+    tensors = {
+        name: value.to(dtype or value.dtype).contiguous() for name, value in model.state_dict().items()
+    }
+    write_tensors(path, tensors, {METADATA_KEY: json.dumps(description(model))})
+
+
+def description(model: UNet | Classifier) -> dict[str, Any]:
+    """What a file says of its network beside the weights."""
     diffusion = model.diffusion
-    about = {
+    return {
         "kind": "classifier" if isinstance(model.config, ClassifierConfig) else "unet",
         "model": asdict(model.config),
         "diffusion": asdict(diffusion) if isinstance(diffusion, DiffusionConfig) else None,
         "class_names": list(model.class_names),
     }
-    tensors = {
-        name: value.to(dtype or value.dtype).contiguous() for name, value in model.state_dict().items()
-    }
-    write_tensors(path, tensors, {METADATA_KEY: json.dumps(about)})
