@@ -106,10 +106,13 @@ class Experiment:
         print(f"log p      {float(bits.mean()) / trained.units:.4f} bits a {trained.unit} {of}")
 
     def save(self, picture: Any, name: str) -> None:
-        """Write a picture into OUT."""
+        """Write a picture into OUT, and close it."""
+        from fastdiff.plots import pyplot
+
         check_folder(self.out)
         with atomic_path(self.out / name) as path:
             picture.savefig(path, format="png")
+        pyplot("train").close(picture)
         print(f"wrote      {self.out / name}")
 
 
