@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
+from fastdiff.cli.options import Progress
 from fastdiff.errors import FastdiffError
 
 if TYPE_CHECKING:
@@ -64,8 +65,7 @@ class Data:
     """Estimation method: maximum likelihood, or the chi-square or G-square statistic of quantiles."""
     starts: int = 1
     """Number of starting points of the optimiser; the best result is kept."""
-    progress: bool = True
-    """Show a progress bar."""
+    progress: Progress = True
 
     def table(self) -> Table:
         """Read the trials."""

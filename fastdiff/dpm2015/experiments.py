@@ -110,7 +110,7 @@ def heartbeat(
 
     def validate(network: nn.Module, diffusion: Any) -> tuple[float, float]:
         network = copy.deepcopy(network).double()  # for probabilities near 0 and 1
-        return quick_k(diffusion, network, sequences, samples=32_000, batch=4000)
+        return quick_k(diffusion, network, sequences, samples=32_000, early=0, batch=4000)
 
     network, _ = train(
         diffusion,
