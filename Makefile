@@ -12,7 +12,7 @@ help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 sample: build  ## set up, then sample 64 labelled images from the bundled model into out/
-	@$(BIN)/fastdiff sample --out out
+	@$(BIN)/fastdiff sample --compare --out out
 
 test: build $(VENV)/test-ready  ## set up, then lint, types and the whole test suite
 	$(BIN)/ruff check .

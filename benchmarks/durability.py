@@ -277,7 +277,7 @@ def _jobs(folder: Path) -> tuple[Job, Job]:
     sampling = (
         f"sample --checkpoint {folder}/train/model.safetensors --n {IMAGES} --batch-size {BATCH} --steps 4"
     )
-    sampling += " --no-compare --no-progress"
+    sampling += " --no-progress"
     train = Job("train", tuple(training.split()), "model.safetensors")
     return train, Job("sample", tuple(sampling.split()), "samples.npz")
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastdiff.errors import FastdiffError as FastdiffError
     from fastdiff.inference import optimize as optimize
     from fastdiff.interop.diffusers.accelerate import accelerate as accelerate
+    from fastdiff.interop.export import export as export
     from fastdiff.ops import attention as attention
     from fastdiff.ops import bernoulli_step as bernoulli_step
     from fastdiff.ops import conv2d as conv2d
@@ -56,6 +57,7 @@ _HOME = {
     "optimize": "inference",
     "FastdiffError": "errors",
     "accelerate": "interop.diffusers.accelerate",
+    "export": "interop.export",
     "attention": "ops",
     "bernoulli_step": "ops",
     "conv2d": "ops",

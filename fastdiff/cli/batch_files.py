@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,19 @@ def fingerprint(model: nn.Module) -> int:
 class BatchFiles:
     """OUT/samples.parts: one file for each finished batch, and the settings that all of them have in common.
 
+    Args:
+        out: the folder of results.
+        settings: everything that the images depend on.
+        n: number of images of the whole run.
+        batch_size: number of images of a batch; the last one may have fewer.
+
     Raises:
         FastdiffError: the folder holds batches of a run with other settings, or settings that cannot be read.
     """
 
-    def __init__(self, out: Path, settings: dict[str, Any], count: int) -> None:
-        self.folder, self.count = out / "samples.parts", count
+    def __init__(self, out: Path, settings: dict[str, Any], n: int, batch_size: int) -> None:
+        self.folder, self.n, self.batch_size = out / "samples.parts", n, batch_size
+        self.count = -(-n // batch_size)
         self._settings, self._about = settings, self.folder / "settings.json"
         if self._about.exists():
             before = self._read_settings()
@@ -47,7 +55,7 @@ class BatchFiles:
             raise FastdiffError(
                 f"{self.folder} holds batches without {self._about.name}; delete it to begin anew"
             )
-        self._seen = {index for index in range(count) if index in self}
+        self._seen = {index for index in range(self.count) if index in self}
 
     def _read_settings(self) -> dict[str, Any]:
         try:
@@ -98,23 +106,33 @@ class BatchFiles:
             self._seen = there
             time.sleep(POLL_SECONDS)
 
-    def finished(self) -> list[np.ndarray]:
-        """The batches before the first missing one.
+    @property
+    def images_finished(self) -> int:
+        """Number of images in the batches before the first missing one."""
+        missing = next((index for index in range(self.count) if index not in self), self.count)
+        return min(missing * self.batch_size, self.n)
+
+    def finished(self, first: int | None = None) -> Iterator[np.ndarray]:
+        """The batches before the first missing one, [M,H,W,C] uint8, read one by one.
+
+        Args:
+            first: only the images before this one; None: all.
 
         Raises:
             FastdiffError: a batch's file is damaged.
         """
-        found: list[np.ndarray] = []
-        for index in range(self.count):
-            if index not in self:
-                break
+        end = self.images_finished if first is None else min(first, self.images_finished)
+        for start in range(0, end, self.batch_size):
+            file = self._file(start // self.batch_size)
             try:
-                found.append(read_npz(self._file(index)).images)
+                images = read_npz(file).images
+                if images.ndim != 4 or len(images) != min(self.batch_size, self.n - start):
+                    raise FastdiffError(f"{file} holds {list(images.shape)} and not a batch of the run")
             except FastdiffError as error:
                 raise FastdiffError(
                     f"{error}; delete it, and run the command again to make it anew"
                 ) from None
-        return found
+            yield images[: end - start]
 
     def remove(self) -> None:
         """Delete the batches' files; to be called when their images are in the results."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from fastdiff.cli.options import Progress
 from fastdiff.errors import FastdiffError
 
 if TYPE_CHECKING:
@@ -65,7 +64,8 @@ class Data:
     """Estimation method: maximum likelihood, or the chi-square or G-square statistic of quantiles."""
     starts: int = 1
     """Number of starting points of the optimiser; the best result is kept."""
-    progress: Progress = True
+    progress: bool = True
+    """Show a progress bar."""
 
     def table(self) -> Table:
         """Read the trials."""

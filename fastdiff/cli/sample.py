@@ -6,7 +6,6 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,26 +30,35 @@ from fastdiff.cli.options import (
     Steps,
     Weights,
 )
-from fastdiff.cli.shared import check_folder, class_number, load_denoiser, process
+from fastdiff.cli.shared import (
+    check_folder,
+    class_number,
+    enough_memory,
+    free_weights,
+    load_denoiser,
+    process,
+)
 from fastdiff.errors import FastdiffError
-from fastdiff.files import atomic_path, locked, remove_halves, writing
+from fastdiff.files import locked, remove_halves
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from fastdiff.cli.batch_files import BatchFiles
+    from fastdiff.cli.sample_run import Run
 
 FILES = ("samples.png", "samples.npz")
+PREVIEW = 100  # images in the picture at most
 
 
 @dataclass(frozen=True)
 class Sample:
     """Sample images from a diffusion model.
 
-    Writes OUT/samples.png (a grid with captions) and OUT/samples.npz (arr_0: images, NHWC uint8; arr_1: labels).
-    After Ctrl-C the finished images are kept, and the same command continues from there. On several GPUs, which share
-    the same images: torchrun --nproc-per-node=N -m -- fastdiff sample ...
+    Says first how long it will take and how much memory. Writes OUT/samples.png (a grid with captions, of at most 100
+    images) and OUT/samples.npz (arr_0: images, NHWC uint8; arr_1: labels), which fastdiff evaluate OUT reads. After
+    Ctrl-C the finished images are kept, and the same command continues from there. On several GPUs, which share the
+    same images: torchrun --nproc-per-node=N -m -- fastdiff sample ...
     """
 
     checkpoint: Checkpoint = "fashion-mnist"
@@ -84,61 +92,58 @@ class Sample:
     """Also write each image as OUT/images/000000.png, ..."""
     device: Device = "auto"
     dtype: DType = "float32"
-    compare: bool = True
-    """Also time the same model in eager PyTorch, in alternation, and print the ratio."""
+    compare: bool = False
+    """Afterwards, also time the same model in eager PyTorch, in alternation, and print the ratio."""
     progress: Progress = True
 
     def run(self) -> int:
-        import torch
-
-        from fastdiff.cli.batch_files import BatchFiles
-        from fastdiff.ops.philox import sample_seeds
+        from fastdiff.cli.sample_run import Run
 
         model = load_denoiser(self.checkpoint, self.preset, self.device, self.dtype, self.weights)
-        names = list(model.class_names)
-        classifier = self._load_classifier()
+        classifier, upsampler = self._load_classifier(), self._load_upsampler()
         outputs = None if classifier is None else classifier.config.num_outputs
-        labels = self._labels(model.config.num_classes or outputs, names)
-        options: dict[str, Any] = {
-            "sampler": self.sampler,
-            "steps": self.steps,
-            "eta": self.eta,
-            "guidance_scale": None if self.guidance_scale == 1 else self.guidance_scale,
-        }
-        fastdiff.Sampler(model, batch_size=self.batch_size, **options)  # checks every option
-        upsampler = self._load_upsampler()
-        guide, enlarge = self._guide(classifier, labels), self._enlarger(upsampler)
+        labels = self._labels(model.config.num_classes or outputs, list(model.class_names))
+        sampler = fastdiff.Sampler(model, batch_size=self.batch_size, **self._options)
+        enlarger = None if upsampler is None else fastdiff.Sampler(upsampler, **self._upsampler_options)
+        guide = self._guide(classifier, labels)
+        run = Run(sampler, enlarger, labels, guide, self.n, self.batch_size, self.seed, self.progress)
         check_folder(self.out, FILES)
         settings = self._settings({"checkpoint": model, "classifier": classifier, "upsampler": upsampler})
+        if not self.compare:
+            free_weights(model, upsampler)
+        first = process()[0] == 0
+        with locked(self.out) if first else contextlib.nullcontext():
+            return self._sample(run, settings)
+
+    def _sample(self, run: Run, settings: dict[str, Any]) -> int:
+        from fastdiff.cli.batch_files import BatchFiles
+
         rank, processes = process()
-        with locked(self.out) if rank == 0 else contextlib.nullcontext():
-            if rank == 0:
-                remove_halves(self.out)
-            parts, seeds = (
-                BatchFiles(self.out, settings, -(-self.n // self.batch_size)),
-                sample_seeds(self.n, self.seed),
-            )
-            mine = [i for i in range(parts.count) if i % processes == rank and i not in parts]
-            numbers = torch.arange(self.n).split(self.batch_size)
-            rows = torch.cat([numbers[i] for i in mine] or [seeds[:0]])
+        if rank == 0:
+            remove_halves(self.out)
+        parts = BatchFiles(self.out, settings, self.n, self.batch_size)
+        mine = [i for i in range(parts.count) if i % processes == rank and i not in parts]
+        count = len(run.rows(mine))
+        with enough_memory(self.device, self.batch_size):
+            if mine and rank == 0:
+                self._estimate(run, count)
             start = time.perf_counter()
-            batches: Iterator[Tensor] = iter(())
-            if mine:
-                batches = fastdiff.sample_batches(
-                    model,
-                    len(rows),
-                    classes=None if labels is None or model.config.num_classes is None else labels[rows],
-                    seeds=seeds[rows],
-                    condition=None if guide is None else guide.map(lambda t: t[rows]),
-                    batch_size=self.batch_size,
-                    progress=self.progress,
-                    **options,
-                )
-            self._finish(parts, mine, batches, labels, enlarge)
+            with contextlib.suppress(KeyboardInterrupt):  # finished batches are kept
+                for index, images in zip(mine, run.batches(mine), strict=True):
+                    parts.write(index, fastdiff.to_uint8(images).cpu().numpy())
+                if rank == 0:
+                    parts.wait()
             seconds = time.perf_counter() - start
-            if rank:
-                return 0
-            return self._report(model, parts, labels, names, options, seconds, made=len(rows))
+        return self._report(run, parts, seconds, made=count) if rank == 0 else 0
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        scale = None if self.guidance_scale == 1 else self.guidance_scale
+        return {"sampler": self.sampler, "steps": self.steps, "eta": self.eta, "guidance_scale": scale}
+
+    @property
+    def _upsampler_options(self) -> dict[str, Any]:
+        return {"sampler": self.sampler, "steps": self.upsampler_steps or self.steps, "eta": self.eta}
 
     def _settings(self, models: dict[str, Any]) -> dict[str, Any]:
         """The settings that the images depend on, as they are read back from JSON."""
@@ -177,87 +182,6 @@ class Sample:
             raise FastdiffError(f"{self.upsampler} enlarges nothing; give one such as 64_256_upsampler.pt")
         return model
 
-    def _enlarger(self, model: Any) -> Any:
-        """The function enlarge(images, first, labels) for a batch that begins with image ``first``, or None."""
-        from fastdiff.sampling.cascade import upsampler_seeds
-
-        if model is None:
-            return None
-        options = {"sampler": self.sampler, "eta": self.eta, "steps": self.upsampler_steps or self.steps}
-        fastdiff.Sampler(model, **options)
-
-        def enlarge(images: Tensor, first: int, labels: Tensor | None) -> Tensor:
-            classes = None if model.config.num_classes is None else labels
-            seeds = upsampler_seeds(len(images), self.seed, first)
-            return fastdiff.upsample(
-                model, images, classes=classes, seeds=seeds, progress=self.progress, **options
-            )
-
-        return enlarge
-
-    def _finish(
-        self,
-        parts: BatchFiles,
-        mine: list[int],
-        batches: Iterator[Tensor],
-        labels: Tensor | None,
-        enlarge: Any,
-    ) -> None:
-        """Write each batch as it is finished, until the last or Ctrl-C."""
-        import torch
-
-        try:
-            with contextlib.suppress(KeyboardInterrupt):
-                for index, batch in zip(mine, batches, strict=True):
-                    first = index * self.batch_size
-                    if enlarge is not None:
-                        chosen = None if labels is None else labels[first : first + len(batch)]
-                        batch = enlarge(batch, first, chosen)
-                    parts.write(index, fastdiff.to_uint8(batch).cpu().numpy())
-                if process()[0] == 0:
-                    parts.wait()
-        except torch.OutOfMemoryError:
-            raise FastdiffError(
-                f"{self.device} has no memory for {self.batch_size} images at a time; give a smaller --batch-size"
-            ) from None
-
-    def _report(
-        self, model, parts: BatchFiles, labels, names, options: dict[str, Any], seconds: float, made: int
-    ) -> int:
-        import numpy as np
-
-        from fastdiff.bench.compare import ratio_to_eager
-        from fastdiff.bench.machine import backends_in_words, device_name
-
-        finished = parts.finished()
-        if not finished:
-            print("fastdiff: interrupted before any image was finished; nothing written", file=sys.stderr)
-            parts.remove()
-            return INTERRUPTED
-        images = np.concatenate(finished)
-        self._write(images, None if labels is None else labels[: len(images)].numpy(), names)
-        print(f"device     {device_name(self.device)}")
-        print(f"backend    {backends_in_words(self.device.partition(':')[0])}")
-        rate = (
-            f" in {seconds:.1f} s: {made / seconds:.2f} images/s"
-            if made == len(images)
-            else f", {made} of them now"
-        )
-        print(f"sampled    {len(images)} images{rate}")
-        print(f"wrote      {', '.join(str(self.out / name) for name in FILES)}", flush=True)
-        if len(images) < self.n:
-            print(
-                f"fastdiff: interrupted after {len(images)} of {self.n} images; the same command goes on from there",
-                file=sys.stderr,
-            )
-            return INTERRUPTED
-        parts.remove()
-        if self.compare and process()[1] == 1:
-            few = min(self.n, self.batch_size)
-            classes = None if labels is None or model.config.num_classes is None else labels[:few]
-            print(f"speed      {ratio_to_eager(model, few, classes, options)}")
-        return 0
-
     def _labels(self, num_classes: int | None, names: list[str]) -> Tensor | None:
         """[N] int64: the chosen classes in turn, those of the model or else of the classifier that guides it."""
         import numpy as np
@@ -272,25 +196,69 @@ class Sample:
         chosen = [class_number(c, num_classes, names) for c in self.classes] or list(range(num_classes))
         return torch.from_numpy(np.resize(np.array(chosen, dtype=np.int64), self.n))
 
-    def _write(self, images: np.ndarray, labels: np.ndarray | None, names: list[str]) -> None:
-        import numpy as np
-        from PIL import Image
+    def _estimate(self, run: Run, count: int) -> None:
+        """Print what ``count`` images will take, and a warning where that is hours."""
+        import torch
 
-        from fastdiff.images import grid
+        from fastdiff.cli.estimate import LONG, advice, estimate
 
-        captions = None if labels is None else [names[k] if names else str(k) for k in labels]
+        device = torch.device(self.device)
+        try:
+            found = estimate(run.works(count), device)
+        except FastdiffError:
+            return  # the run itself will say what is wrong, and where
+        print(f"estimate   {found.in_words()}", flush=True)
+        if found.seconds > LONG and process()[1] == 1:
+            said = advice(found, self.sampler, run.sampler.calls, self.dtype, device)
+            print(f"fastdiff: {said}", file=sys.stderr)
+
+    def _report(self, run: Run, parts: BatchFiles, seconds: float, made: int) -> int:
+        from fastdiff.bench.compare import ratio_to_eager
+        from fastdiff.bench.machine import backends_in_words, device_name
+
+        count = parts.images_finished
+        if not count:
+            print("fastdiff: interrupted before any image was finished; nothing written", file=sys.stderr)
+            parts.remove()
+            return INTERRUPTED
+        wrote = self._write(run, parts)
+        print(f"device     {device_name(self.device)}")
+        print(f"backend    {backends_in_words(self.device.partition(':')[0])}")
+        rate = (
+            f" in {seconds:.1f} s: {made / seconds:.2f} images/s"
+            if made == count
+            else f", {made} of them now"
+        )
+        print(f"sampled    {count} images{rate}")
+        print(f"wrote      {wrote}", flush=True)
+        if count < self.n:
+            print(
+                f"fastdiff: interrupted after {count} of {self.n} images; the same command goes on from there",
+                file=sys.stderr,
+            )
+            return INTERRUPTED
+        parts.remove()
+        if self.compare and process()[1] == 1:
+            few = min(self.n, self.batch_size)
+            classes = run.classes(range(few))
+            print(f"speed      {ratio_to_eager(run.sampler.model, few, classes, self._options)}")
+        return 0
+
+    def _write(self, run: Run, parts: BatchFiles) -> str:
+        """Write the finished images; returns the files, as they are printed."""
+        from fastdiff.cli.sample_files import write_npz, write_pngs, write_preview
+
+        count, model = parts.images_finished, run.sampler.model
+        labels = None if run.labels is None else run.labels[:count].numpy()
+        picture, npz = (self.out / name for name in FILES)
         # Classes come in turn, so that this many columns show each class in a column of its own.
         kinds = len(self.classes) or (0 if labels is None else int(labels.max()) + 1)
         columns = kinds if 4 <= kinds <= 16 else None
-        with atomic_path(self.out / "samples.npz") as path, open(path, "wb") as file:
-            np.savez(file, *([images] if labels is None else [images, labels]))
-        if self.png:
-            with writing(self.out / "images"):
-                (self.out / "images").mkdir(exist_ok=True)
-            for i, image in enumerate(images):
-                with atomic_path(self.out / "images" / f"{i:06d}.png") as path:
-                    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-                        path, format="PNG"
-                    )
-        with atomic_path(self.out / "samples.png") as path:
-            grid(images, captions, columns=columns).save(path, format="PNG")
+        write_npz(npz, parts.finished(), count, labels)
+        names = getattr(model, "class_names", ())
+        write_preview(picture, parts.finished(PREVIEW), labels, names, columns)
+        preview = f" (the first {PREVIEW})" if count > PREVIEW else ""
+        if not self.png:
+            return f"{picture}{preview}, {npz}"
+        write_pngs(self.out / "images", parts.finished())
+        return f"{picture}{preview}, {npz}, {self.out / 'images'}"

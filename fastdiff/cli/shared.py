@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fastdiff.errors import FastdiffError
 def load_denoiser(
     checkpoint: str, preset: str | None, device: str, dtype: str = "float32", weights: str | None = None
 ) -> Any:
-    """Load a model that makes images from noise, in channels_last; arguments as for :func:`fastdiff.load`.
+    """Load a model that makes images from noise, in the layout that is fastest; arguments as for :func:`fastdiff.load`.
 
     Raises:
         FastdiffError: no such checkpoint or device, another kind of model, or one without its diffusion's settings.
@@ -23,6 +24,7 @@ def load_denoiser(
     import torch
 
     from fastdiff.backend import usable_device
+    from fastdiff.inference import is_for
     from fastdiff.models import ClassifierConfig
 
     usable = usable_device(device)
@@ -43,7 +45,33 @@ def load_denoiser(
             f"{checkpoint} does not say which diffusion it was trained with; give --preset, "
             f"one of {', '.join(fastdiff.PRESETS)}"
         )
-    return model.to(memory_format=torch.channels_last)
+    # Packed weights have a layout of their own.
+    return model if is_for(model) else model.to(memory_format=torch.channels_last)
+
+
+def free_weights(*models: Any) -> None:
+    """On a CPU, pack the weights of models (or None) for the rest of the process and free the originals.
+
+    The models then run under ``torch.inference_mode()`` alone, and on fastdiff's kernels alone.
+    """
+    from fastdiff.inference import is_for, optimize
+
+    for model in models:
+        if model is not None and is_for(model):
+            optimize(model, free_weights=True)
+
+
+@contextlib.contextmanager
+def enough_memory(device: str, batch_size: int) -> Iterator[None]:
+    """Report a GPU that is out of memory as a mistake in the batch size."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise FastdiffError(
+            f"{device} has no memory for {batch_size} images at a time; give a smaller --batch-size"
+        ) from None
 
 
 def check_folder(out: Path, files: Sequence[str] = ()) -> None:

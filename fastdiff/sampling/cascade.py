@@ -24,6 +24,11 @@ def upsampler_seeds(n: int, seed: int = 0, first: int = 0) -> Tensor:
     return sample_seeds(n, whole(seed) ^ UPSAMPLER_RUN, first)
 
 
+def low_resolution(images: Tensor) -> Tensor:
+    """Images [n,C,h,w] in [-1, 1] as an upsampler sees them, rounded to 8 bits."""
+    return to_uint8(images).movedim(-1, 1).float() / 127.5 - 1
+
+
 def upsample(
     upsampler: Model,
     images: Tensor,
@@ -56,10 +61,15 @@ def upsample(
         raise FastdiffError(
             "upsample needs a super-resolution model, such as 64_256_upsampler.pt; this model is none"
         )
-    low_res = to_uint8(images).movedim(-1, 1).float() / 127.5 - 1
     keys = upsampler_seeds(len(images), seed) if seeds is None else seeds
     with Sampler(upsampler, **options) as sampler:
-        return sampler(len(images), classes=classes, seeds=keys, cond={"low_res": low_res}, progress=progress)
+        return sampler(
+            len(images),
+            classes=classes,
+            seeds=keys,
+            cond={"low_res": low_resolution(images)},
+            progress=progress,
+        )
 
 
 def cascade(

@@ -24,7 +24,7 @@ MOST_AVERAGES = 4  # the number of averages that the optimizer's kernels update 
 _POSITIVE = ("batch_size", "steps", "threads", "log_every", "checkpoint_every", "keep")
 _POSITIVE += ("val_every", "val_batches", "decay", "fid_samples")
 _NOT_NEGATIVE = ("seed", "warmup", "sample_every", "weight_decay", "clip_norm")
-_NOT_NEGATIVE += ("microbatch", "workers", "fid_every", "lora")
+_NOT_NEGATIVE += ("microbatch", "workers", "fid_every")
 
 
 _WHOLE = (
@@ -38,7 +38,7 @@ _WHOLE = (
     "val_batches",
 )
 _WHOLE += ("seed", "warmup", "decay", "sample_every", "microbatch", "workers", "image_size", "channels")
-_WHOLE += ("num_classes", "small_size", "fid_every", "fid_samples", "lora")
+_WHOLE += ("num_classes", "small_size", "fid_every", "fid_samples")
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,6 @@ class TrainConfig:
 
     init: str | None = None
     """Checkpoint to fine-tune: a file, or the name of a bundled model. Its architecture is used; what fits is kept."""
-    lora: int = 0
-    """Rank of low-rank adapters, which are trained in place of the weights of INIT. 0: all weights are trained."""
     preset: str = DEFAULT_PRESET
     """Configuration of the model: the name of a preset, or a .json file {"model": {...}, "diffusion": {...}}."""
     image_size: int | None = None
@@ -197,10 +195,6 @@ class TrainConfig:
             raise FastdiffError(f"ema must be one to {MOST_AVERAGES} different decays, got {self.ema}")
         if self.channels not in (None, 1, 3):
             raise FastdiffError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
-        if self.lora and (self.init is None or self.strategy == "fsdp"):
-            raise FastdiffError(
-                "adapters are trained on a checkpoint and not sharded; give --init with --lora, and --strategy ddp"
-            )
         _ = self.weighting  # raises an error for numbers outside their ranges
 
     @property

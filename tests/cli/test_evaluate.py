@@ -113,7 +113,7 @@ def test_a_checkpoint_is_sampled_first(command, files, tmp_path) -> None:
     assert found["samples"]["sampler"] == "euler" and found["samples"]["images"] == 6
     assert any(warning.startswith("FID of 6 samples in 32 features") for warning in found["warnings"])
     ended = command(
-        *("sample", "--checkpoint", files["tiny"], "--no-compare", "--no-progress", "--out", tmp_path),
+        *("sample", "--checkpoint", files["tiny"], "--no-progress", "--out", tmp_path),
         *options,
     )
     assert ended.code == 0, ended.err

@@ -10,7 +10,7 @@ from PIL import Image
 
 import fastdiff
 
-QUICK = ("--steps", 3, "--no-compare", "--no-progress")
+QUICK = ("--steps", 3, "--no-progress")
 
 
 def _arrays(folder) -> tuple[np.ndarray, ...]:
@@ -84,7 +84,7 @@ def test_compares_to_eager_and_shows_progress_over_all_steps(
 ) -> None:
     monkeypatch.setattr("fastdiff.bench.compare.SECONDS", 0.0)
     files = ("--checkpoint", checkpoints["tiny"], "--out", tmp_path)
-    ended = command("sample", *files, "--n", 5, "--batch-size", 2, "--steps", 4)
+    ended = command("sample", *files, "--n", 5, "--batch-size", 2, "--steps", 4, "--compare")
     assert ended.code == 0, ended.err
     assert re.search(r"^speed      \d+\.\d\dx as fast as eager PyTorch", ended.out, re.MULTILINE)
     assert "2 images, 2 steps; medians of 2 turns" in ended.out

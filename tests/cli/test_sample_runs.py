@@ -15,7 +15,7 @@ from fastdiff.cli.batch_files import BatchFiles
 from fastdiff.errors import FastdiffError
 from fastdiff.files import locked
 
-QUICK = ("--steps", 3, "--no-compare", "--no-progress", "--batch-size", 2)
+QUICK = ("--steps", 3, "--no-progress", "--batch-size", 2)
 
 
 def _arrays(folder) -> tuple[np.ndarray, ...]:
@@ -58,9 +58,9 @@ def test_a_stopped_run_goes_on(command, checkpoints, tmp_path, monkeypatch) -> N
 
 
 def test_another_run_is_not_mixed_in(tmp_path) -> None:
-    BatchFiles(tmp_path, {"seed": 1, "steps": "3"}, 2).write(0, np.zeros((1, 2, 2, 1), np.uint8))
+    BatchFiles(tmp_path, {"seed": 1, "steps": "3"}, 2, 1).write(0, np.zeros((1, 2, 2, 1), np.uint8))
     with pytest.raises(FastdiffError, match="with another seed; give its options"):
-        BatchFiles(tmp_path, {"seed": 2, "steps": "3"}, 2)
+        BatchFiles(tmp_path, {"seed": 2, "steps": "3"}, 2, 1)
 
 
 def test_pngs(command, checkpoints, tmp_path) -> None:

@@ -160,7 +160,7 @@ def test_the_command_line_names_what_it_keeps(
     sneaker = old.class_names.index("sneaker")
     torch.testing.assert_close(model.label_emb.weight[0], old.label_emb.weight[sneaker], **close)
     assert main(["sample", "--checkpoint", str(out / "model.safetensors"), "--n", "2", "--steps", "2"]
-                + ["--no-compare", "--no-progress", "--out", str(tmp_path / "samples")]) == 0  # fmt: skip
+                + ["--no-progress", "--out", str(tmp_path / "samples")]) == 0  # fmt: skip
     assert np.load(tmp_path / "samples" / "samples.npz")["arr_0"].shape == (2, 16, 16, 3)
 
 

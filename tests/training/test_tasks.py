@@ -78,7 +78,7 @@ def test_upsampler_enlarges_the_samples_of_a_denoiser(upsampler: dict[str, Any],
     train(config)
     preset(upsampler, "unet", image_size=4, out_channels=1, attention_resolutions=[], num_classes=2)
     train(TrainConfig(**{**upsampler, "out": tmp_path / "base"}, steps=1))
-    options = ["--checkpoint", str(tmp_path / "base" / "model.safetensors"), "--n", "4", "--no-compare"]
+    options = ["--checkpoint", str(tmp_path / "base" / "model.safetensors"), "--n", "4"]
     options += ["--upsampler", str(config.out / "model.safetensors"), "--steps", "2", "--no-progress"]
     assert main(["sample", *options, "--out", str(tmp_path / "samples")]) == 0
     assert np.load(tmp_path / "samples" / "samples.npz")["arr_0"].shape == (4, 8, 8, 1)
@@ -132,7 +132,7 @@ def test_classifier_guides_samples(classifier: dict[str, Any], tmp_path: Path) -
     train(TrainConfig(**{**classifier, "out": tmp_path / "classifier"}, steps=1))
     preset(classifier, "unet", out_channels=1, attention_resolutions=[])
     train(TrainConfig(**{**classifier, "out": tmp_path / "model"}, steps=1))
-    options = ["--checkpoint", str(tmp_path / "model" / "model.safetensors"), "--n", "2", "--no-compare"]
+    options = ["--checkpoint", str(tmp_path / "model" / "model.safetensors"), "--n", "2"]
     options += ["--classifier", str(tmp_path / "classifier" / "model.safetensors"), "--classes", "1"]
     out = ["--steps", "2", "--no-progress", "--out", str(tmp_path / "samples")]
     assert main(["sample", *options, *out]) == 0
