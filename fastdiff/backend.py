@@ -141,6 +141,16 @@ def log_once(op: str | None, backend: Backend, reason: str) -> None:
         logger.warning("%s: not on the %s backend: %s", op or "all ops", backend.value, reason)
 
 
+def device_name(device: torch.device | str = "cpu") -> str:
+    """The device in words, e.g. ``"cpu (AVX2, 2 threads)"`` or ``"cuda:0 (NVIDIA H100)"``."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    threads = torch.get_num_threads()
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{device} ({capability}, {threads} thread{'s' if threads > 1 else ''})"
+
+
 def usable_device(name: str) -> torch.device:
     """The device, after a check that it works; "auto" is the GPU, if there is one, and else the CPU.
 

@@ -16,6 +16,7 @@ import torch
 import fastdiff
 import fastdiff.ops  # fills OPS
 from fastdiff.backend import Backend, candidates
+from fastdiff.backend import device_name as device_name
 from fastdiff.ops import _library
 from fastdiff.ops._op import OPS, FusedOp
 
@@ -26,16 +27,6 @@ _BEST = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")  # the first that a proce
 def default_device() -> str:
     """``"cuda"`` where there is a GPU, else ``"cpu"``."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def device_name(device: torch.device | str = "cpu") -> str:
-    """The device in words, e.g. ``"cpu (AVX2, 2 threads)"`` or ``"cuda:0 (NVIDIA H100)"``."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    threads = torch.get_num_threads()
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{device} ({capability}, {threads} thread{'s' if threads > 1 else ''})"
 
 
 def chosen_backend(op: FusedOp, device_type: str) -> Backend:

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import tyro
 
 from fastdiff.cli.commands import Group, command_type, find, tyro_type
+from fastdiff.cli.config_file import with_file
 from fastdiff.errors import FastdiffError
 
 PROGRAM = "fastdiff"
@@ -29,6 +30,8 @@ def parse(argv: Sequence[str]) -> Any:
     program, rest = " ".join([PROGRAM, *argv[:count]]), list(argv[count:])
     if isinstance(found, Group) and not (rest and rest[0] in _HELP + _COMPLETION):
         raise FastdiffError(f"{_no_command(found, rest)}; see {program} --help")
+    if found == "train:Train":
+        rest = with_file(rest)
     kind = tyro_type(found)
     description = found.description if isinstance(found, Group) else None
     with _errors_in_words(program, object if isinstance(found, Group) else command_type(found)):

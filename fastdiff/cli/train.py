@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import arg
 
 from fastdiff.cli import INTERRUPTED
-from fastdiff.cli.shared import process
 from fastdiff.training.config import TrainConfig
 
 
@@ -27,28 +24,10 @@ class Train(TrainConfig):
     out: Annotated[Path, arg(aliases=["-o"])]
     steps: Annotated[int, arg(aliases=["-s"])] = TrainConfig.steps
     batch_size: Annotated[int, arg(aliases=["-b"])] = TrainConfig.batch_size
-    backend: Literal["auto", "eager", "reference", "cpu", "triton", "cuda"] = "auto"
-    """Backend of the ops; "auto" picks the fastest one available."""
-
-    augment: str | None = None
-    """Augmentation by a Python function or object, such as transforms:train for the name train in transforms.py."""
+    config: Path | None = None
+    """File of options in JSON, such as OUT/config.json of another run; options on the command line come before it."""
 
     def run(self) -> int:
-        from fastdiff.backend import use_backend
         from fastdiff.training import train
-        from fastdiff.training.augment import import_augment
 
-        with contextlib.nullcontext() if self.backend == "auto" else use_backend(self.backend):
-            augment = None if self.augment is None else import_augment(self.augment)
-            step, model = train(self, augment=augment)
-        if process()[0]:
-            return 0 if model else INTERRUPTED  # only the first process prints
-        if model is None:
-            print(
-                f"stopped after step {step} of {self.steps}; run the command again to go on;"
-                f" the model so far is {self.out / 'model.safetensors'}",
-                file=sys.stderr,
-            )
-            return INTERRUPTED
-        print(f"trained {step} steps\nwrote   {model}")
-        return 0
+        return 0 if train(self).model else INTERRUPTED

@@ -12,9 +12,11 @@ from tqdm import tqdm
 
 from fastdiff.choices import Fit
 from fastdiff.data.fit import fit_image
-from fastdiff.data.readers import Arrays, EncodedImages, read
+from fastdiff.data.readers import ADVICE, Arrays, EncodedImages, read
 from fastdiff.errors import FastdiffError
 from fastdiff.scalars import plain
+
+_MOST_CLASSES = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class FittedImages:
         """[n,channels,size,size] uint8."""
         images = np.empty((len(indices), self.size, self.size, self.channels), np.uint8)
         for row, index in zip(images, indices.tolist(), strict=True):
-            image = self.source.image(index)
+            try:
+                image = self.source.image(index)
+            except FastdiffError as error:
+                raise FastdiffError(f"{error}; {ADVICE}") from None
             # The generator depends on step and image alone, not on the process or the row of the batch.
             rng = None if step is None else np.random.default_rng((self.seed, step, index))
             try:
@@ -93,7 +98,8 @@ def load_data(
     Args:
         num_classes: number of classes of the model; None: labels are not read.
         labels: the labels file of IDX images; None: it is found by its name.
-        class_names: names that replace those of the data.
+        class_names: names of the classes. Where the data have names of their own, labels are found by name; names of
+            which the data have none replace theirs.
         fit: "crop", "random-crop" or "pad", see :func:`fastdiff.data.fit.fit_image`.
         seed: random seed of random crops.
         skip_broken: skip images of folders and archives that cannot be read, and log them, instead of raising.
@@ -111,7 +117,7 @@ def load_data(
         raise FastdiffError(
             f"{len(names)} class names for {num_classes} classes; give --num-classes {len(names)}"
         )
-    targets = None if num_classes is None else _labels(raw, path, num_classes)
+    targets = None if num_classes is None else _labels(raw, path, num_classes, names)
     if isinstance(raw, Arrays) and fit != "random-crop":
         return ImageData(_fitted(raw.images, image_size, channels, fit, progress), targets, names)
     data = ImageData(FittedImages(raw, image_size, channels, fit, seed), targets, names)
@@ -131,19 +137,41 @@ def _fitted(images: np.ndarray, size: int, channels: int, fit: Fit, progress: bo
     return torch.from_numpy(fitted).permute(0, 3, 1, 2)
 
 
-def _labels(raw: Arrays | EncodedImages, path: Path, num_classes: int) -> Tensor:
+def whole_labels(raw: Arrays | EncodedImages, path: Path) -> np.ndarray:
+    """Labels [N] int64 as they are stored, at least 0.
+
+    Raises:
+        FastdiffError: no labels, or others.
+    """
     if raw.labels is None:
-        raise FastdiffError(
-            f"the model has {num_classes} classes but {path} has no labels; give --num-classes 0"
-        )
+        raise FastdiffError(f"{path} has no labels")
     if raw.labels.shape != (len(raw),) or raw.labels.dtype.kind not in "iu":
         raise FastdiffError(
             f"labels of {path} must be {len(raw)} whole numbers, one per image, "
             f"got {raw.labels.dtype} {list(raw.labels.shape)}"
         )
-    wrong = raw.labels[(raw.labels < 0) | (raw.labels >= num_classes)]
+    wrong = raw.labels[(raw.labels < 0) | (raw.labels >= _MOST_CLASSES)]
     if len(wrong):
+        raise FastdiffError(f"label {wrong[0]} in {path} is out of range: classes are numbered from 0")
+    return raw.labels.astype(np.int64)
+
+
+def _labels(raw: Arrays | EncodedImages, path: Path, num_classes: int, names: tuple[str, ...]) -> Tensor:
+    """Labels [N] int64, by the names of the classes if the data have them too."""
+    if raw.labels is None:
         raise FastdiffError(
-            f"label {wrong[0]} in {path} is out of range: the model's classes are 0 to {num_classes - 1}"
+            f"the model has {num_classes} classes but {path} has no labels; give --num-classes 0"
         )
-    return torch.from_numpy(raw.labels.astype(np.int64))
+    labels = whole_labels(raw, path)
+    if shared := set(names) & set(raw.class_names):
+        others = [name for name in raw.class_names if name not in shared]
+        if others:
+            raise FastdiffError(
+                f"{path} has the class {others[0]!r}, which is none of the model's: {', '.join(names)}"
+            )
+        labels = np.array([names.index(name) for name in raw.class_names])[labels]
+    if len(labels) and labels.max() >= num_classes:
+        raise FastdiffError(
+            f"label {labels.max()} in {path} is out of range: the model's classes are 0 to {num_classes - 1}"
+        )
+    return torch.from_numpy(labels)

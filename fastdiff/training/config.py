@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_type_hints
 
 from fastdiff.choices import Fit, Loss, LossWeights, Precision, Recompute
 from fastdiff.errors import FastdiffError
-from fastdiff.scalars import plain
+from fastdiff.training.values import typed
 
 if TYPE_CHECKING:
     from fastdiff.diffusion.weighting import LossWeighting
@@ -21,24 +21,11 @@ LrSchedule = Literal["constant", "linear", "cosine"]
 DEFAULT_PRESET = "fashion-mnist"
 MOST_AVERAGES = 4  # the number of averages that the optimizer's kernels update in one pass
 
-_POSITIVE = ("batch_size", "steps", "threads", "log_every", "checkpoint_every", "keep")
-_POSITIVE += ("val_every", "val_batches", "decay", "fid_samples")
-_NOT_NEGATIVE = ("seed", "warmup", "sample_every", "weight_decay", "clip_norm")
-_NOT_NEGATIVE += ("microbatch", "workers", "fid_every")
-
-
-_WHOLE = (
-    "batch_size",
-    "steps",
-    "threads",
-    "log_every",
-    "checkpoint_every",
-    "keep",
-    "val_every",
-    "val_batches",
-)
-_WHOLE += ("seed", "warmup", "decay", "sample_every", "microbatch", "workers", "image_size", "channels")
-_WHOLE += ("num_classes", "small_size", "fid_every", "fid_samples")
+_AT_LEAST = {
+    1: ("batch_size", "steps", "decay", "threads", "log_every", "checkpoint_every", "keep")
+    + ("val_every", "val_batches", "fid_samples"),
+    0: ("seed", "warmup", "sample_every", "weight_decay", "clip_norm", "microbatch", "workers", "fid_every"),
+}
 
 
 @dataclass(frozen=True)
@@ -63,8 +50,10 @@ class TrainConfig:
     """Mirror half of the images, chosen at random, from left to right."""
     flip_vertical: bool = False
     """Mirror half of the images, chosen at random, from top to bottom."""
+    augment: str | None = None
+    """Augmentation by a Python function or object, such as transforms:train for the name train in transforms.py."""
     skip_broken: bool = False
-    """Check every image of a folder or archive first, and skip and list broken ones instead of raising an error."""
+    """Check every image first, and skip and list broken ones instead of raising an error."""
     workers: int | None = None
     """Processes that decode images in advance. Default: by the number of processors; 0 if the images are in memory."""
     val_data: Path | None = None
@@ -77,11 +66,11 @@ class TrainConfig:
     preset: str = DEFAULT_PRESET
     """Configuration of the model: the name of a preset, or a .json file {"model": {...}, "diffusion": {...}}."""
     image_size: int | None = None
-    """Image size in pixels. Default: the preset's."""
+    """Image size in pixels. Default: the data's, up to the preset's or 64, whichever is larger."""
     channels: int | None = None
-    """Image channels: 1 (grey) or 3 (RGB). Default: the preset's."""
+    """Image channels: 1 (grey) or 3 (RGB). Default: as in the data."""
     num_classes: int | None = None
-    """Number of classes; 0 trains without labels. Default: the preset's."""
+    """Number of classes; 0 trains without labels. Default: as in the data."""
     small_size: int | None = None
     """Size in pixels of the images that an upsampler enlarges. Default: a quarter of the image size."""
     noised: bool = True
@@ -89,6 +78,8 @@ class TrainConfig:
 
     steps: int = 100_000
     """Total number of training steps, including those before a resumption."""
+    max_minutes: float | None = None
+    """Minutes after which this start stops, with a checkpoint and a model; the same command continues it."""
     batch_size: int = 64
     """Number of images in a step, of all processes together."""
     microbatch: int = 0
@@ -127,8 +118,10 @@ class TrainConfig:
     """What the backward pass recomputes to save memory: "selective", norms and activation functions; "full", all."""
     seed: int = 0
     """Random seed of initial weights, data order, mirroring, diffusion times, noise and dropout."""
-    device: str = "cpu"
-    """Device to run on: cpu, cuda or cuda:N. Under torchrun, cuda gives each process a GPU of its own."""
+    device: str = "auto"
+    """Device: auto (the GPU, if there is one), cpu, cuda or cuda:N. Under torchrun, cuda is one for each process."""
+    backend: Literal["auto", "eager", "reference", "cpu", "triton", "cuda"] = "auto"
+    """Backend of the ops; "auto" picks the fastest one available."""
     strategy: Strategy = "ddp"
     """Under torchrun: "ddp" keeps the whole model in each process, "fsdp" (FSDP2) a part, for large models."""
     threads: int | None = None
@@ -137,13 +130,13 @@ class TrainConfig:
     resume: Literal["auto", "never"] = "auto"
     """"auto" resumes from the last checkpoint in OUT, if there is one, with the same results as an unbroken run."""
     log_every: int = 10
-    """Number of steps between lines of log.jsonl."""
+    """Number of steps between lines of log.jsonl, and of the output where it is no terminal."""
     checkpoint_every: int = 500
     """Number of steps between checkpoints."""
     keep: int = 2
     """Number of newest checkpoints to keep."""
-    sample_every: int = 0
-    """Number of steps between sample grids. 0: no sample grids."""
+    sample_every: int = 500
+    """Number of steps between sample grids, of which the end of the run has one, too. 0: no sample grids."""
     val_every: int = 500
     """Number of steps between validations on VAL_DATA."""
     val_batches: int = 10
@@ -159,32 +152,28 @@ class TrainConfig:
     track: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
     """Trackers that also get the log and the sample grids: OUT/log.csv, OUT/tensorboard, Weights & Biases."""
     progress: bool = True
-    """Show a progress bar."""
+    """Show a progress bar, if the output is a terminal."""
+    quiet: bool = False
+    """Print only errors and the result."""
+    json: bool = False
+    """Print one JSON object a line, and nothing else, on the standard output."""
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self)):
-            object.__setattr__(self, name, plain(getattr(self, name)))
-        for name in _WHOLE:
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-                raise FastdiffError(f"{name} must be a whole number, got {value!r}")
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise FastdiffError(f"{name} must be at least 1, got {value}")
+        for name, kind in get_type_hints(TrainConfig).items():
+            object.__setattr__(self, name, typed(name, getattr(self, name), kind))
+        for least, names in _AT_LEAST.items():
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not value >= least:
+                    raise FastdiffError(f"{name} must be at least {least}, got {value}")
         if self.seed >= 1 << 32:
             raise FastdiffError(f"seed must be below 2^32, got {self.seed}")
-        for name in _NOT_NEGATIVE:
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise FastdiffError(f"{name} must be at least 0, got {value}")
-        if self.lr_schedule not in get_args(LrSchedule):
-            known = ", ".join(get_args(LrSchedule))
-            raise FastdiffError(f"unknown learning-rate schedule {self.lr_schedule!r}; known: {known}")
         if self.decay is not None and self.lr_schedule == "constant":
             raise FastdiffError(
                 "decay is the length of the fall of a linear or cosine learning rate; give --lr-schedule linear with it"
             )
+        if self.max_minutes is not None and not 0 < self.max_minutes < float("inf"):
+            raise FastdiffError(f"max_minutes must be a positive number, got {self.max_minutes}")
         if not 0 < self.lr < float("inf"):
             raise FastdiffError(f"lr must be a positive number, got {self.lr}")
         for name, values in (("ema", self.ema), ("label_dropout", (self.label_dropout,))):

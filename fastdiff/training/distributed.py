@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastdiff.backend import usable_device
 from fastdiff.errors import FastdiffError
 
 PATIENCE = timedelta(minutes=30)  # with a process that draws samples or writes a checkpoint for the others
@@ -127,10 +128,12 @@ def _initialise(backend: str, device: torch.device) -> None:
 def local_device(name: str) -> str:
     """The device of this process; for "cuda", the GPU with the number of the process on this machine.
 
+    "auto" is "cuda" where there is a GPU, else "cpu".
+
     Raises:
         FastdiffError: one GPU for several processes.
     """
-    local = os.environ.get("LOCAL_RANK")
+    name, local = usual_device(name), os.environ.get("LOCAL_RANK")
     if local is None or not name.startswith("cuda"):
         return name
     if name != "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
@@ -138,3 +141,8 @@ def local_device(name: str) -> str:
             f"{name} is one GPU for several processes; give --device cuda, which gives each its own"
         )
     return f"cuda:{local}" if name == "cuda" else name
+
+
+def usual_device(name: str) -> str:
+    """The device by its name, where "auto" is the GPU if there is one."""
+    return str(usable_device(name)) if name == "auto" else name

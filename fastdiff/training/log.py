@@ -76,8 +76,8 @@ class Log:
         for tracker in self._trackers:
             tracker.log(line["step"], numbers)
 
-    def picture(self, step: int, picture: Image.Image) -> None:
-        """Write the picture OUT/samples/step-<step>.png."""
+    def picture(self, step: int, picture: Image.Image) -> Path:
+        """Write the picture OUT/samples/step-<step>.png, whose path is returned."""
         path = self._out / "samples" / f"step-{step:08d}.png"
         with writing(path.parent):
             path.parent.mkdir(exist_ok=True)
@@ -85,6 +85,7 @@ class Log:
             picture.save(temporary, format="PNG")
         for tracker in self._trackers:
             tracker.picture(step, "samples", picture)
+        return path
 
     def close(self) -> None:
         """Close the trackers."""
@@ -104,5 +105,5 @@ class NoLog(Log):
     def write(self, line: dict[str, Any]) -> None:
         pass
 
-    def picture(self, step: int, picture: Image.Image) -> None:
-        pass
+    def picture(self, step: int, picture: Image.Image) -> Path:
+        return Path()

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
+import math
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from fastdiff.backend import usable_device
+from fastdiff.backend import device_name, usable_device, use_backend
 from fastdiff.checkpoint import save
-from fastdiff.choices import Fit
-from fastdiff.data.images import ImageData, load_data
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
 from fastdiff.files import locked, remove_halves
 from fastdiff.models import Classifier, ModelConfig, UNet, build_model
-from fastdiff.training.augment import Augment, describe
+from fastdiff.training.augment import Augment, describe, import_augment
 from fastdiff.training.batches import Batches
 from fastdiff.training.config import TrainConfig
-from fastdiff.training.distributed import Processes, join, local_device
+from fastdiff.training.config_file import write_config
+from fastdiff.training.distributed import Processes, join, local_device, usual_device
 from fastdiff.training.log import Log, NoLog
 from fastdiff.training.optimizer import AdamWEMA, LossScale
 from fastdiff.training.parallel import Parallel
+from fastdiff.training.prepare import prepare
 from fastdiff.training.pretrained import transfer
-from fastdiff.training.setup import architecture, load_pretrained
+from fastdiff.training.report import Report, shows_bars
 from fastdiff.training.state import (
     FOLDER,
     TrainState,
@@ -41,7 +41,7 @@ from fastdiff.training.state import (
     load_checkpoint,
     save_checkpoint,
 )
-from fastdiff.training.tasks import HELD, Validation, make_task
+from fastdiff.training.tasks import HELD, Validation
 from fastdiff.training.timesteps import make_times
 from fastdiff.training.trackers import Tracker
 from fastdiff.training.update import Update
@@ -50,7 +50,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class TrainResult(NamedTuple):
-    """Result of a run: number of steps made, and the saved model, or None if it was interrupted."""
+    """Result of a run: number of steps made, and the saved model, or None if it was interrupted.
+
+    A run that :attr:`TrainConfig.max_minutes` stopped has a model and fewer steps than ``config.steps``.
+    """
 
     step: int
     model: Path | None
@@ -68,21 +71,24 @@ def train(
     Under torchrun, processes share each batch, and the run is that of one process up to rounding.
 
     Args:
-        augment: function that turns an image [1,C,H,W] uint8 into another of the same shape, such as torchvision's
-            transforms of version 2; see :class:`fastdiff.training.augment.Augmented`.
+        augment: function, in place of ``config.augment``, that turns an image [1,C,H,W] uint8 into another of the same
+            shape, such as torchvision's transforms of version 2; see :class:`fastdiff.training.augment.Augmented`.
         trackers: objects of your own that follow the run, beside those of ``config.track``. They are closed at its end.
 
     Returns:
-        The number of steps and ``OUT/model.safetensors``: the averaged weights, with their configuration. A stopped run
-        has written that file, too, with the weights so far, and returns None in its place.
+        The number of steps and ``OUT/model.safetensors``: the averaged weights, with their configuration. An
+        interrupted run has written that file, too, with the weights so far, and returns None in its place.
 
     Raises:
         FastdiffError: bad input; NaN or Inf in the loss or its gradient, with the step's number.
     """
-    config = dataclasses.replace(config, device=local_device(config.device))
-    device = usable_device(config.device)
-    with join(device, group=config.strategy == "fsdp") as processes:
-        return Trainer(config, processes, augment=augment, trackers=trackers).run()
+    if augment is None and config.augment is not None:
+        augment = import_augment(config.augment)
+    device = usable_device(local_device(config.device))
+    started = time.perf_counter()
+    ops = contextlib.nullcontext() if config.backend == "auto" else use_backend(config.backend)
+    with ops, join(device, group=config.strategy == "fsdp") as processes:
+        return Trainer(config, processes, augment=augment, trackers=trackers, started=started).run()
 
 
 class Trainer:
@@ -92,6 +98,7 @@ class Trainer:
         config: settings of the run.
         processes: the processes that share the run. Default: this one alone.
         augment, trackers: see :func:`train`.
+        started: the moment, of time.perf_counter(), from which ``max_minutes`` count. Default: now.
     """
 
     def __init__(
@@ -101,28 +108,35 @@ class Trainer:
         *,
         augment: Augment | None = None,
         trackers: Sequence[Tracker] = (),
+        started: float | None = None,
     ) -> None:
+        self._started = time.perf_counter() if started is None else started
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        self.config = config
+        config = replace(config, device=usual_device(config.device))
         self._processes = processes or Processes()
-        self._device = usable_device(config.device)
+        self._device = usable_device(local_device(config.device))
+        self.prepared = prepared = prepare(config, progress=shows_bars(config) and self._processes.first)
+        self.config = config = prepared.config
         self._log = Log(config.out, config.track, trackers) if self._processes.first else NoLog()
+        self._report = Report(config, prepared, prints=self._processes.first)
         self._logged = 0, 0.0  # steps and seconds at the last line of the log
 
-        pretrained = load_pretrained(config)
-        model_config, diffusion = architecture(config, pretrained)
-        self._task = make_task(config, model_config, diffusion)
-        data = self._load(model_config, config.data, config.labels, config.fit)
+        model_config, diffusion, data = prepared.model, prepared.diffusion, prepared.data
+        self._task = prepared.task
         rows = self._processes.rows(config.batch_size)
         self._batches = Batches(data, config, self._task.null_class, rows, augment)
-        self._validation = self._make_validation(model_config, diffusion)
+        self._validation = None
+        if prepared.val_data is not None:
+            self._validation = Validation(
+                config, self._task, prepared.val_data, diffusion.steps, self._processes
+            )
         self._fid = self._make_fid(model_config)
         self._identity = identity(
             config, len(data), model_config, diffusion, None if augment is None else describe(augment)
         )
 
-        model = self._make_model(model_config, diffusion, data.class_names, pretrained)
+        model = self._make_model(model_config, diffusion, data.class_names, prepared.pretrained)
         parallel = Parallel(model, config.strategy, self._processes, self._device)
         self.state = self._make_state(model, diffusion)
         self.update = Update(
@@ -155,35 +169,12 @@ class Trainer:
         scale = LossScale() if config.precision == "float16" else None
         return TrainState(model, optimizer, make_times(config.timesteps, diffusion.steps), scale)
 
-    def _load(self, model: ModelConfig, path: Path, labels: Path | None, fit: Fit) -> ImageData:
-        return load_data(
-            path,
-            image_size=model.image_size,
-            channels=model.in_channels,
-            num_classes=self._task.num_classes,
-            labels=labels,
-            class_names=self.config.class_names,
-            fit=fit,
-            seed=self.config.seed,
-            skip_broken=self.config.skip_broken,
-            progress=self.config.progress and self._processes.first,
-        )
-
-    def _make_validation(self, model: ModelConfig, diffusion: DiffusionConfig) -> Validation | None:
-        config = self.config
-        if config.val_data is None:
-            return None
-        fit = "crop" if config.fit == "random-crop" else config.fit
-        data = self._load(model, config.val_data, config.val_labels, fit)
-        return Validation(config, self._task, data, diffusion.steps, self._processes)
-
     def _make_fid(self, model: ModelConfig) -> Any:
         if not self.config.fid_every:
             return None
         from fastdiff.training.fid import HeldOutFid  # and with it the feature networks
 
-        data = None if self._validation is None else self._validation.data
-        return HeldOutFid(self.config, model, data, self._processes, self._device)
+        return HeldOutFid(self.config, model, self.prepared.val_data, self._processes, self._device)
 
     def run(self) -> TrainResult:
         """Train to the end, or until Ctrl-C on any process.
@@ -202,25 +193,37 @@ class Trainer:
     def _run(self) -> TrainResult:
         config, state = self.config, self.state
         self._resume()
-        bar = tqdm(
-            total=config.steps * config.batch_size,
-            initial=state.step * config.batch_size,
-            disable=not (config.progress and self._processes.first),
-            unit="img",
-            unit_scale=True,
-        )
+        if self._processes.first:
+            write_config(config)
+        parameters = sum(p.numel() for p in state.model.parameters())
+        self._report.begin(parameters, device_name(self._device), state.step)
         closing = contextlib.closing
-        with bar, interrupts() as interrupted, closing(self._batches), closing(self._log):
-            started = time.perf_counter() - state.seconds
-            while state.step < config.steps and not self._processes.any(interrupted.is_set()):
+        with (
+            closing(self._report),
+            interrupts() as interrupted,
+            closing(self._batches),
+            closing(self._log),
+        ):
+            begun = time.perf_counter() - state.seconds
+            while state.step < config.steps and not self._processes.any(
+                interrupted.is_set() or self._minutes_left() <= 0
+            ):
                 state.pending.append(self.update())
-                state.seconds = time.perf_counter() - started
-                bar.update(config.batch_size)
-                self._write_what_is_due(bar)
+                state.seconds = time.perf_counter() - begun
+                self._report.advance()
+                self._write_what_is_due()
             self._checkpoint()
         model = self._save()  # of a stopped run too
+        stopped = None
+        if state.step < config.steps:
+            stopped = "interrupt" if self._processes.any(interrupted.is_set()) else "time"
+        self._report.end(state.step, state.seconds, model, stopped)
         self._processes.wait()
-        return TrainResult(state.step, model if state.step == config.steps else None)
+        return TrainResult(state.step, None if stopped == "interrupt" else model)
+
+    def _minutes_left(self) -> float:
+        most = self.config.max_minutes
+        return math.inf if most is None else most - (time.perf_counter() - self._started) / 60
 
     def _resume(self) -> None:
         config = self.config
@@ -241,33 +244,37 @@ class Trainer:
         self._log.resume(self.state.step, vars(config))
         self._logged = self.state.step, self.state.seconds
 
-    def _write_what_is_due(self, bar: tqdm) -> None:
+    def _write_what_is_due(self) -> None:
         config, step = self.config, self.state.step
         if step % config.log_every == 0:
-            bar.set_postfix(self._write_log(), refresh=False)
-        pictured = config.sample_every and step % config.sample_every == 0
+            self._write_log()
+        pictured = config.sample_every and (step % config.sample_every == 0 or step == config.steps)
         validated = self._validation is not None and step % config.val_every == 0
         judged = self._fid is not None and step % config.fid_every == 0
         if pictured or validated or judged:
             averaged = self.state.averaged()
             if self._validation is not None and validated:
-                self._log.write({"step": step, **self._validation.measure(averaged, self._device)})
+                self._write_values({"step": step, **self._validation.measure(averaged, self._device)})
             if self._fid is not None and judged and (fid := self._fid.measure(averaged)) is not None:
                 best, at = min([(fid, step), *self._log.values("fid")])
-                self._log.write({"step": step, "fid": fid, "best_fid": best, "best_fid_step": at})
+                self._write_values({"step": step, "fid": fid, "best_fid": best, "best_fid_step": at})
             if pictured and self._processes.first:
                 self._write_picture(averaged)
         if step % config.checkpoint_every == 0:  # last, so that everything before is repeated after a kill
             self._checkpoint()
 
+    def _write_values(self, line: dict[str, Any]) -> None:
+        self._log.write(line)
+        self._report.validated(line)
+
     def _write_picture(self, model: Any) -> None:
         held = self._batches.held(HELD).to(self._device)
         picture = self._task.picture(model, held.x0, held.y)
         if picture is not None:
-            self._log.picture(self.state.step, picture)
+            self._report.wrote("samples", self.state.step, self._log.picture(self.state.step, picture))
 
-    def _write_log(self) -> dict[str, Any]:
-        """Log the means over the steps since the last line, without skipped steps. Returns the progress bar's text."""
+    def _write_log(self) -> None:
+        """Log the means over the steps since the last line, without skipped steps."""
         state, config = self.state, self.config
         rows = self._finite()
         kept = rows[rows[:, -1] == 0, :-1]
@@ -278,19 +285,18 @@ class Trainer:
         line["lr"] = config.learning_rate(state.step - 1)
         if state.scale is not None:
             line |= {"loss_scale": state.scale.scale, "skipped": int(rows[:, -1].sum())}
-        line["images_per_second"] = round(
-            (state.step - step) * config.batch_size / max(state.seconds - seconds, 1e-9), 2
-        )
+        rate = (state.step - step) / max(state.seconds - seconds, 1e-9)
+        line["images_per_second"] = round(rate * config.batch_size, 2)
         line["seconds"] = round(state.seconds, 2)
         self._log.write(line)
         self._logged = state.step, state.seconds
-        loss = means[0]
-        return {"step": state.step, "loss": "-" if loss is None else f"{loss:.4f}"}
+        self._report.log(line, min((config.steps - state.step) / rate, 60 * max(self._minutes_left(), 0)))
 
     def _checkpoint(self) -> None:
         self._finite()
         out, first = self.config.out, self._processes.first
-        save_checkpoint(out, self.state, self._identity, self.config.keep, write=first)
+        path = save_checkpoint(out, self.state, self._identity, self.config.keep, write=first)
+        self._report.wrote("checkpoint", self.state.step, path)
 
     def _save(self) -> Path:
         """Save the averages as models. Returns the file of the first."""

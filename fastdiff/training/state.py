@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -21,12 +23,25 @@ from fastdiff.training.optimizer import AdamWEMA, LossScale
 from fastdiff.training.parallel import fill, full
 from fastdiff.training.timesteps import LossSecondMomentTimes, UniformTimes
 
+_LOG = logging.getLogger(__name__)
 FOLDER = "checkpoints"
 LAYOUT = 2  # version of a checkpoint; 1 had one average, and noise from another generator
 # Options that may change when a run is resumed. The others decide the results, so a checkpoint must agree with them.
 _FREE = (
-    {"data", "labels", "class_names", "skip_broken", "workers", "out", "resume", "progress", "track"}
-    | {"device", "threads", "strategy", "microbatch", "recompute", "steps", "lr_schedule", "decay"}
+    {
+        "data",
+        "labels",
+        "class_names",
+        "augment",
+        "skip_broken",
+        "workers",
+        "out",
+        "resume",
+        "progress",
+        "track",
+    }
+    | {"quiet", "json", "device", "backend", "threads", "strategy", "microbatch", "recompute"}
+    | {"steps", "lr_schedule", "decay", "max_minutes"}
     | {"log_every", "checkpoint_every", "keep", "sample_every"}
     | {"val_data", "val_labels", "val_every", "val_batches"}
     | {"fid_every", "fid_samples", "fid_features", "inception_weights"}
@@ -94,7 +109,7 @@ def checkpoints(out: Path) -> list[Path]:
 
 def save_checkpoint(
     out: Path, state: TrainState, identity: dict[str, Any], keep: int, *, write: bool = True
-) -> None:
+) -> Path:
     """Write ``out/checkpoints/step-<step>.safetensors`` atomically; only the last ``keep`` checkpoints stay.
 
     Args:
@@ -105,9 +120,10 @@ def save_checkpoint(
         whole = full(tensor)
         if write:
             tensors[name] = whole.cpu().contiguous()
-    if not write:
-        return
     folder = out / FOLDER
+    path = folder / f"step-{state.step:08d}.safetensors"
+    if not write:
+        return path
     with writing(folder):
         folder.mkdir(exist_ok=True)  # but not OUT: if it is missing, it was removed during the run
     about = {
@@ -119,11 +135,11 @@ def save_checkpoint(
         "class_names": list(state.model.class_names),
         "identity": identity,
     }
-    path = folder / f"step-{state.step:08d}.safetensors"
     write_tensors(path, tensors, {TRAINING_KEY: json.dumps(about)})
     with writing(folder):
         for old in checkpoints(out)[:-keep]:
             old.unlink(missing_ok=True)
+    return path
 
 
 def load_checkpoint(path: Path, state: TrainState, identity: dict[str, Any]) -> None:
@@ -132,15 +148,39 @@ def load_checkpoint(path: Path, state: TrainState, identity: dict[str, Any]) -> 
     Raises:
         FastdiffError: a damaged file (the message names the previous checkpoint), or a run with other options.
     """
-    try:
-        with open_tensors(path) as file:
-            about = parse_json(file.metadata[TRAINING_KEY])
-            _check(path, about, identity)
-            _fill(state, file.read)
+    with _reading(path), open_tensors(path) as file:
+        about = parse_json(file.metadata[TRAINING_KEY])
+        _check(path, about, identity)
+        _fill(state, file.read)
         state.step, state.seconds = about["step"], about["seconds"]
         state.scale = LossScale(**about["scale"]) if about["scale"] else None
         device = next(state.model.parameters()).device
         state.pending = [torch.tensor(values, device=device) for values in about["pending"]]
+
+
+def followed(path: Path) -> dict[str, Any]:
+    """The options of :class:`TrainConfig` that a checkpoint's run took from its data when it began.
+
+    Raises:
+        FastdiffError: a damaged file, as for :func:`load_checkpoint`.
+    """
+    with _reading(path), open_tensors(path) as file:
+        about = parse_json(file.metadata[TRAINING_KEY])
+        model, identity = about["identity"]["model"], about["identity"]
+        return {
+            "image_size": model["image_size"],
+            "channels": model["in_channels"],
+            "num_classes": model["num_outputs"] if "num_outputs" in model else model["num_classes"] or 0,
+            "class_names": tuple(about["class_names"]),
+            "small_size": identity["small_size"],
+        }
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Context for code that reads a checkpoint: what is missing or damaged becomes advice."""
+    try:
+        yield
     except (DamagedFile, KeyError, TypeError, AttributeError, RuntimeError) as error:
         before = [other for other in checkpoints(path.parent.parent) if other < path]
         otherwise = (
@@ -164,7 +204,14 @@ def _check(path: Path, about: dict[str, Any], identity: dict[str, Any]) -> None:
     defaults = {f.name: f.default for f in fields(TrainConfig)}
     for name, value in identity.items():
         before = about["identity"].get(name, defaults.get(name))  # it may be older than the option
-        if before != value:
-            raise FastdiffError(
-                f"{path} was trained with {name} = {before!r}, now {value!r} is asked for; give another --out"
-            )
+        if before == value:
+            continue
+        if name == "images":
+            _LOG.warning("the data have %d images now, %d before: their order is another one", value, before)
+            continue
+        if isinstance(value, dict) and isinstance(before, dict):  # of the model: the one that differs
+            name = next(key for key in value if before.get(key) != value[key])
+            before, value = before.get(name), value[name]
+        raise FastdiffError(
+            f"{path} was trained with {name} = {before!r}, now {value!r} is asked for; give another --out"
+        )

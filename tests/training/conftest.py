@@ -55,6 +55,7 @@ def toy(tmp_path: Path) -> dict[str, Any]:
         "warmup": 5,
         "progress": False,
         "log_every": 1,
+        "sample_every": 0,
     }
 
 

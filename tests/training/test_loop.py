@@ -168,7 +168,7 @@ def test_bad_options_are_told_in_a_sentence(toy: dict[str, Any], name: str) -> N
         ("[" * 100_000, "cannot read .*toy.json: it is nested too deeply"),
         ("[1]", "must hold"),
         ('{"model": {"depth": 3}}', "options of UNetConfig are image_size"),
-        ('{"model": {}}', "image_size"),
+        ('{"model": {"channel_mult": []}}', "channel_mult must name at least one level"),
         ('{"model": {"image_size": 8, "channel_mult": [1]}, "diffusion": {"schedule": "x"}}', "schedule"),
     ],
 )

@@ -56,7 +56,7 @@ def test_every_preset_has_a_task(name: str) -> None:
 
 
 def test_upsampler_learns_and_enlarges(upsampler: dict[str, Any], tmp_path: Path) -> None:
-    config = TrainConfig(**upsampler, steps=120, lr=3e-3, sample_every=120)
+    config = TrainConfig(**{**upsampler, "sample_every": 120}, steps=120, lr=3e-3)
     result = train(config)
     losses = [line["loss"] for line in log(config.out)]
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
@@ -103,13 +103,12 @@ def test_small_size_is_the_users_choice(upsampler: dict[str, Any]) -> None:
 
 def test_classifier_learns_and_is_measured_on_other_images(classifier: dict[str, Any]) -> None:
     config = TrainConfig(
-        **classifier,
+        **{**classifier, "sample_every": 30},
         steps=60,
         lr=3e-3,
         val_data=classifier["data"],
         val_every=30,
         val_batches=4,
-        sample_every=30,
     )
     result = train(config)
     lines = log(config.out)

@@ -11,8 +11,10 @@ from fastdiff.data.readers.arrays import read_npz as read_npz
 from fastdiff.data.readers.encoded import EncodedImages as EncodedImages
 from fastdiff.data.readers.folder import Folder as Folder
 from fastdiff.data.readers.folder import read_folder
+from fastdiff.data.readers.left_out import ADVICE as ADVICE
 from fastdiff.data.readers.left_out import LeftOut
 from fastdiff.data.readers.pictures import Header as Header
+from fastdiff.data.readers.pictures import is_grey as is_grey
 from fastdiff.data.readers.pictures import open_image as open_image
 from fastdiff.data.readers.webdataset import find_shards, read_shards
 from fastdiff.data.readers.zips import read_zip

@@ -9,6 +9,7 @@ from collections import Counter
 from fastdiff.errors import FastdiffError
 
 _LOG = logging.getLogger(__name__)
+ADVICE = "--skip-broken leaves it out, and fastdiff data check finds all such"
 
 
 class LeftOut:
@@ -42,7 +43,7 @@ class LeftOut:
             FastdiffError: unless such files are to be skipped.
         """
         if not self.skip_broken:
-            raise FastdiffError(f"{sentence}; --skip-broken leaves it out")
+            raise FastdiffError(f"{sentence}; {ADVICE}")
         self.broken.append(sentence)
 
     def report(self, source: str) -> None:

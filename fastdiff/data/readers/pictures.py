@@ -76,7 +76,7 @@ def read_header(file: io.BytesIO, name: str) -> Header:
     """
     with _opened(file, name) as image:
         transparent = image.mode in _TRANSPARENT or "transparency" in image.info
-        return Header(1 if image.mode in _GREY else 3, image.height, image.width, transparent)
+        return Header(1 if is_grey(image.mode) else 3, image.height, image.width, transparent)
 
 
 def _opened(file: Path | io.BytesIO, name: str) -> Image.Image:
@@ -117,6 +117,11 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 def is_image(name: str) -> bool:
     """True if a file is an image by its extension, and not hidden."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS and not is_hidden(name)
+
+
+def is_grey(mode: str) -> bool:
+    """True if pictures of this mode of Pillow's have no colours."""
+    return mode in _GREY
 
 
 def is_hidden(name: str) -> bool:

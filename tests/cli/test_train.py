@@ -1,0 +1,300 @@
+"""``fastdiff train`` on data of every kind: what is not given follows from the data, and is said and written down."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fastdiff
+
+CLASSES = ("circle", "square")
+# A network that names neither image size nor channels nor classes.
+MODEL = {"model_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1, "attention_resolutions": []}
+QUICK = ("--steps", 2, "--batch-size", 4, "--log-every", 1)
+
+
+def picture(number: int, size: tuple[int, int] = (22, 18), mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def png(number: int, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture(number, **options).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_folder(folder: Path, count: int = 8, classes: tuple[str, ...] = CLASSES, **options: Any) -> Path:
+    for i in range(count):
+        path = folder / classes[i % len(classes)] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(i, **options).save(path)
+    return folder
+
+
+def write_zip(path: Path, **options: Any) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(8):
+            archive.writestr(f"{CLASSES[i % 2]}/{i}.png", png(i, **options))
+    return path
+
+
+def write_tar(path: Path, **options: Any) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for i in range(8):
+            for name, content in ((f"{i}.png", png(i, **options)), (f"{i}.cls", str(i % 2).encode())):
+                header = tarfile.TarInfo(name)
+                header.size = len(content)
+                archive.addfile(header, io.BytesIO(content))
+    return path
+
+
+def write_npz(path: Path, **options: Any) -> Path:
+    np.savez(
+        path, images=np.stack([np.asarray(picture(i, **options)) for i in range(8)]), labels=np.arange(8) % 2
+    )
+    return path
+
+
+def write_idx(path: Path, **options: Any) -> Path:
+    images = np.stack([np.asarray(picture(i, mode="L")) for i in range(8)])
+    path.write_bytes(bytes([0, 0, 8, 3]) + np.array(images.shape, ">u4").tobytes() + images.tobytes())
+    labels = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+    labels.write_bytes(bytes([0, 0, 8, 1]) + np.array([8], ">u4").tobytes() + bytes([0, 1] * 4))
+    return path
+
+
+KINDS: dict[str, tuple[str, Callable[..., Path]]] = {
+    "folder": ("photos", write_folder),
+    "zip": ("photos.zip", write_zip),
+    "tar": ("photos.tar", write_tar),
+    "npz": ("photos.npz", write_npz),
+    "idx": ("photos-images-idx3-ubyte", write_idx),
+}
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a .json preset, and returns its path."""
+
+    def write(kind: str = "unet", **options: Any) -> Path:
+        path = tmp_path / "net.json"
+        diffusion = {"steps": 20, "schedule": "cosine"}
+        content = {"kind": kind, "model": {**MODEL, **options}, "diffusion": diffusion}
+        path.write_text(json.dumps(content))
+        return path
+
+    return write
+
+
+def run_config(out: Path) -> dict[str, Any]:
+    return json.loads((out / "config.json").read_text())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_channels_classes_and_size_follow_the_data(command, preset, tmp_path: Path, kind: str) -> None:
+    name, write = KINDS[kind]
+    data, out = write(tmp_path / name), tmp_path / "run"
+    ended = command("train", "--data", data, "--preset", preset(), "--out", out, *QUICK)
+    assert ended.code == 0, ended.err
+    model: Any = fastdiff.load(out / "model.safetensors")
+    channels = 1 if kind == "idx" else 3
+    assert (model.config.image_size, model.config.in_channels, model.config.out_channels) == (
+        18,
+        channels,
+        channels,
+    )
+    assert model.config.num_classes == 2 and model.config.null_label
+    assert model.class_names == (CLASSES if kind in ("folder", "zip") else ())
+    shape = f"18x18 {'grey' if channels == 1 else 'RGB'}"
+    assert (
+        f"{data}: 8 {'grey' if channels == 1 else 'colour'} images of 22x18" in ended.out
+        and shape in ended.out
+    )
+    chosen = run_config(out)
+    assert (chosen["image_size"], chosen["channels"], chosen["num_classes"]) == (18, channels, 2)
+
+
+def test_the_default_preset_on_a_folder_of_photos(command, tmp_path: Path) -> None:
+    """The first command of a new user: colour, two classes, a size that the network can halve twice."""
+    write_folder(tmp_path / "photos")
+    ended = command("train", "--data", tmp_path / "photos", "--out", tmp_path / "run", "--steps", 1, "-b", 2)
+    assert ended.code == 0, ended.err
+    model: Any = fastdiff.load(tmp_path / "run" / "model.safetensors")
+    assert (model.config.image_size, model.config.in_channels, model.config.num_classes) == (16, 3, 2)
+    assert model.class_names == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("options", "files", "expected"),
+    [
+        ({}, {"mode": "L"}, (18, 1, 2)),
+        ({}, {"size": (300, 200)}, (64, 3, 2)),
+        ({"image_size": 128}, {"size": (300, 200)}, (128, 3, 2)),
+        ({"channel_mult": [1, 1, 1, 1]}, {"size": (5, 5)}, (8, 3, 2)),
+        ({"image_size": 8, "in_channels": 1, "num_classes": 4}, {}, (8, 1, 4)),
+        ({}, {"classes": ("all",)}, (18, 3, None)),
+        ({"num_classes": None}, {}, (18, 3, None)),
+    ],
+    ids=["grey", "large", "preset-larger", "tiny", "preset-explicit", "one-class", "preset-without-classes"],
+)
+def test_what_follows_and_what_does_not(
+    preset,
+    tmp_path: Path,
+    options: dict[str, Any],
+    files: dict[str, Any],
+    expected: tuple[int, int, int | None],
+) -> None:
+    from fastdiff.training import TrainConfig
+    from fastdiff.training.prepare import prepare
+
+    data = write_folder(tmp_path / "photos", **files)
+    names = () if expected[2] != 4 else ("circle", "square", "triangle", "star")
+    config = TrainConfig(data, tmp_path / "run", preset=str(preset(**options)), class_names=names)
+    prepared = prepare(config)
+    model: Any = prepared.model
+    assert (model.image_size, model.in_channels, model.num_classes) == expected
+    assert bool(prepared.notes) == (
+        files.get("size") == (300, 200) and "image_size" not in options or "classes" in files
+    )
+
+
+def test_what_contradicts_the_data_is_an_error(command, preset, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "photos", classes=("a", "b", "c"))
+    ended = command("train", "--data", data, "--preset", preset(num_classes=2), "--out", tmp_path / "run")
+    assert ended.code == 2 and "3 class names for 2 classes; give --num-classes 3" in ended.err
+    one = write_folder(tmp_path / "one", classes=("a",))
+    ended = command("train", "--data", one, "--preset", preset("classifier"), "--out", tmp_path / "run")
+    assert ended.code == 2 and "a classifier needs images of at least two classes" in ended.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_classifier_and_an_upsampler_follow_too(command, preset, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "photos", size=(24, 24))
+    ended = command(
+        "train", "--data", data, "--preset", preset("classifier"), "--out", tmp_path / "c", *QUICK
+    )
+    assert ended.code == 0, ended.err
+    found: Any = fastdiff.load(tmp_path / "c" / "model.safetensors")
+    assert (found.config.image_size, found.config.in_channels, found.config.num_outputs) == (24, 3, 2)
+    ended = command(
+        "train", "--data", data, "--preset", preset(low_res="bilinear"), "--out", tmp_path / "u", *QUICK
+    )
+    assert ended.code == 0, ended.err
+    assert fastdiff.load(tmp_path / "u" / "model.safetensors").config.image_size == 24
+    assert run_config(tmp_path / "u")["small_size"] == 6
+
+
+def test_attention_stays_at_its_levels(tmp_path: Path) -> None:
+    from fastdiff.training import TrainConfig
+    from fastdiff.training.setup import architecture
+
+    def resolutions(preset: str, size: int) -> tuple[int, ...]:
+        config = TrainConfig(tmp_path, tmp_path, preset=preset, image_size=size)
+        return architecture(config)[0].attention_resolutions
+
+    assert resolutions("fashion-mnist", 28) == (7,) and resolutions("fashion-mnist", 64) == (8,)
+    assert resolutions("adm-64", 48) == (24, 12, 6) and resolutions("adm-64", 128) == (32, 16, 8)
+
+
+def test_a_run_keeps_its_choices_though_the_data_change(command, preset, tmp_path: Path, caplog) -> None:
+    data, out = write_folder(tmp_path / "photos"), tmp_path / "run"
+    options = ["--data", data, "--preset", preset(), "--out", out, "--batch-size", 4]
+    assert command("train", *options, "--steps", 2).code == 0
+    before = run_config(out)
+    for i in range(20):
+        picture(100 + i, size=(60, 60)).save(data / "square" / f"{100 + i}.png")
+    ended = command("train", *options, "--steps", 3)
+    assert ended.code == 0 and "goes on from step 2" in ended.out
+    assert "the data have 28 images now, 8 before" in caplog.text
+    assert run_config(out) == {**before, "steps": 3}
+    ended = command("train", *options, "--steps", 4, "--image-size", 32)
+    assert ended.code == 2 and "trained with image_size = 18, now 32" in ended.err
+    (data / "triangle").mkdir()
+    picture(5).save(data / "triangle" / "5.png")
+    ended = command("train", *options, "--steps", 4)
+    assert (
+        ended.code == 2 and "the class 'triangle', which is none of the model's: circle, square" in ended.err
+    )
+
+
+def test_a_config_file_is_read_and_overridden(command, preset, tmp_path: Path) -> None:
+    data, out = write_folder(tmp_path / "photos"), tmp_path / "run"
+    file = tmp_path / "options.json"
+    options = {
+        "data": str(data),
+        "out": str(out),
+        "preset": str(preset()),
+        "steps": 9,
+        "flip": True,
+        "quiet": True,
+    }
+    file.write_text(json.dumps({**options, "ema": [0.5, 0.9], "batch_size": 4, "max_minutes": None}))
+    assert command("train", "--config", file, "--steps", 2, "--no-quiet").code == 0
+    found = run_config(out)
+    assert (found["steps"], found["flip"], found["ema"], found["quiet"]) == (2, True, [0.5, 0.9], False)
+    assert (out / "model-ema-0.9.safetensors").exists()
+    file.write_text(json.dumps({**options, "stepz": 3}))
+    ended = command("train", "--config", file)
+    assert ended.code == 2 and "unknown option 'stepz'; the nearest is 'steps'" in ended.err
+    file.write_text(json.dumps({**options, "steps": "many"}))
+    ended = command("train", f"--config={file}")
+    assert ended.code == 2 and "'many' is not a whole number" in ended.err
+
+
+def test_python_reads_the_same_file(preset, tmp_path: Path) -> None:
+    from fastdiff.errors import FastdiffError
+    from fastdiff.training import TrainConfig, read_config, train
+
+    data = write_folder(tmp_path / "photos")
+    config = TrainConfig(data, tmp_path / "run", preset=str(preset()), steps=1, batch_size=4, quiet=True)
+    train(config)
+    again = read_config(tmp_path / "run" / "config.json", steps=2)
+    assert again.image_size == 18 and train(again).step == 2
+    (tmp_path / "bad.json").write_text('{"data": "x", "out": "y", "fit": "stretch"}')
+    with pytest.raises(
+        FastdiffError, match="bad.json: fit must be one of crop, random-crop, pad, got 'stretch'"
+    ):
+        read_config(tmp_path / "bad.json")
+
+
+def test_the_commands_that_are_printed_run(command, preset, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "my photos")
+    ended = command("train", "--data", "my photos", "--preset", preset(), "--out", "my run", *QUICK)
+    assert ended.code == 0, ended.err
+    lines = [line for line in ended.out.splitlines() if " fastdiff " in line]
+    names = [line.split()[0] for line in lines]
+    assert names == ["sample", "evaluate", "resume"]
+    for line in lines:
+        program, *argv = shlex.split(line.partition(" ")[2])
+        again = command(*argv)
+        assert program == "fastdiff" and again.code == 0, again.err
+    run = tmp_path / "my run"
+    with np.load(run / "sampled" / "samples.npz") as arrays:
+        assert arrays["arr_0"].shape == (16, 18, 18, 3)
+    assert json.loads((run / "evaluation" / "bits_per_dim.json").read_text())["images"] == 8
+    assert run_config(run)["steps"] == 4 and (run / "checkpoints" / "step-00000004.safetensors").exists()
+
+
+def test_broken_files_are_found_before_the_first_step(command, preset, tmp_path: Path) -> None:
+    data, out = write_folder(tmp_path / "photos"), tmp_path / "run"
+    broken = data / "square" / "7.png"
+    broken.write_bytes(broken.read_bytes()[:-60])
+    options = ["--data", data, "--preset", preset(), "--out", out, *QUICK]
+    ended = command("train", *options)
+    assert ended.code == 2 and str(broken) in ended.err
+    assert f"--skip-broken leaves them out, fastdiff data check {data} lists all" in ended.err
+    assert not out.exists()
+    ended = command("train", *options, "--skip-broken")
+    assert ended.code == 0 and f"{data}: 7 colour images" in ended.out and "circle 4, square 3" in ended.out
