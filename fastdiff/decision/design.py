@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastdiff.decision.likelihood import Outliers
@@ -101,6 +102,14 @@ class Term:
         if self.link == "log":
             return self.low + eta.exp()
         return self.low + (self.high - self.low) * torch.sigmoid(eta)
+
+    def log_slope(self, coefficients: Tensor) -> Tensor:
+        """log |d parameter / d coefficient| [K] where there is no formula, up to a constant."""
+        if self.link == "identity":
+            return torch.zeros_like(coefficients)
+        if self.link == "log":
+            return coefficients
+        return F.logsigmoid(coefficients) + F.logsigmoid(-coefficients)
 
     def at(self, trials: Tensor) -> Term:
         """The same parameter for other trials, given by number or by a mask; unused rows are left out."""

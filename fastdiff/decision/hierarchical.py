@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from fastdiff.decision.design import label_conditions
 from fastdiff.decision.fit import make_problem, minimise
 from fastdiff.decision.problem import FAILED, Problem, Trials
 from fastdiff.errors import FastdiffError
@@ -151,23 +153,35 @@ def subject_problems(
     columns: Mapping[str, Any] | None, deadline: Any, design: dict[str, Any],
 ) -> dict[str, Problem]:  # fmt: skip
     """A problem for each subject, all with the same coordinates."""
-    whole = make_problem(rt, choice, condition, columns=columns, deadline=deadline, **design)
-    if "p_outlier" not in whole.design.estimated and whole.design.constant("p_outlier") <= 0:
-        raise FastdiffError("a hierarchical fit needs p_outlier above 0; HDDM's and HSSM's is 0.05")
-    labels = dict.fromkeys(str(s) for s in subject)
-    given = np.array([str(s) for s in subject])
-    if len(given) != len(whole.trials):
-        raise FastdiffError(
-            f"subject must have one label for each trial: {len(whole.trials)}, got {len(given)}"
-        )
-    if len(labels) < 2:
-        raise FastdiffError(f"a hierarchical fit needs at least two subjects, got {len(labels)}")
+    whole, labels, codes = group_problem(rt, choice, subject, condition, columns, deadline, design)
     data, found = whole.trials, {}
-    for label in labels:
-        here = torch.from_numpy(given == label)
+    for code, label in enumerate(labels):
+        here = codes == code
         part = Trials(data.all_times[here], data.all_upper[here], data.missing[here], data.codes[here])
         found[label] = whole.of_trials(part, [term.at(here) for term in whole.terms])
     return found
+
+
+def group_problem(
+    rt: Any, choice: Any, subject: Sequence[Any], condition: Sequence[Any] | None,
+    columns: Mapping[str, Any] | None, deadline: Any, design: dict[str, Any],
+) -> tuple[Problem, tuple[str, ...], Tensor]:  # fmt: skip
+    """One problem for all trials as if of one subject, the subjects' labels, and each trial's number among them.
+
+    Raises:
+        FastdiffError: as ``fit``; fewer than two subjects; p_outlier = 0.
+    """
+    whole = make_problem(rt, choice, condition, columns=columns, deadline=deadline, **design)
+    if "p_outlier" not in whole.design.estimated and whole.design.constant("p_outlier") <= 0:
+        raise FastdiffError("a hierarchical fit needs p_outlier above 0; HDDM's and HSSM's is 0.05")
+    if len(subject) != len(whole.trials):
+        raise FastdiffError(
+            f"subject must have one label for each trial: {len(whole.trials)}, got {len(subject)}"
+        )
+    labels, codes = label_conditions(subject, len(whole.trials))
+    if len(labels) < 2:
+        raise FastdiffError(f"a hierarchical fit needs at least two subjects, got {len(labels)}")
+    return whole, labels, codes
 
 
 def _posterior_mode(problem: Problem, x: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> np.ndarray:

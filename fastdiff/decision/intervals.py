@@ -11,7 +11,6 @@ import torch
 
 from fastdiff.decision.fit import Fit, minimise, solve
 from fastdiff.decision.problem import Problem, Trials
-from fastdiff.decision.simulate import simulate
 from fastdiff.errors import FastdiffError
 
 _FURTHEST = 12.0  # standard errors that a profile is followed
@@ -116,19 +115,8 @@ def bootstrap(
 
 def simulated_trials(found: Fit, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Times and choices of an experiment like the fitted one: posterior predictive data, outliers and all."""
-    problem, rng = found.problem, np.random.default_rng(seed)
-    n = len(problem.trials)
-    made = simulate(**found.trial_parameters(), n=n, seed=int(rng.integers(1 << 32)))
-    times, choice = made.rt.numpy().copy(), made.choice.numpy().copy()
-    _, share = problem.at(problem.natural(torch.from_numpy(found.x)), torch.arange(n))
-    out = rng.random(n) < share.detach().numpy()
-    scale = float(problem.outliers.scale or 1.0)
-    count = int(out.sum())
-    times[out] = (
-        rng.uniform(0, scale, count) if problem.outliers.kind == "uniform" else rng.exponential(scale, count)
-    )
-    choice[out] = rng.integers(0, 2, count)
-    return times, choice
+    problem = found.problem
+    return problem.simulate(problem.natural(torch.from_numpy(found.x)), np.random.default_rng(seed))
 
 
 def _simulated(found: Fit, rng: np.random.Generator) -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from fastdiff.decision.likelihood import Outliers, log_missing, log_responses
 from fastdiff.decision.moments import ez
 from fastdiff.decision.parameters import Parameters
 from fastdiff.decision.quadrature import START_NODES, TIME_NODES
+from fastdiff.decision.simulate import simulate
 
 # The value of the objective where the likelihood is undefined, from which the line search turns back.
 FAILED = 1e300
@@ -118,10 +119,36 @@ class Problem:
         """Log-likelihood of all missing responses together."""
         if not len(self._late):
             return torch.zeros((), dtype=torch.float64)
+        return (self._late_counts * self._log_missing(natural)).sum()
+
+    def _log_missing(self, natural: dict[str, Tensor]) -> Tensor:
         p, share = self.at(natural, self._late)
-        return (
-            self._late_counts * log_missing(self.trials.all_times[self._late], p, share, self.outliers)
-        ).sum()
+        return log_missing(self.trials.all_times[self._late], p, share, self.outliers)
+
+    @torch.no_grad()
+    def pointwise(self, natural: dict[str, Tensor]) -> Tensor:
+        """The log-likelihood of each trial [N], missing responses among them."""
+        found, n = torch.empty(len(self.trials), dtype=torch.float64), len(self.trials.where)
+        for part in torch.arange(n).split(self._trials_at_once()):
+            found[self.trials.where[part]] = self.log_likelihoods(natural, part)
+        if len(self._late):
+            found[self.trials.missing] = self._log_missing(natural)[self._late_kind]
+        return found
+
+    @torch.no_grad()
+    def simulate(self, natural: dict[str, Tensor], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Times and choices of an experiment with these parameters, outliers among them; nothing is missing."""
+        n = len(self.trials)
+        p, share = self.at(natural, torch.arange(n))
+        made = simulate(**vars(p), n=n, seed=int(rng.integers(1 << 32)), z_mode="absolute")
+        times, choice = made.rt.numpy().copy(), made.choice.numpy().copy()
+        out = rng.random(n) < share.numpy()
+        scale, count = float(self.outliers.scale or 1.0), int(out.sum())
+        times[out] = (
+            rng.uniform(0, scale, count) if self.outliers.kind == "uniform" else rng.exponential(scale, count)
+        )
+        choice[out] = rng.integers(0, 2, count)
+        return times, choice
 
     def value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """Log-likelihood in parts, so that many trials fit into memory."""
@@ -160,14 +187,7 @@ class Problem:
 
     def information(self, x: np.ndarray) -> np.ndarray:
         """Second derivatives of the negative log-likelihood [K, K], by differences of the exact gradient."""
-        size = len(x)
-        found = np.empty((size, size))
-        for i in range(size):
-            step = np.zeros(size)
-            step[i] = 1e-4 * max(1.0, abs(x[i]))
-            ahead, behind = self.value_and_gradient(x + step)[1], self.value_and_gradient(x - step)[1]
-            found[i] = (ahead - behind) / (2 * step[i])
-        return (found + found.T) / 2
+        return curvature(self.value_and_gradient, x)
 
     def start(self) -> np.ndarray:
         """EZ estimates for each condition, kept away from undefined cases and from fast outliers."""
@@ -198,9 +218,24 @@ class Problem:
         index = [t.index[late].double() for t in self.terms if t.index is not None]
         kinds = torch.stack([self.trials.all_times[late], *index], 1)
         _, code, count = torch.unique(kinds, dim=0, return_inverse=True, return_counts=True)
+        self._late_kind = code
         first = torch.zeros(len(count), dtype=torch.int64)
         first[code] = torch.arange(len(late))
         self._late, self._late_counts = late[first], count
+
+
+def curvature(
+    value_and_gradient: Callable[[np.ndarray], tuple[float, np.ndarray]], x: np.ndarray
+) -> np.ndarray:
+    """Second derivatives [K, K] of a function by central differences of its gradient."""
+    size = len(x)
+    found = np.empty((size, size))
+    for i in range(size):
+        step = np.zeros(size)
+        step[i] = 1e-4 * max(1.0, abs(x[i]))
+        ahead, behind = value_and_gradient(x + step)[1], value_and_gradient(x - step)[1]
+        found[i] = (ahead - behind) / (2 * step[i])
+    return (found + found.T) / 2
 
 
 def _ez_of(times: Tensor, upper: Tensor, s: float) -> tuple[float, float]:
