@@ -31,6 +31,7 @@ FASTDIFF = Group(
             {
                 "simulate": "decision:Simulate",
                 "fit": "decision:FitTrials",
+                "posterior": "decision_posterior:SamplePosterior",
                 "plot": "decision:Plot",
             },
         ),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fastdiff.cli.decision_data import Data, cores
+from fastdiff.cli.decision_data import Estimation, cores
 from fastdiff.cli.shared import check_folder
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
@@ -112,7 +112,7 @@ class Simulate:
 
 
 @dataclass(frozen=True)
-class FitTrials(Data):
+class FitTrials(Estimation):
     """Fit the decision model to the trials in a CSV file, print the estimates and write them to OUT (JSON).
 
     With --subject each subject is fitted separately, and a table (.csv) and a picture (.png) are written beside OUT.
@@ -148,7 +148,7 @@ class FitTrials(Data):
 
 
 @dataclass(frozen=True)
-class Plot(Data):
+class Plot(Estimation):
     """Plot the trials in a CSV file and the model fitted to them, as two pictures in the folder OUT.
 
     The picture decision_paths.png shows simulated walks, and the response times above and below the boundaries; the
@@ -196,7 +196,7 @@ class Plot(Data):
         return 0
 
 
-def _solve(data: Data, table: Any, hierarchical: bool, workers: int, together: bool = False) -> Any:
+def _solve(data: Estimation, table: Any, hierarchical: bool, workers: int, together: bool = False) -> Any:
     """A Fit, or for a file with subjects SubjectFits or a HierarchicalFit, unless ``together`` is set."""
     from tqdm import tqdm
 

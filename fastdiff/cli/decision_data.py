@@ -1,4 +1,4 @@
-"""Options that ``fastdiff decision fit`` and ``plot`` share: the columns of the CSV file and the model to fit."""
+"""What ``fastdiff decision fit``, ``posterior`` and ``plot`` share: a CSV file's columns, and the model to fit."""
 
 from __future__ import annotations
 
@@ -60,10 +60,6 @@ class Data:
     """Distribution of the outliers' response times."""
     s: float = 1.0
     """Noise, which sets the unit of length; 0.1 in Ratcliff's papers."""
-    method: Literal["ml", "chisquare", "gsquare"] = "ml"
-    """Estimation method: maximum likelihood, or the chi-square or G-square statistic of quantiles."""
-    starts: int = 1
-    """Number of starting points of the optimiser; the best result is kept."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -98,8 +94,7 @@ class Data:
         return {
             **free, **fixed, "by": by, "formulas": self.formula, "links": pairs("link", self.link),
             "bounds": {name: interval(text) for name, text in pairs("bounds", self.bounds).items()},
-            "outliers": self.outliers, "s": self.s, "method": self.method, "starts": self.starts,
-            "deadline": self.deadline, "columns": columns,
+            "outliers": self.outliers, "s": self.s, "deadline": self.deadline, "columns": columns,
         }  # fmt: skip
 
     def left_out(self, table: Table) -> list[str]:
@@ -125,6 +120,19 @@ class Data:
             return ()  # read_trials says what is wrong
         words = set(re.findall(r"\w+", " ".join(text.split("~", 1)[-1] for text in self.formula)))
         return tuple(name for name in known if name in words and name != self.condition)
+
+
+@dataclass(frozen=True)
+class Estimation(Data):
+    """And how the optimiser goes about it."""
+
+    method: Literal["ml", "chisquare", "gsquare"] = "ml"
+    """Estimation method: maximum likelihood, or the chi-square or G-square statistic of quantiles."""
+    starts: int = 1
+    """Number of starting points of the optimiser; the best result is kept."""
+
+    def options(self, table: Table) -> dict[str, Any]:
+        return {**super().options(table), "method": self.method, "starts": self.starts}
 
 
 def pairs(option: str, texts: tuple[str, ...]) -> dict[str, str]:

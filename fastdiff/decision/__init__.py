@@ -26,6 +26,7 @@ from fastdiff.decision.intervals import profile as profile
 from fastdiff.decision.intervals import simulated_trials as simulated_trials
 from fastdiff.decision.likelihood import Outliers as Outliers
 from fastdiff.decision.likelihood import log_likelihood as log_likelihood
+from fastdiff.decision.log_posterior import default_priors as default_priors
 from fastdiff.decision.moments import EZ as EZ
 from fastdiff.decision.moments import Moments as Moments
 from fastdiff.decision.moments import ez as ez
@@ -37,6 +38,8 @@ from fastdiff.decision.moving import moving_pdf as moving_pdf
 from fastdiff.decision.parameters import RATCLIFF_S as RATCLIFF_S
 from fastdiff.decision.parameters import Parameters as Parameters
 from fastdiff.decision.parameters import parameters as parameters
+from fastdiff.decision.posterior import Posterior as Posterior
+from fastdiff.decision.posterior import sample_posterior as sample_posterior
 from fastdiff.decision.simulate import Trials as Trials
 from fastdiff.decision.simulate import TrialsWithPaths as TrialsWithPaths
 from fastdiff.decision.simulate import simulate as simulate

@@ -9,6 +9,7 @@ import torch
 
 from fastdiff.decision.density import pdf
 from fastdiff.decision.fit import Fit
+from fastdiff.decision.posterior import Posterior
 from fastdiff.decision.simulate import simulate
 from fastdiff.decision.subjects import SubjectFits
 from fastdiff.plots import BLUE, GRID, INK, ORANGE, STYLE, pyplot
@@ -228,6 +229,20 @@ def subjects_picture(found: SubjectFits) -> Any:
         for axis in axes.flat[len(parts) :]:
             axis.set_visible(False)
     return figure
+
+
+def posterior_picture(found: Posterior) -> Any:
+    """A matplotlib figure by ArviZ: the posterior of each parameter (a group's, but not its subjects'), and the chains.
+
+    Raises:
+        FastdiffError: matplotlib is missing.
+    """
+    import arviz as az  # pyright: ignore[reportMissingImports]
+
+    with pyplot("posterior").rc_context(STYLE):
+        axes = az.plot_trace(found.data, var_names=found.names, compact=False, combined=True,
+                             backend_kwargs={"layout": "constrained"})  # fmt: skip
+    return axes.ravel()[0].figure
 
 
 def recovery_picture(

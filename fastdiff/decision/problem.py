@@ -91,6 +91,23 @@ class Problem:
             values["sz"] = values["sz"] * room.clamp_max(1.0)
         return values
 
+    @torch.no_grad()
+    def reported(self, x: Tensor) -> dict[str, Tensor]:
+        """Coordinates [..., K] -> what a fit reports: each parameter in its own units, a formula's coefficients."""
+        plain = [term.name for term in self.terms if not term.formula]
+
+        def values(one: Tensor) -> dict[str, Tensor]:
+            natural = self.natural(one)
+            return {name: natural[name] for name in plain}
+
+        at_once = 1 + _AT_ONCE // sum(len(term.rows) for term in self.terms)
+        found = (
+            torch.vmap(values, chunk_size=at_once)(x.reshape(-1, x.shape[-1])) if plain and x.numel() else {}
+        )
+        shaped = {name: value.view(*x.shape[:-1], -1) for name, value in found.items()}
+        pieces = x.split([len(term.labels) for term in self.terms], -1)
+        return {t.name: shaped.get(t.name, piece) for t, piece in zip(self.terms, pieces, strict=True)}
+
     def at(self, natural: dict[str, Tensor], trials: Tensor | slice) -> tuple[Parameters, Tensor]:
         """The model at some trials, in units of the noise, and the share of outliers."""
         index = {term.name: term.index for term in self.terms}

@@ -112,6 +112,35 @@ def test_subjects(command, tmp_path) -> None:
     assert set(json.loads(out.read_text())["group"]) == {"v", "a"}
 
 
+def test_posterior(command, trials, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Summary, draws and picture, with normal draws in place of the sampler's."""
+    az = pytest.importorskip("arviz", reason="arviz is not installed")
+    import numpy as np
+
+    from fastdiff.decision import posterior
+
+    def draws(function, size, progress, *, chains, draws, **settings):
+        progress(1, chains * draws)
+        u = np.random.default_rng(0).normal(size=(chains, draws, size))
+        return u, {"diverging": np.zeros(u.shape[:2], dtype=bool)}
+
+    monkeypatch.setattr(posterior, "_nuts", draws)
+    out = tmp_path / "new" / "posterior.json"
+    ended = command("decision", "posterior", trials, "--fix", "z=0.45", "--draws", 60, "--out", out)
+    assert ended.code == 0 and "elpd_loo" in ended.out and "4 chains of 60 draws" in ended.out
+    found = json.loads(out.read_text())
+    assert found["parameters"]["a"]["mean"] == pytest.approx(1.4, abs=0.1) and found["divergences"] == 0
+    assert az.from_netcdf(out.with_suffix(".nc")).posterior["v"].shape == (4, 60, 2)
+    with Image.open(out.with_suffix(".png")) as picture:
+        assert picture.width > 500 and len(set(picture.convert("L").resize((64, 64)).tobytes())) > 20
+
+
+def test_posterior_without_its_libraries(command, trials, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "arviz", None)
+    ended = command("decision", "posterior", trials, "--out", tmp_path / "posterior.json")
+    _assert_one_line(ended, "full posteriors need ArviZ and nutpie: pip install 'fastdiff[posterior]'")
+
+
 FILES = {
     "no-rt": ("time,choice\n1,1\n", "has no column 'rt'; it has: time, choice"),
     "no-choice": ("rt\n1\n", "has no column 'choice'"),
@@ -141,7 +170,7 @@ def test_binary_file(command, tmp_path) -> None:
 
 
 BAD = {
-    "nothing": ([], "Expected one of {simulate, fit, plot}; see fastdiff decision --help"),
+    "nothing": ([], "Expected one of {simulate, fit, posterior, plot}; see fastdiff decision --help"),
     "no-file": (["fit"], "Missing from fastdiff decision fit"),
     "absent-file": (["fit", "nowhere.csv"], "cannot read nowhere.csv: No such file or directory; give a CSV"),
     "absent-column": (
