@@ -170,14 +170,14 @@ def test_binary_file(command, tmp_path) -> None:
 
 
 BAD = {
-    "nothing": ([], "Expected one of {simulate, fit, posterior, plot}; see fastdiff decision --help"),
-    "no-file": (["fit"], "Missing from fastdiff decision fit"),
+    "nothing": ([], "give a command: simulate, fit, posterior, plot; see fastdiff decision --help"),
+    "no-file": (["fit"], "missing: PATH; see fastdiff decision fit --help"),
     "absent-file": (["fit", "nowhere.csv"], "cannot read nowhere.csv: No such file or directory; give a CSV"),
     "absent-column": (
         ["fit", "TRIALS", "--condition", "level"],
         "has no column 'level'; it has: condition, rt",
     ),
-    "unknown-free": (["fit", "TRIALS", "--free", "v", "w"], "invalid choice"),
+    "unknown-free": (["fit", "TRIALS", "--free", "v", "w"], "--free: 'w' is none of v, a, z, t0"),
     "too-little-free": (["fit", "TRIALS", "--free", "a", "t0"], "v is neither free nor fixed"),
     "fix": (["fit", "TRIALS", "--fix", "z"], "--fix takes NAME=VALUE, got 'z'"),
     "fix-number": (["fit", "TRIALS", "--fix", "z=half"], "--fix: 'half' is not a number"),
