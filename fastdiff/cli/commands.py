@@ -25,6 +25,10 @@ FASTDIFF = Group(
         "sample": "sample:Sample",
         "inpaint": "inpaint:Inpaint",
         "train": "train:Train",
+        "data": Group(
+            "Look at image data.",
+            {"check": "data:Check"},
+        ),
         "evaluate": "evaluate:Evaluate",
         "decision": Group(
             "Simulate, fit and plot trials of the diffusion decision model of psychology, in CSV files.",

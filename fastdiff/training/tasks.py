@@ -33,7 +33,8 @@ from fastdiff.training.optimizer import autocast
 from fastdiff.training.timesteps import UniformTimes
 
 HELD = 8  # images that an upsampler's picture shows
-_ROWS, _COLUMNS = 4, 10  # of a denoiser's picture
+_ROWS, _COLUMNS = 4, 10  # of a denoiser's picture; half as many of images larger than _SMALL pixels
+_SMALL = 64
 _PICTURE_STEPS = 20
 UPSCALING = 4  # of both released upsamplers, 64 to 256 and 128 to 512
 
@@ -92,6 +93,7 @@ class Denoising:
         check_weighting(config.loss, config.weighting)
         self._diffusion, self._weighting = diffusion, config.weighting
         self._loss: Loss = config.loss
+        self._at_once = config.microbatch or config.batch_size
         self.num_classes: int | None = model.num_classes
         self.null_class: int | None = model.null_class
         parts = diffusion.config.learns_variance and "kl" not in config.loss
@@ -115,7 +117,7 @@ class Denoising:
 
     def picture(self, model: UNet | Classifier, held: Tensor, labels: Tensor | None) -> Image.Image | None:
         assert isinstance(model, UNet)
-        return _samples(model)
+        return _samples(model, self._at_once)
 
 
 class Upsampling(Denoising):
@@ -182,14 +184,34 @@ class Classification:
         return None
 
 
-def _samples(model: UNet) -> Image.Image:
-    """A grid of samples, always from the same noise, with the classes in turn if the model has any."""
-    n = _ROWS * _COLUMNS
-    classes = None
-    if model.config.num_classes is not None:
-        classes = torch.arange(n) % model.config.num_classes
-    images = sample(model, n, classes=classes, sampler="dpmpp", steps=_PICTURE_STEPS, progress=False)
-    return grid(to_uint8(images).cpu().numpy(), columns=_COLUMNS, tile=64)
+def _samples(model: UNet, at_once: int) -> Image.Image:
+    """A grid of samples, always from the same noise: each class in a column, under its name.
+
+    Of more classes than there are columns it has some, spread evenly and always the same.
+
+    Args:
+        at_once: number of images that are sampled at a time.
+    """
+    count, names = model.config.num_classes, model.class_names
+    small = model.config.image_size <= _SMALL
+    rows = _ROWS if small else _ROWS // 2
+    columns = _COLUMNS if small else _COLUMNS // 2
+    classes, captions = None, None
+    if count is not None:
+        columns = min(count, columns)
+        chosen = [round(i * (count - 1) / max(columns - 1, 1)) for i in range(columns)] * rows
+        classes = torch.tensor(chosen)
+        captions = [names[number] if names else str(number) for number in chosen]
+    images = sample(
+        model,
+        rows * columns,
+        classes=classes,
+        sampler="dpmpp",
+        steps=_PICTURE_STEPS,
+        batch_size=at_once,
+        progress=False,
+    )
+    return grid(to_uint8(images).cpu().numpy(), captions, columns=columns, tile=64)
 
 
 def _enlarged(model: UNet, originals: Tensor, small: Tensor, labels: Tensor | None) -> Image.Image:

@@ -2,85 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
+import re
 import shlex
-import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pictures import CLASSES, KINDS, picture, write_folder
 from PIL import Image
 
 import fastdiff
 
-CLASSES = ("circle", "square")
 # A network that names neither image size nor channels nor classes.
 MODEL = {"model_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1, "attention_resolutions": []}
 QUICK = ("--steps", 2, "--batch-size", 4, "--log-every", 1)
-
-
-def picture(number: int, size: tuple[int, int] = (22, 18), mode: str = "RGB") -> Image.Image:
-    pixels = np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    return Image.fromarray(pixels).convert(mode)
-
-
-def png(number: int, **options: Any) -> bytes:
-    file = io.BytesIO()
-    picture(number, **options).save(file, "PNG")
-    return file.getvalue()
-
-
-def write_folder(folder: Path, count: int = 8, classes: tuple[str, ...] = CLASSES, **options: Any) -> Path:
-    for i in range(count):
-        path = folder / classes[i % len(classes)] / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture(i, **options).save(path)
-    return folder
-
-
-def write_zip(path: Path, **options: Any) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for i in range(8):
-            archive.writestr(f"{CLASSES[i % 2]}/{i}.png", png(i, **options))
-    return path
-
-
-def write_tar(path: Path, **options: Any) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for i in range(8):
-            for name, content in ((f"{i}.png", png(i, **options)), (f"{i}.cls", str(i % 2).encode())):
-                header = tarfile.TarInfo(name)
-                header.size = len(content)
-                archive.addfile(header, io.BytesIO(content))
-    return path
-
-
-def write_npz(path: Path, **options: Any) -> Path:
-    np.savez(
-        path, images=np.stack([np.asarray(picture(i, **options)) for i in range(8)]), labels=np.arange(8) % 2
-    )
-    return path
-
-
-def write_idx(path: Path, **options: Any) -> Path:
-    images = np.stack([np.asarray(picture(i, mode="L")) for i in range(8)])
-    path.write_bytes(bytes([0, 0, 8, 3]) + np.array(images.shape, ">u4").tobytes() + images.tobytes())
-    labels = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
-    labels.write_bytes(bytes([0, 0, 8, 1]) + np.array([8], ">u4").tobytes() + bytes([0, 1] * 4))
-    return path
-
-
-KINDS: dict[str, tuple[str, Callable[..., Path]]] = {
-    "folder": ("photos", write_folder),
-    "zip": ("photos.zip", write_zip),
-    "tar": ("photos.tar", write_tar),
-    "npz": ("photos.npz", write_npz),
-    "idx": ("photos-images-idx3-ubyte", write_idx),
-}
 
 
 @pytest.fixture
@@ -298,3 +236,64 @@ def test_broken_files_are_found_before_the_first_step(command, preset, tmp_path:
     assert not out.exists()
     ended = command("train", *options, "--skip-broken")
     assert ended.code == 0 and f"{data}: 7 colour images" in ended.out and "circle 4, square 3" in ended.out
+
+
+def test_the_output_where_there_is_no_terminal(command, preset, tmp_path: Path) -> None:
+    data, out = write_folder(tmp_path / "photos"), tmp_path / "run"
+    options = ["--data", data, "--preset", preset(), "--batch-size", 4]
+    ended = command("train", *options, "--out", out, "--steps", 4, "--log-every", 2, "--sample-every", 2)
+    assert ended.code == 0 and not ended.err and "\r" not in ended.out
+    lines = ended.out.splitlines()
+    assert [line.partition("  ")[0] for line in lines[:6]] == [
+        "data", "classes", "model", "device", "training", "output"
+    ]  # fmt: skip
+    assert lines[1].endswith("2: circle 4, square 4") and "M parameters" in lines[2] and "float32" in lines[3]
+    steps = [line for line in lines if line.startswith("step ") and "loss" in line]
+    assert len(steps) == 2 and all("images/s" in line and line.endswith(" left") for line in steps)
+    assert f"step 2 of 4: samples {out / 'samples' / 'step-00000002.png'}" in lines
+
+    quiet = command("train", *options, "--out", tmp_path / "quiet", "--steps", 1, "--quiet")
+    model = tmp_path / "quiet" / "model.safetensors"
+    assert (quiet.code, quiet.out, quiet.err) == (0, f"trained 1 steps\nwrote   {model}\n", "")
+
+    events = command("train", *options, "--out", tmp_path / "json", "--steps", 2, "--log-every", 1, "--json")
+    found = [json.loads(line) for line in events.out.splitlines()]
+    assert events.code == 0 and not events.err
+    assert [e["event"] for e in found] == ["start", "log", "log", "samples", "checkpoint", "end"]
+    assert found[0]["classes"] == {"circle": 4, "square": 4} and found[0]["input"] == [18, 18, 3]
+    assert found[1]["step"] == 1 and found[1]["seconds_left"] >= 0 and found[1]["loss"] > 0
+    assert found[-1]["stopped"] is None and Path(found[-1]["model"]).exists()
+    assert found[-1]["commands"]["resume"].startswith("fastdiff train --config ")
+
+
+def test_a_time_limit_stops_like_a_finished_run(command, preset, tmp_path: Path) -> None:
+    data, out = write_folder(tmp_path / "photos"), tmp_path / "run"
+    options = ["--data", data, "--preset", preset(), "--batch-size", 4, "--out", out, "--steps", 10_000]
+    ended = command("train", *options, "--max-minutes", 0.02)
+    assert ended.code == 0 and not ended.err
+    step = int(re.findall(r"stopped after step (\d+) of 10000, after the 0.02 minutes of", ended.out)[0])
+    assert f"fastdiff train --config {out / 'config.json'}\n" in ended.out
+    assert 0 < step < 10_000 and (out / "checkpoints" / f"step-{step:08d}.safetensors").exists()
+    assert fastdiff.load(out / "model.safetensors").class_names == CLASSES
+    ended = command("train", "--config", out / "config.json", "--steps", step + 1, "--max-minutes", 5)
+    assert (
+        ended.code == 0
+        and f"trained {step + 1} steps" in ended.out
+        and f"goes on from step {step}" in ended.out
+    )
+
+
+def test_samples_have_a_column_for_each_class(command, preset, tmp_path: Path) -> None:
+    """Two classes and twelve, of which ten are shown; each tile is 64 pixels wide, with a caption under it."""
+    for classes, columns in ((CLASSES, 2), (tuple(f"class {i:02d}" for i in range(12)), 10)):
+        data, out = (
+            write_folder(tmp_path / str(columns), 12, classes, size=(8, 8)),
+            tmp_path / f"run{columns}",
+        )
+        ended = command("train", "--data", data, "--preset", preset(), "--out", out, "--steps", 1, "-b", 4)
+        assert ended.code == 0, ended.err
+        with Image.open(out / "samples" / "step-00000001.png") as picture:
+            assert picture.size == (columns * 70 + 6, 4 * (64 + 16 + 6) + 6)
+            strip = np.asarray(picture)[6 + 64 : 6 + 64 + 16]
+        for column in range(columns):  # something is written under each image
+            assert (strip[:, 6 + column * 70 : 70 + column * 70] < 128).any()

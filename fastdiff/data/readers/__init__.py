@@ -12,7 +12,7 @@ from fastdiff.data.readers.encoded import EncodedImages as EncodedImages
 from fastdiff.data.readers.folder import Folder as Folder
 from fastdiff.data.readers.folder import read_folder
 from fastdiff.data.readers.left_out import ADVICE as ADVICE
-from fastdiff.data.readers.left_out import LeftOut
+from fastdiff.data.readers.left_out import LeftOut as LeftOut
 from fastdiff.data.readers.pictures import Header as Header
 from fastdiff.data.readers.pictures import is_grey as is_grey
 from fastdiff.data.readers.pictures import open_image as open_image
@@ -32,6 +32,20 @@ def read(
     Raises:
         FastdiffError: a missing or broken file, no images, labels that do not fit.
     """
+    left_out = LeftOut(skip_broken)
+    images = find_images(path, labels, left_out, progress=progress)
+    if skip_broken and not isinstance(images, Arrays):
+        images = images.without_broken(left_out, progress=progress)
+    left_out.report(str(path))
+    if not len(images):
+        raise FastdiffError(f"no image in {path} can be read")
+    return images
+
+
+def find_images(
+    path: Path, labels: Path | None, left_out: LeftOut, *, progress: bool = False
+) -> Arrays | EncodedImages:
+    """As :func:`read`, but no image is decoded, and what is skipped is in ``left_out`` alone."""
     kind = path.suffix.lower()
     shards = find_shards(path)
     if not shards and not path.is_file() and not path.is_dir():
@@ -41,18 +55,10 @@ def read(
         )
     if labels is not None and (shards or path.is_dir() or kind in (".npz", ".zip")):
         raise FastdiffError(f"labels go with an IDX images file; {path} carries its own")
-    if not shards and not path.is_dir() and kind != ".zip":
-        return read_npz(path) if kind == ".npz" else read_idx_pair(path, labels)
-    left_out = LeftOut(skip_broken)
     if shards:
-        images: EncodedImages = read_shards(shards, left_out, progress=progress)
-    elif path.is_dir():
-        images = read_folder(path, left_out, progress=progress)
-    else:
-        images = read_zip(path, left_out)
-    if skip_broken:
-        images = images.without_broken(left_out, progress=progress)
-    left_out.report(str(path))
-    if not len(images):
-        raise FastdiffError(f"no image in {path} can be read")
-    return images
+        return read_shards(shards, left_out, progress=progress)
+    if path.is_dir():
+        return read_folder(path, left_out, progress=progress)
+    if kind == ".zip":
+        return read_zip(path, left_out)
+    return read_npz(path) if kind == ".npz" else read_idx_pair(path, labels)
