@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastdiff.checkpoint.detect import Found, detect, with_options
+from fastdiff.checkpoint.lora import base_of, with_base
 from fastdiff.checkpoint.read import read
 from fastdiff.checkpoint.released import find
 from fastdiff.checkpoint.save import METADATA_KEY
@@ -35,6 +36,7 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     trainable: bool = False,
+    base: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> UNet | Classifier:
     """A model ready to sample, with ``.config``, ``.diffusion`` and ``.class_names``.
@@ -63,6 +65,8 @@ def load(
         diffusion: the diffusion that the model was trained with; replaces that of preset or file.
         device, dtype: device and dtype of the model.
         trainable: return it in train mode, which has dropout, and with weights that require gradients.
+        base: for a file of low-rank adapters (``lora.safetensors`` of ``fastdiff train --lora``), the checkpoint that
+            they were trained on. None: where it was then.
         options: fields of :class:`UNetConfig` or :class:`ClassifierConfig` that replace what was found.
 
     Raises:
@@ -78,6 +82,11 @@ def load(
     preset = preset or name
     options = {name: plain(value) for name, value in options.items()}
     tensors, metadata = read(file, weights)
+    known = base_of(metadata)
+    if known is not None:
+        tensors = with_base(file, tensors, _file(base or known)[0])
+    elif base is not None:
+        raise FastdiffError(f"{file} is no file of low-rank adapters; leave out base")
     found = _configuration(file, tensors, metadata.get(METADATA_KEY), preset, options)
     model = _build(file, found.model, tensors)
     _fit(file, model, tensors)

@@ -15,6 +15,7 @@ from fastdiff.checkpoint.choose import choose, pick, training_configuration, tra
 from fastdiff.checkpoint.save import TRAINING_KEY
 from fastdiff.errors import FastdiffError, reason
 from fastdiff.files import open_tensors
+from fastdiff.models.lora import merge
 
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 _DEEPEST = 4  # dict in dict that is looked into
@@ -48,7 +49,8 @@ def _read_safetensors(file: Path, weights: str | None) -> tuple[dict[str, Tensor
             metadata = training_configuration(file, metadata)
         else:
             names = choose(file, stored.names, weights)
-        return {name: _checked(file, own, stored.read(own)) for name, own in names.items()}, metadata
+        # A run of --lora has its adapters apart.
+        return merge({name: _checked(file, own, stored.read(own)) for name, own in names.items()}), metadata
 
 
 def _unpickle(file: Path, mapped: bool) -> Any:

@@ -45,7 +45,7 @@ def save(model: UNet | Classifier, path: str | os.PathLike[str], *, dtype: torch
 
 
 def description(model: UNet | Classifier) -> dict[str, Any]:
-    """The model but for its weights, for JSON: kind, configuration, diffusion, class names."""
+    """What a file says of its network beside the weights."""
     diffusion = model.diffusion
     return {
         "kind": "classifier" if isinstance(model.config, ClassifierConfig) else "unet",

@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FastdiffError as error:
         print(f"fastdiff: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("fastdiff: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"fastdiff: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         _drop_what_is_left()

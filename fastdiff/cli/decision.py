@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastdiff.cli.decision_data import Estimation, cores
+from fastdiff.cli.options import Count, Out, Progress
 from fastdiff.cli.shared import check_folder
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
@@ -48,7 +49,7 @@ class Simulate:
     """Unit of Z and SZ: fractions of A (relative) or lengths (absolute)."""
     t0_mode: Literal["lower", "mid"] = "lower"
     """Position of T0 in the range of non-decision times: its lower edge or its middle."""
-    n: int = 1000
+    n: Count = 1000
     """Number of trials of each condition."""
     seed: int | None = None
     """Random seed. Default: a new one, which is printed."""
@@ -62,8 +63,7 @@ class Simulate:
     """Latest response time in seconds, non-decision time included; later ones become choice -1. Default: none."""
     out: Path = Path("out/trials.csv")
     """CSV file to write; its folder is created if it does not exist."""
-    progress: bool = True
-    """Show a progress bar."""
+    progress: Progress = True
 
     def run(self) -> int:
         import torch
@@ -161,8 +161,7 @@ class Plot(Estimation):
     """Number of simulated walks to draw."""
     seed: int = 0
     """Random seed of the walks."""
-    out: Path = Path("out")
-    """Folder for the pictures; it is created if it does not exist."""
+    out: Out = Path("out")
 
     def run(self) -> int:
         import numpy as np

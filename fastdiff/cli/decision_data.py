@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
+from fastdiff.cli.options import Progress
 from fastdiff.errors import FastdiffError
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ class Data:
     """Distribution of the outliers' response times."""
     s: float = 1.0
     """Noise, which sets the unit of length; 0.1 in Ratcliff's papers."""
-    progress: bool = True
-    """Show a progress bar."""
+    progress: Progress = True
 
     def table(self) -> Table:
         """Read the trials."""

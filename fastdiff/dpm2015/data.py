@@ -1,4 +1,4 @@
-"""The paper's data: swiss roll, binary heartbeat and dead leaves made here, images from files."""
+"""The paper's data: swiss roll, binary heartbeat, dead leaves and bark made here, images from files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fastdiff.errors import FastdiffError
 
 HEARTBEAT_LENGTH, HEARTBEAT_PERIOD = 20, 5
 RADII = (3.0, 16.0)  # of dead leaves, in pixels
+SHEET = 512  # least side of the sheets of bark that images are cut from, in pixels
 GREYS = 256  # of images on disk; uniform dequantisation spreads each over its bin
 
 
@@ -102,6 +103,86 @@ def _fall(n: int, size: int, radii: tuple[float, float], rng: np.random.Generato
         open_[rows] &= ~new[touched]
         todo = todo[open_[todo].any((1, 2))]
     return image
+
+
+def bark(n: int, *, size: int = 32, seed: int = 0) -> Tensor:
+    """Bark-like textures, [n, 1, size, size] uint8: upright plates with fissures between, lit from the left.
+
+    A stand-in for the paper's photographs of bark (section 3.3). The fissures lie where a smooth random field,
+    stretched along the trunk, is near 0 (ridged noise); a second, finer field cracks the plates, a third makes them
+    rough, a fourth lighter or darker, and the slope of the relief gives the shading. Images are tiles of large sheets.
+
+    Raises:
+        FastdiffError: n or size below 1.
+    """
+    _check_count(n)
+    if size < 1:
+        raise FastdiffError(f"size must be at least 1, got {size}")
+    rng = np.random.default_rng(seed)
+    across = -(-max(SHEET, size) // size)  # tiles to a side of a sheet
+    tiles = [
+        _sheet(across * size, rng).reshape(across, size, across, size) for _ in range(-(-n // across**2))
+    ]
+    return torch.from_numpy(np.concatenate(tiles).swapaxes(1, 2).reshape(-1, 1, size, size)[:n].copy())
+
+
+def _sheet(side: int, rng: np.random.Generator) -> np.ndarray:
+    """A periodic square of bark, [side,side] uint8."""
+
+    def smooth(across: float, along: float) -> np.ndarray:
+        """A Gaussian field of variance 1, smooth over so many columns and rows."""
+        y, x = np.fft.fftfreq(side)[:, None] * along, np.fft.rfftfreq(side) * across
+        waves = np.fft.rfft2(rng.standard_normal((side, side))) * np.exp(-2 * np.pi**2 * (x**2 + y**2))
+        field = np.fft.irfft2(waves, s=(side, side))
+        return field / field.std()
+
+    def ridged(field: np.ndarray, width: float) -> np.ndarray:
+        return 1 - np.exp(-np.abs(field) / width)
+
+    relief = ridged(smooth(3.5, 12), 0.4) + 0.35 * ridged(smooth(1.5, 5), 0.5) + 0.08 * smooth(0.8, 2)
+    shade = relief - np.roll(relief, 1, axis=1)
+    grey = 10 + 100 * relief + 100 * shade + 14 * smooth(6, 20) + 3 * rng.standard_normal((side, side))
+    return grey.round().clip(0, GREYS - 1).astype(np.uint8)
+
+
+def read_textures(path: Path, n: int, size: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Grey squares cut at random from photographs: n for training and 400 for testing, [*,1,size,size] uint8.
+
+    Squares for testing are cut from other photographs, a tenth of them, than those for training; all from the largest
+    central square of a photograph.
+
+    Args:
+        path: a folder, .zip, ... of photographs (docs/data.md), whose pixels are taken as they are.
+
+    Raises:
+        FastdiffError: data that cannot be read, fewer than two photographs, or one smaller than a square.
+    """
+    from fastdiff.data.fit import fit_image
+    from fastdiff.data.readers import read
+
+    _check_count(n)
+    photos = read(path)
+    if len(photos) < 2:
+        raise FastdiffError(f"{path} has one photograph; training and testing need at least two")
+    rng = np.random.default_rng(seed)
+    order, held = rng.permutation(len(photos)), max(1, len(photos) // 10)
+
+    def squares(chosen: np.ndarray, count: int) -> Tensor:
+        made = np.empty((count, 1, size, size), np.uint8)
+        for part, index in zip(np.array_split(made, len(chosen)), chosen.tolist(), strict=True):
+            photo = photos.image(index)
+            side = min(np.asarray(photo).shape[:2])
+            if side < size:
+                raise FastdiffError(
+                    f"{photos.name(index)} is smaller than {size}x{size}; give a smaller --size"
+                )
+            grey = fit_image(photo, side, 1)[:, :, 0]
+            for square in part:
+                y, x = rng.integers(side - size + 1, size=2)
+                square[0] = grey[y : y + size, x : x + size]
+        return torch.from_numpy(made)
+
+    return squares(order[held:], n), squares(order[:held], 400)
 
 
 def read_images(path: Path, size: int, channels: int) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +17,22 @@ from fastdiff.dpm2015 import data
 from fastdiff.dpm2015.bound import Bound, bound
 from fastdiff.dpm2015.multiscale import MultiScaleConfig, MultiScaleNet
 from fastdiff.dpm2015.networks import RBFNet, SequenceMLP, spread
-from fastdiff.dpm2015.training import LearnedSchedule, Recipe, train
+from fastdiff.dpm2015.training import LearnedSchedule, Recipe, Training, train
+from fastdiff.dpm2015.validation import quick_k
 from fastdiff.errors import FastdiffError
+
+if TYPE_CHECKING:
+    from fastdiff.dpm2015.run import Run
 
 # Table 1 of the paper, (K, K - L_null): bits, of images bits a pixel
 PAPER: dict[str, tuple[float, float]] = {
     "swiss-roll": (2.35, 6.45),
     "heartbeat": (-2.414, 12.024),
+    "bark": (-0.55, 1.5),
     "dead-leaves": (1.489, 3.536),
     "cifar10": (5.4, 11.5),
 }
-Watch = Callable[[int, float], None]
+Watch = Callable[[Training], None]
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,15 @@ class Trained:
     bound: Bound
     test: Tensor
     """[M,*], as the network takes them."""
+    unit: str
+    """What K is stated for: a point, a sequence, a pixel."""
     scale: data.Standardised | None = None
     """For images: the transformation back to grey values."""
+
+    @property
+    def units(self) -> int:
+        """Number of units in a sample."""
+        return self.test[0, 0].numel() if self.scale else 1
 
 
 def swiss_roll(
@@ -50,9 +63,12 @@ def swiss_roll(
     first_beta: float = 1e-6,
     noise: float = 0.0,
     per_step: int = 2000,
-    watch: Watch = lambda i, bits: None,
+    watch: Watch = lambda training: None,
+    run: Run | None = None,
 ) -> Trained:
     """Gaussian diffusion of the swiss roll with a normalised RBF net and a learned schedule (section 3.1.1).
+
+    ``run``, in all experiments: the folder that training continues from and is recorded in.
 
     Raises:
         FastdiffError: see :class:`LearnedSchedule`, :func:`fastdiff.dpm2015.data.swiss_roll`.
@@ -65,10 +81,10 @@ def swiss_roll(
     start = DiagonalGaussianDiffusion(betas=schedule().detach())
     network.fit(start, points[:4000], torch.Generator().manual_seed(recipe.seed))
     network, diffusion = train(
-        start, network, lambda n, g: _pick(points, n, g), recipe,
-        schedule=schedule, progress=watch,
+        start, network, lambda n, g: _pick(points, n, g), recipe, schedule=schedule, progress=watch, run=run,
+        validate=lambda network, diffusion: quick_k(diffusion, network, test, samples=16_000, batch=2000),
     )  # fmt: skip
-    return Trained(diffusion, network, bound(diffusion, network, test, per_step=per_step), test)
+    return Trained(diffusion, network, bound(diffusion, network, test, per_step=per_step), test, "point")
 
 
 def heartbeat(
@@ -78,7 +94,8 @@ def heartbeat(
     rate: float = 0.2,
     per_step_readout: bool = False,
     per_step: int = 200,
-    watch: Watch = lambda i, bits: None,
+    watch: Watch = lambda training: None,
+    run: Run | None = None,
 ) -> Trained:
     """Binomial diffusion of the heartbeat with a sigmoid MLP (section 3.1.2).
 
@@ -90,9 +107,23 @@ def heartbeat(
     network = SequenceMLP(diffusion, data.HEARTBEAT_LENGTH, per_step=per_step_readout)
     sequences = data.heartbeat_sequences()
     single = sequences.float()
-    network, _ = train(diffusion, network, lambda n, g: _pick(single, n, g), recipe, progress=watch)
-    network = network.double()  # probabilities near 0 and 1 in the estimate of K
-    return Trained(diffusion, network, bound(diffusion, network, sequences, per_step=per_step), sequences)
+
+    def validate(network: nn.Module, diffusion: Any) -> tuple[float, float]:
+        network = copy.deepcopy(network).double()  # for probabilities near 0 and 1
+        return quick_k(diffusion, network, sequences, samples=32_000, early=0, batch=4000)
+
+    network, _ = train(
+        diffusion,
+        network,
+        lambda n, g: _pick(single, n, g),
+        recipe,
+        progress=watch,
+        run=run,
+        validate=validate,
+    )
+    network = network.double()
+    found = bound(diffusion, network, sequences, per_step=per_step)
+    return Trained(diffusion, network, found, sequences, "sequence")
 
 
 def images(
@@ -105,7 +136,8 @@ def images(
     crop: int = 16,
     per_step: int = 2,
     weights: dict[str, Tensor] | None = None,
-    watch: Watch = lambda i, bits: None,
+    watch: Watch = lambda training: None,
+    run: Run | None = None,
     watch_bound: Callable[[int], None] = lambda steps: None,
 ) -> Trained:
     """Gaussian diffusion of images [N,C,H,W] uint8 with the multi-scale network (section 3.2).
@@ -129,18 +161,24 @@ def images(
 
     diffusion = DiagonalGaussianDiffusion(steps)
     network = MultiScaleNet(diffusion, config)
+    test = scale(test_set, torch.Generator().manual_seed(recipe.seed))
+    pixels = test[0, 0].numel()
+
+    def validate(network: nn.Module, diffusion: Any) -> tuple[float, float]:
+        k, error = quick_k(diffusion, network, test)
+        return k / pixels, error / pixels
+
     if weights is None:
-        network, _ = train(diffusion, network, squares, recipe, progress=watch)
+        network, _ = train(diffusion, network, squares, recipe, progress=watch, run=run, validate=validate)
     else:
         try:
             network.load_state_dict(weights)
         except RuntimeError:
             raise FastdiffError("the weights are of a network of another kind or size") from None
-    test = scale(test_set, torch.Generator().manual_seed(recipe.seed))
     found = bound(
         diffusion, network, test, per_step=per_step, batch=64, seed=recipe.seed, progress=watch_bound
     )
-    return Trained(diffusion, network, found, test, scale)
+    return Trained(diffusion, network, found, test, "pixel", scale)
 
 
 def gaussian_bits(train_set: Tensor, test_set: Tensor, side: int = 8) -> float:

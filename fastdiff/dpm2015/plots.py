@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,42 @@ def heartbeat_picture(
     return figure
 
 
+def curve_picture(lines: Sequence[Mapping[str, Any]], trained: Trained, known: Mapping[str, float]) -> Any:
+    """A matplotlib figure: K on held-out data over the iterations of training, and the final bound.
+
+    Args:
+        lines: a run's log, see :class:`fastdiff.dpm2015.run.Run`.
+        known: values to compare with, by name, drawn as dashed lines.
+
+    Raises:
+        FastdiffError: matplotlib is missing.
+    """
+    plt = pyplot("train")
+    step, k, error = (np.array([line[name] for line in lines]) for name in ("step", "val_k", "val_k_error"))
+    final, spread = trained.bound.k / trained.units, trained.bound.error / trained.units
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7.2, 3.6), dpi=120, layout="constrained")
+        axis.fill_between(step, k - error, k + error, color=BLUE, alpha=0.2, linewidth=0)
+        axis.plot(
+            step, k, color=BLUE, linewidth=1.6, marker="o", markersize=3, label="held-out data, few steps"
+        )
+        axis.errorbar(
+            step[-1], final, spread, color=INK, marker="D", markersize=5, capsize=3, linestyle="",
+            label=f"final, all steps: {final:.3f}",
+        )  # fmt: skip
+        for (name, value), color in zip(known.items(), (ORANGE, INK), strict=False):
+            axis.axhline(value, color=color, linestyle="--", linewidth=1.2, label=f"{name}: {value:.3f}")
+        top = max(final, float(k.max()), *known.values(), final)
+        # The first iterations may lie far below all others, which would then look flat.
+        low = min(final, float(np.quantile(k, 0.1)), *known.values(), final)
+        axis.set(xlabel="iteration", ylabel=f"K, bits a {trained.unit}", xlim=(0, step[-1] * 1.03))
+        axis.set_ylim(low - 0.1 * (top - low + 0.1), top + 0.1 * (top - low + 0.1))
+        axis.grid(color=GRID, linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.legend(frameon=False, loc="lower right")
+    return figure
+
+
 HIDDEN = ("centre", "left", "right", "top", "bottom")
 
 
@@ -132,9 +168,12 @@ def images_picture(
 ) -> Any:  # fmt: skip
     """A matplotlib figure: data, samples, inpaintings of a hidden part, denoised pictures, and the KL of each step.
 
+    Beside an inpainting are the image as it was and, as in the paper's figure 3, with noise in place of what is hidden.
+
     Args:
         hide: what is hidden, of HIDDEN; repeats: of each step, see :func:`fastdiff.dpm2015.sampling.sample`.
         noise: deviation of the Gaussian noise that is taken out again, in units of the data's (section 2.5).
+        progress: called with 1 after each step, 3 T times.
 
     Raises:
         FastdiffError: matplotlib is missing.
@@ -148,30 +187,33 @@ def images_picture(
     hidden = hidden_part(held, hide)
     noisy = held + noise * torch.randn(held.shape, generator=torch.Generator().manual_seed(seed))
     made = sample(diffusion, network, torch.zeros_like(data[:count]), seed=seed, progress=progress)[0]
-    inside = sample(diffusion, network, held, seed=seed, known=held, mask=~hidden, repeats=repeats)[0]
-    clean = sample(diffusion, network, held, seed=seed, condition=Denoise(noisy, noise))[0]
-    shown, filled, inside, noisy, clean = (
-        _colour(trained.scale.to_grey(x)) for x in (data, made, inside, noisy, clean)
-    )
-    cover = torch.tensor([159, 197, 226], dtype=torch.uint8)[:, None, None]  # a blue that no grey is
-    cut = torch.where(hidden[:, :1], cover, shown[count:])
-    grids = (
-        ("data", _grid(shown[:count], rows, 4)),
-        ("samples", _grid(filled, rows, 4)),
-        (f"{hide} hidden, filled in", _grid(torch.stack([cut, inside], 1).flatten(0, 1), rows, 2)),
-        ("noisy, denoised", _grid(torch.stack([noisy, clean], 1).flatten(0, 1), rows, 2)),
+    inside = sample(
+        diffusion, network, held, seed=seed, known=held, mask=~hidden, repeats=repeats, progress=progress
+    )[0]
+    denoise = Denoise(noisy, noise)
+    clean = sample(diffusion, network, held, seed=seed, condition=denoise, progress=progress)[0]
+    static = torch.randn(held.shape, generator=torch.Generator().manual_seed(seed + 1))
+    cut = torch.where(hidden, static, held)
+    grids = tuple(
+        (words, _grid(_colour(trained.scale.to_grey(torch.stack(images, 1).flatten(0, 1))), rows, columns))
+        for words, columns, images in (
+            ("data", 4, [data[:count]]),
+            ("samples", 4, [made]),
+            (f"{hide} hidden, filled in", 3, [held, cut, inside]),
+            ("noisy, denoised", 2, [noisy, clean]),
+        )
     )
     with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(11.2, 4.6), dpi=120, layout="constrained")
+        figure = plt.figure(figsize=(12.2, 4.6), dpi=120, layout="constrained")
         figure.get_layout_engine().set(h_pad=0.08)
         upper, lower = figure.subfigures(2, 1, height_ratios=(2.1, 1))
-        panels = upper.subplots(1, 4, width_ratios=(4, 4, 2, 2))
+        panels = upper.subplots(1, 4, width_ratios=(4, 4, 3, 2))
         for axis, (words, grid) in zip(panels, grids, strict=True):
             axis.imshow(grid, interpolation="nearest")
             axis.set_title(words, fontsize=10)
             axis.axis("off")
         axis = lower.subplots()
-        _draw_kl(axis, trained.bound.step_kl / trained.bound.dimensions, REVERSE, "", smooth=1)
+        _draw_kl(axis, trained.bound.step_kl / trained.units, REVERSE, "", smooth=1)
         axis.set(xscale="log", ylabel="KL, bits a pixel")
     return figure
 

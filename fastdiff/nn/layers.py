@@ -38,22 +38,22 @@ class Conv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, *further, **options)
 
     def forward(self, input: Tensor) -> Tensor:
-        x = input
+        x, weight = input, self.weight  # read once: an adapter may compute it
         if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             x = x.to(torch.get_autocast_dtype("cpu"))
-        if not self._has_kernel(x):
-            return super().forward(input)
-        y = conv2d(x, self.weight, self.bias)
+        if not self._has_kernel(x, weight):
+            return self._conv_forward(input, weight, self.bias)
+        y = conv2d(x, weight, self.bias)
         assert isinstance(y, Tensor)  # without moments
         return y
 
-    def _has_kernel(self, x: Tensor) -> bool:
+    def _has_kernel(self, x: Tensor, weight: Tensor) -> bool:
         return (
             x.device.type == "cpu"
             and forced() in (None, Backend.CPU, Backend.REFERENCE)
             and x.dtype in DTYPES
-            and self.weight.dtype in (x.dtype, torch.float32)
-            and min(self.weight.shape[:2]) >= _LEAST_CHANNELS
+            and weight.dtype in (x.dtype, torch.float32)
+            and min(weight.shape[:2]) >= _LEAST_CHANNELS
             and self._geometry() == _GEOMETRY
             and x.is_contiguous(memory_format=torch.channels_last)
             and x.stride(1) == 1  # a single pixel is of either layout

@@ -24,7 +24,8 @@ MOST_AVERAGES = 4  # the number of averages that the optimizer's kernels update 
 _AT_LEAST = {
     1: ("batch_size", "steps", "decay", "threads", "log_every", "checkpoint_every", "keep")
     + ("val_every", "val_batches", "fid_samples"),
-    0: ("seed", "warmup", "sample_every", "weight_decay", "clip_norm", "microbatch", "workers", "fid_every"),
+    0: ("seed", "warmup", "sample_every", "weight_decay", "clip_norm", "microbatch", "workers", "fid_every")
+    + ("lora",),
 }
 
 
@@ -63,6 +64,8 @@ class TrainConfig:
 
     init: str | None = None
     """Checkpoint to fine-tune: a file, or the name of a bundled model. Its architecture is used; what fits is kept."""
+    lora: int = 0
+    """Rank of low-rank adapters, which are trained in place of the weights of INIT. 0: all weights are trained."""
     preset: str = DEFAULT_PRESET
     """Configuration of the model: the name of a preset, or a .json file {"model": {...}, "diffusion": {...}}."""
     image_size: int | None = None
@@ -184,6 +187,10 @@ class TrainConfig:
             raise FastdiffError(f"ema must be one to {MOST_AVERAGES} different decays, got {self.ema}")
         if self.channels not in (None, 1, 3):
             raise FastdiffError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
+        if self.lora and (self.init is None or self.strategy == "fsdp"):
+            raise FastdiffError(
+                "adapters are trained on a checkpoint and not sharded; give --init with --lora, and --strategy ddp"
+            )
         _ = self.weighting  # raises an error for numbers outside their ranges
 
     @property

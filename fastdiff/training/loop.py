@@ -18,10 +18,12 @@ from torch import Tensor
 
 from fastdiff.backend import device_name, usable_device, use_backend
 from fastdiff.checkpoint import save
+from fastdiff.checkpoint.lora import save_lora
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
 from fastdiff.files import locked, remove_halves
 from fastdiff.models import Classifier, ModelConfig, UNet, build_model
+from fastdiff.models.lora import add_adapters
 from fastdiff.training.augment import Augment, describe, import_augment
 from fastdiff.training.batches import Batches
 from fastdiff.training.config import TrainConfig
@@ -155,16 +157,20 @@ class Trainer:
         model.diffusion, model.class_names = diffusion, class_names
         if pretrained is not None:
             transferred = transfer(pretrained, model)
+            if self.config.lora:
+                add_adapters(model, self.config.lora, {*transferred.fitted, *transferred.new})
             if self._processes.first and not checkpoints(self.config.out):
-                _LOG.warning("fine-tuning %s: %s", self.config.init, transferred)
+                learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+                _LOG.warning(
+                    "fine-tuning %s: %s; %d parameters are trained", self.config.init, transferred, learning
+                )
         model.recompute = self.config.recompute if self.config.recompute != "none" else model.recompute
         return model
 
     def _make_state(self, model: UNet | Classifier, diffusion: DiffusionConfig) -> TrainState:
         config = self.config
-        optimizer = AdamWEMA(
-            model.parameters(), config.lr, weight_decay=config.weight_decay, ema_rates=config.ema
-        )
+        learning = [p for p in model.parameters() if p.requires_grad]
+        optimizer = AdamWEMA(learning, config.lr, weight_decay=config.weight_decay, ema_rates=config.ema)
         optimizer.prepare()
         scale = LossScale() if config.precision == "float16" else None
         return TrainState(model, optimizer, make_times(config.timesteps, diffusion.steps), scale)
@@ -308,6 +314,9 @@ class Trainer:
             averaged = self.state.averaged(i)
             if self._processes.first:
                 save(averaged, file)
+        if self.config.lora and self.config.init and self._processes.first:
+            trained = self.state.trained()
+            save_lora(self.config.out / "lora.safetensors", self.state.model, trained, self.config.init)
         return files[0]
 
     def _finite(self) -> Tensor:

@@ -18,6 +18,7 @@ from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
 from fastdiff.files import DamagedFile, open_tensors, parse_json, write_tensors, writing
 from fastdiff.models import Classifier, ModelConfig, UNet, build_model
+from fastdiff.models.lora import merge
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.optimizer import AdamWEMA, LossScale
 from fastdiff.training.parallel import fill, full
@@ -71,16 +72,22 @@ class TrainState:
         """
         with torch.device("meta"):
             model = build_model(self.model.config)
-        weights = {n: full(self.optimizer.state[p][f"ema_{index}"]) for n, p in self.model.named_parameters()}
+        fixed = {n: p.detach() for n, p in self.model.named_parameters() if not p.requires_grad}
+        weights = merge(fixed | self.trained(index))
         model.load_state_dict(dict(self.model.named_buffers()) | weights, assign=True)
         model.diffusion, model.class_names = self.model.diffusion, self.model.class_names
         return model.eval().requires_grad_(False)
+
+    def trained(self, index: int = 0) -> dict[str, Tensor]:
+        """The averages of decay ``index`` by the names of the parameters, of those that are trained."""
+        learning = ((n, p) for n, p in self.model.named_parameters() if p.requires_grad)
+        return {name: full(self.optimizer.state[p][f"ema_{index}"]) for name, p in learning}
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the state, not copied, under the names model.*, optimizer.*.exp_avg, ..., times.*."""
         for name, parameter in self.model.named_parameters():
             yield f"model.{name}", parameter.detach()
-            for key, value in self.optimizer.state[parameter].items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
                 yield f"optimizer.{name}.{key}", value
         for name, buffer in self.model.named_buffers():
             yield f"model.{name}", buffer

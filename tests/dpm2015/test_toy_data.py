@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from fastdiff.dpm2015 import dead_leaves, heartbeat, heartbeat_sequences, swiss_roll
-from fastdiff.dpm2015.data import Standardised, read_cifar10
+from fastdiff.dpm2015 import bark, dead_leaves, heartbeat, heartbeat_sequences, swiss_roll
+from fastdiff.dpm2015.data import Standardised, read_cifar10, read_textures
 from fastdiff.errors import FastdiffError
 
 
@@ -49,6 +50,39 @@ def test_larger_leaves_have_fewer_edges() -> None:
     assert edges[0] > 2 * edges[1]
 
 
+def test_bark_runs_along_the_trunk_with_dark_fissures() -> None:
+    images = bark(150, size=32, seed=3)
+    assert images.shape == (150, 1, 32, 32) and images.dtype == torch.uint8
+    assert torch.equal(images[:20], bark(20, size=32, seed=3)) and not torch.equal(images, bark(150, size=32))
+    grey = images.double()
+    assert 90 < float(grey.mean()) < 120 and 30 < float(grey.std()) < 55
+    across, along = (grey.diff(dim=d).square().mean() for d in (3, 2))
+    assert float(across) > 4 * float(along)  # the texture is upright
+    skew = ((grey - grey.mean()) / grey.std()).pow(3).mean()
+    assert float(skew) < -0.2  # fissures are dark and narrow, plates light and wide
+    assert bark(3, size=600).shape == (3, 1, 600, 600)
+
+
+def test_textures_are_cut_from_other_photographs_for_testing(tmp_path) -> None:
+    for i in range(12):  # each of one grey, and so are all squares of it
+        Image.new("RGB", (50, 40), (20 * i, 20 * i, 20 * i)).save(tmp_path / f"{i:02d}.png")
+    train, test = read_textures(tmp_path, 100, 16, seed=1)
+    assert train.shape == (100, 1, 16, 16) and test.shape == (400, 1, 16, 16)
+    greys, held = set(train.unique().tolist()), set(test.unique().tolist())
+    assert len(greys) == 11 and len(held) == 1 and greys | held == {20 * i for i in range(12)}
+    ramp = np.tile(np.arange(200, dtype=np.uint8), (60, 1))
+    for i in range(2):
+        Image.fromarray(ramp).save(tmp_path / f"ramp{i}.png")
+    squares = read_textures(tmp_path, 50, 16, seed=2)[0].int()
+    assert set(squares.diff(dim=3).unique().tolist()) == {0, 1}  # the photographs' own pixels
+    with pytest.raises(FastdiffError, match="smaller than 41x41; give a smaller --size"):
+        read_textures(tmp_path, 100, 41)
+    (tmp_path / "one").mkdir()
+    Image.new("L", (50, 40)).save(tmp_path / "one" / "a.png")
+    with pytest.raises(FastdiffError, match="one photograph"):
+        read_textures(tmp_path / "one", 100, 16)
+
+
 def test_standardised_and_back() -> None:
     images = dead_leaves(100, size=16)
     scale = Standardised(images)
@@ -73,6 +107,7 @@ MISTAKES = {
     "noise": (lambda: swiss_roll(5, noise=-1), "noise must be at least 0, got -1"),
     "noise-nan": (lambda: swiss_roll(5, noise=float("nan")), "noise must be at least 0, got nan"),
     "no-beats": (lambda: heartbeat(-1), "n must be at least 1, got -1"),
+    "bark": (lambda: bark(1, size=0), "size must be at least 1, got 0"),
     "radii": (lambda: dead_leaves(1, radii=(4.0, 2.0)), "radii increasing"),
     "empty": (lambda: Standardised(torch.zeros(0, 1, 8, 8, dtype=torch.uint8)), "N >= 1"),
     "float": (lambda: Standardised(torch.zeros(1, 1, 8, 8)), "must be uint8"),
