@@ -82,18 +82,8 @@ def test_mnist_by_name_with_half_hidden(command, tmp_path) -> None:
     _picture(tmp_path / "mnist.png")
 
 
-COMMAND = [
-    "dpm2015",
-    "heartbeat",
-    "--iterations",
-    12,
-    "--batch-size",
-    20,
-    "--steps",
-    30,
-    "--checkpoint-every",
-    4,
-]
+COMMAND = ["dpm2015", "heartbeat", "--iterations", 12, "--batch-size", 20, "--steps", 30]
+COMMAND += ["--checkpoint-every", 4, "--particles", 2, "--trajectories", 2]
 KILLED = """
 import os, signal, sys
 from fastdiff.cli import main
@@ -122,7 +112,6 @@ def test_a_killed_command_continues(command, tmp_path: Path) -> None:
     assert len(values[0]) == 5 and values[0] == values[1]
     assert _log(tmp_path / "killed") == _log(tmp_path / "whole")
     assert "resumed    at iteration 12 of 12; --resume never trains anew" in command(*argv).out
-    assert "resumed" not in command(*argv, "--resume", "never").out
 
 
 def test_ctrl_c_ends_with_a_message_and_130(command, tmp_path: Path, monkeypatch) -> None:
@@ -143,7 +132,7 @@ def test_ctrl_c_ends_with_a_message_and_130(command, tmp_path: Path, monkeypatch
 
 def test_another_experiment_or_other_options_in_the_folder(command, tmp_path: Path) -> None:
     assert command(*COMMAND, "--out", tmp_path, "--no-progress").code == 0
-    ended = command(*COMMAND, "--out", tmp_path, "--lr", 0.5, "--particles", 2, "--val-every", 7)
+    ended = command(*COMMAND, "--out", tmp_path, "--lr", 0.5, "--particles", 3, "--val-every", 7)
     assert ended.code == 2 and ended.err == (
         f"fastdiff: {tmp_path} holds a run with --lr = 0.01, now --lr = 0.5 is asked for;"
         " give another --out, or --resume never to replace it\n"
