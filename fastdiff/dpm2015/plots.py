@@ -136,7 +136,7 @@ def curve_picture(lines: Sequence[Mapping[str, Any]], trained: Trained, known: M
         axis.set_ylim(low - 0.1 * (top - low + 0.1), top + 0.1 * (top - low + 0.1))
         axis.grid(color=GRID, linewidth=0.8)
         axis.set_axisbelow(True)
-        axis.legend(frameon=False, loc="lower right")
+        axis.legend(frameon=False)
     return figure
 
 

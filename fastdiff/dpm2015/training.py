@@ -127,7 +127,11 @@ class Training:
         return DiagonalGaussianDiffusion(betas=self._schedule().detach())
 
     def update(self) -> None:
-        """Make one iteration."""
+        """Make one iteration.
+
+        Raises:
+            FastdiffError: NaN or Inf in the divergences.
+        """
         recipe, generator = self.recipe, self._generator
         diffusion = self._start
         if self._schedule is not None:
@@ -148,6 +152,10 @@ class Training:
         self._optimiser.step()
         self._average.update_parameters(self._network)
         bits = float(divergence.detach()) / x_0[0].numel() / NATS
+        if not math.isfinite(bits):
+            raise FastdiffError(
+                f"the divergences are {bits} at iteration {self.iteration + 1}: training stopped; try a smaller lr"
+            )
         self.running = bits if math.isnan(self.running) else 0.98 * self.running + 0.02 * bits
         self.iteration += 1
 

@@ -153,6 +153,15 @@ def _write_other(file: Path) -> None:
     _roll(run=_run(file.parent, resume="never"))
 
 
+def test_divergence_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    some = dead_leaves(40, size=8)
+    config = MultiScaleConfig(width=8, layers=1, scales=2, pointwise=8)
+    with pytest.raises(FastdiffError, match="training stopped; try a smaller lr"):
+        images(some, some, Recipe(60, 4, 1e30), config, steps=12, run=_run(tmp_path, checkpoint_every=1))
+    with open_tensors(tmp_path / CHECKPOINT) as file:
+        assert json.loads(file.metadata["fastdiff.dpm2015"])["iteration"] < 60
+
+
 def test_one_run_a_folder_and_sound_numbers(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(FastdiffError, match="in use by another run"):
         _beat(run=_run(tmp_path))
