@@ -3,8 +3,8 @@
     python benchmarks/decision.py [--peers PYTHON] [--rounds N]
 
 Prints Markdown and writes ``benchmarks/results/decision-<machine>.json``. PYTHON is an interpreter in which
-ssm-simulators and pyddm are installed; without it only the baselines written here are measured. All sides run on one
-thread and are timed in seconds of processor time, so that what else runs on the machine counts for little.
+ssm-simulators, pyddm and hddm-wfpt are installed; without it only the baselines written here are measured. All sides
+run on one thread and are timed in seconds of processor time, so that what else runs on the machine counts for little.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import tyro
 from parts import RESULTS
-from parts.decision_peers import TRIALS, A, V
+from parts.decision_peers import SAMPLES, SV, TRIALS, A, V, times
 
 from fastdiff.bench import machine, results
 from fastdiff.bench.clock import take_turns, timings
@@ -34,6 +34,7 @@ from fastdiff.bench.report import table
 from fastdiff.decision import moments, pdf, simulate
 
 MEAN = float(moments(V, A).mean)
+NUMBERS = (20, 100, 400, 2000, 10_000)
 Run = Callable[[], tuple[float, float]]  # -> seconds, and the mean time or a density to check
 
 
@@ -183,6 +184,63 @@ def fastdiff_density() -> tuple[float, float]:
     return time.process_time() - start, float(values[1, 100])
 
 
+def fastdiff_log_density(n: int, kind: str) -> Run:
+    """Log-densities of n trials: the public function, a fit's (checked before), and that with its gradient."""
+    from fastdiff.decision import log_pdf
+    from fastdiff.decision.density import log_density
+    from fastdiff.decision.parameters import parameters
+
+    rt, choice = times(n), np.ones(n)
+    model: dict[str, Any] = {"v": V, "a": A, "z": 0.5, "t0": 0.0, "sv": SV}
+    given = (torch.from_numpy(rt), torch.ones(n, dtype=torch.bool))
+    p = parameters(**model)
+    leaves = {name: getattr(p, name).clone().requires_grad_() for name in ("v", "a", "z", "t0", "sv")}
+    free = replace(p, **leaves)
+
+    def once() -> torch.Tensor:
+        if kind == "log_pdf":
+            return log_pdf(rt, choice, **model).sum()
+        if kind == "in a fit":
+            return log_density(*given, p).sum()
+        total = log_density(*given, free).sum()
+        torch.autograd.grad(total, list(leaves.values()))
+        return total.detach()
+
+    def run() -> tuple[float, float]:
+        start = time.process_time()
+        for _ in range(SAMPLES):
+            found = once()
+        return (time.process_time() - start) / SAMPLES, float(found)
+
+    return run
+
+
+def few_and_many(other: Peers | None, rounds: int) -> list[dict[str, Any]]:
+    """Log-densities of a subject's trials and of many."""
+    rows = []
+    for n in NUMBERS:
+        sides = [
+            Side(f"fastdiff, {kind}", n, fastdiff_log_density(n, kind))
+            for kind in ("log_pdf", "in a fit", "in a fit, with gradient")
+        ]
+        if other:
+            sides += [
+                Side("HDDM", n, other.run(f"hddm {n}")),
+                Side("PyDDM, bare, without sv", n, other.run(f"pyddm-bare {n}")),
+            ]
+        rows += measure(sides, rounds)
+    return rows
+
+
+def log_density_table(rows: list[dict[str, Any]]) -> str:
+    """Microseconds for all trials of a call; a row for each side, a column for each number of trials."""
+    names = dict.fromkeys(row["name"] for row in rows)
+    found = {(row["name"], row["amount"]): f"{row['median'] * 1e6:.0f}" for row in rows}
+    return table(
+        ("microseconds", *map(str, NUMBERS)), [(name, *(found[name, n] for n in NUMBERS)) for name in names]
+    )
+
+
 def measure(sides: list[Side], rounds: int) -> list[dict[str, Any]]:
     """Each side once a round, in turn; medians with 20% and 80% quantiles."""
     checks: dict[str, float] = {}
@@ -225,7 +283,7 @@ def main(peers: Path | None = None, rounds: int = 7, small: bool = False) -> Non
     """Measure and print.
 
     Args:
-        peers: Python interpreter with ssm-simulators and pyddm.
+        peers: Python interpreter with ssm-simulators, pyddm and hddm-wfpt.
         rounds: Turns each side takes.
         small: Few trials, and no results file: a check that everything runs.
     """
@@ -254,13 +312,25 @@ def main(peers: Path | None = None, rounds: int = 7, small: bool = False) -> Non
     if other:
         sides.append(Side("PyDDM, analytic", 802, other.run("pyddm")))
     density = measure(sides, 30 if small else 300)
+    log_density = few_and_many(other, 3 if small else 31)
     about = machine.describe() | {"peers": other.ask("versions") if other else "none"}
     if other:
         other.close()
-    print(machine.in_words(about), trial_table(trials), density_table(density), sep="\n\n")
+    print(
+        machine.in_words(about),
+        trial_table(trials),
+        density_table(density),
+        log_density_table(log_density),
+        sep="\n\n",
+    )
     if not small:
         results.write(
-            RESULTS / results.file_name("decision"), about, mean=MEAN, trials=trials, density=density
+            RESULTS / results.file_name("decision"),
+            about,
+            mean=MEAN,
+            trials=trials,
+            density=density,
+            log_density=log_density,
         )
 
 

@@ -1,6 +1,7 @@
 """The other packages' side of benchmarks/decision.py, run by the interpreter in which they are installed.
 
-Reads a task per line, answers with seconds of processor time and a check value: ``ssms``, ``pyddm``, ``versions``.
+Reads a task per line, answers with seconds of processor time and a check value: ``ssms``, ``pyddm``, ``hddm N``,
+``pyddm-bare N``, ``versions``.
 """
 
 from __future__ import annotations
@@ -43,9 +44,39 @@ def pyddm() -> tuple[float, float]:
     return time.process_time() - start, float(solution.pdf("correct")[100])
 
 
+SV, SAMPLES = 0.4, 20
+
+
+def times(n: int) -> np.ndarray:
+    """n response times over the range that matters, the same for every side."""
+    return 0.05 + 3.95 * (np.arange(n) * 0.6180339887498949 % 1)
+
+
+def hddm(n: int) -> tuple[float, float]:
+    """HDDM's density with sv, one side at n times, to 1e-10 -> seconds a call, sum of the log densities."""
+    import wfpt  # pyright: ignore[reportMissingImports]
+
+    x = times(n)
+    start = time.process_time()
+    for _ in range(SAMPLES):
+        found = wfpt.pdf_array(x, V, SV, A, 0.5, 0.0, 0.0, 0.0, 1e-10, logp=True)
+    return (time.process_time() - start) / SAMPLES, float(np.sum(found))
+
+
+def pyddm_bare(n: int) -> tuple[float, float]:
+    """The function inside PyDDM's solver, without sv: both sides at n / 2 times -> seconds a call, sum of densities."""
+    from pyddm.analytic import analytic_ddm  # pyright: ignore[reportMissingImports]
+
+    x = np.sort(times(n // 2))
+    start = time.process_time()
+    for _ in range(SAMPLES):
+        found = analytic_ddm(V, 1.0, A / 2, x)
+    return (time.process_time() - start) / SAMPLES, float(sum(np.sum(side) for side in found))
+
+
 def versions() -> str:
     said = []
-    for package in ("ssm-simulators", "pyddm", "numpy"):
+    for package in ("ssm-simulators", "pyddm", "hddm-wfpt", "numpy"):
         try:
             said.append(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -57,7 +88,7 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     for line in sys.stdin:
         task = line.strip()
-        answer = (
-            versions() if task == "versions" else " ".join(map(repr, {"ssms": ssms, "pyddm": pyddm}[task]()))
-        )
+        name, *numbers = task.split()
+        tasks = {"ssms": ssms, "pyddm": pyddm, "hddm": hddm, "pyddm-bare": pyddm_bare}
+        answer = versions() if task == "versions" else " ".join(map(repr, tasks[name](*map(int, numbers))))
         print(f"answer {answer}", flush=True)

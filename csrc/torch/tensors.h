@@ -36,7 +36,8 @@ inline int32_t device_type_of(const Tensor& t) {
 struct DTypes {
   const int32_t float32 = aoti_torch_dtype_float32(), bfloat16 = aoti_torch_dtype_bfloat16(),
                 float16 = aoti_torch_dtype_float16(), float64 = aoti_torch_dtype_float64(),
-                int64 = aoti_torch_dtype_int64(), int32 = aoti_torch_dtype_int32(), int8 = aoti_torch_dtype_int8();
+                int64 = aoti_torch_dtype_int64(), int32 = aoti_torch_dtype_int32(), int8 = aoti_torch_dtype_int8(),
+                boolean = aoti_torch_dtype_bool();
 };
 inline const DTypes& dtypes() {
   static const DTypes known;

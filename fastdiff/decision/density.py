@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from fastdiff.decision import series
 from fastdiff.decision.parameters import Parameters, as_tensor, is_upper, parameters
 from fastdiff.decision.quadrature import START_NODES, TIME_NODES, Walk, log_start_mean, log_time_integral
+from fastdiff.ops import first_passage_density
 
 _TIME = TIME_NODES[6.0]
 _DIGITS_LEFT = 1e-5  # a difference from 1 that keeps a relative 1e-10
@@ -96,8 +97,7 @@ def survival(rt: Any, *model: Any, **named: Any) -> Tensor:
 def log_density(t: Tensor, upper: Tensor, p: Parameters) -> Tensor:
     """:func:`log_pdf` of checked arguments, s = 1."""
     if not (_varies(p.sz) or _varies(p.st0)):
-        walk = _walk(upper, p)
-        return series.log_density(t - p.t0, walk.v, walk.a, walk.w, walk.sv)
+        return first_passage_density(t - p.t0, p.v, p.a, p.z / p.a, p.sv, upper)
     return _in_parts(_log_density, t, upper, p, _TIME if _varies(p.st0) else 1)
 
 
@@ -114,7 +114,7 @@ def log_survival(t: Tensor, p: Parameters) -> Tensor:
 
 
 def _varies(width: Tensor) -> bool:
-    return bool(width.any())
+    return bool(width.any()) if width.dim() else width.item() != 0
 
 
 def _walk(upper: Tensor, p: Parameters) -> Walk:

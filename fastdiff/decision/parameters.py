@@ -92,7 +92,8 @@ def parameters(
     p = {name: float(x) if _is_plain(x) else as_tensor(name, x) for name, x in given.items()}
     tensors = {name: x for name, x in p.items() if isinstance(x, Tensor)}
     try:
-        np.broadcast_shapes(*(x.shape for x in tensors.values()))
+        if tensors:
+            np.broadcast_shapes(*(x.shape for x in tensors.values()))
     except ValueError:
         shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in tensors.items() if x.dim())
         raise FastdiffError(f"the parameters must broadcast against one another, got {shapes}") from None
@@ -108,7 +109,9 @@ def parameters(
     if t0_mode == "mid":
         p["t0"] = p["t0"] - p["st0"] / 2
     _require(p["t0"] >= 0, p["t0"], "the non-decision time t0, with its range st0, must not be below 0")
-    return Parameters(**{name: as_tensor(name, x) for name, x in p.items()})
+    if tensors:
+        return Parameters(**{name: as_tensor(name, x) for name, x in p.items()})
+    return Parameters(*torch.tensor(list(p.values()), dtype=torch.float64).unbind())
 
 
 def _is_plain(value: Any) -> bool:
@@ -128,7 +131,10 @@ def as_tensor(name: str, value: Any) -> Tensor:
         tensor = tensor.to("cpu", torch.float64)
     except (TypeError, ValueError):
         raise FastdiffError(f"{name} must be a number or an array of numbers, got {value!r}") from None
-    _require(tensor.isfinite(), tensor, f"{name} must be finite")
+    if not math.isfinite(
+        float(tensor.detach().sum())
+    ):  # of numbers that are all finite the sum may still not be
+        _require(tensor.isfinite(), tensor, f"{name} must be finite")
     return tensor
 
 
@@ -157,7 +163,8 @@ def is_upper(choice: Any) -> Tensor:
     """
     chosen = as_tensor("choice", choice)
     upper = chosen == 1
-    _require(upper | (chosen == 0), chosen, "choice must be 1 (upper) or 0 (lower); leave timeouts out")
+    if not torch.equal(upper.to(chosen.dtype), chosen):
+        _require(upper | (chosen == 0), chosen, "choice must be 1 (upper) or 0 (lower); leave timeouts out")
     return upper
 
 

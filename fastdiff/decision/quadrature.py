@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdiff.decision.series import log_density
+from fastdiff.ops import first_passage_density
 
 START_NODES = 17
 TIME_NODES = {0.5: 14, 1.5: 22, 4.0: 34, 6.0: 44, math.inf: 88}  # length of the part in log t -> nodes
@@ -42,13 +42,13 @@ class Walk:
 def log_start_mean(t: Tensor, p: Walk) -> Tensor:
     """Logarithm of the density at the lower boundary, averaged over drift and start."""
     if not bool(p.sz.any()):
-        return log_density(t, p.v, p.a, p.w, p.sv)
+        return first_passage_density(t, p.v, p.a, p.w, p.sv)
     low, high = _start_window(torch.where(t > 0, t, 1.0), p)
     x, weights = _legendre(START_NODES)
     width = high - low
     w = low[..., None] + width[..., None] * x
     more = p.with_axis()
-    values = log_density(t[..., None], more.v, more.a, w, more.sv)
+    values = first_passage_density(t[..., None], more.v, more.a, w, more.sv)
     # Bounded, because the gradient of -inf alone is NaN. Parameters that do not vary have the weight 1.
     varies = p.sz > 0
     share = torch.where(varies, width, 1.0) / torch.where(varies, p.sz, 1.0)

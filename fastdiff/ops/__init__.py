@@ -9,6 +9,7 @@ from fastdiff.ops.conv2d import conv2d as conv2d
 from fastdiff.ops.conv2d import pack_conv2d as pack_conv2d
 from fastdiff.ops.conv2d import unpack_conv2d as unpack_conv2d
 from fastdiff.ops.decision import first_passage as first_passage
+from fastdiff.ops.first_passage_density import first_passage_density as first_passage_density
 from fastdiff.ops.group_norm_silu import group_norm_silu as group_norm_silu
 from fastdiff.ops.norm_coefficients import norm_coefficients as norm_coefficients
 from fastdiff.ops.philox import normal as normal

@@ -42,13 +42,13 @@ def function_of(
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             ctx.backend = forced()
             if setup_context is None:
-                ctx.arguments = _Arguments(inputs)
+                ctx.arguments = Split(inputs)
                 ctx.save_for_backward(*ctx.arguments.tensors(inputs))
                 ctx.set_materialize_grads(False)
             else:
                 setup_context(ctx, inputs, output)
             if forward_ad._current_level >= 0:
-                ctx.all = _Arguments(inputs)
+                ctx.all = Split(inputs)
                 ctx.save_for_forward(*ctx.all.tensors(inputs))
 
         @staticmethod
@@ -56,7 +56,7 @@ def function_of(
             with _on_the_backend_of(ctx):
                 if backward is not None:
                     return backward(ctx, *grads)
-                return _reference_vjp(op.run_reference, ctx.arguments, ctx.saved_tensors, grads)
+                return reference_vjp(op.run_reference, ctx.arguments, ctx.saved_tensors, grads)
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
@@ -80,7 +80,7 @@ def _on_the_backend_of(ctx: Any) -> contextlib.AbstractContextManager[None]:
     return use_backend(ctx.backend)
 
 
-class _Arguments:
+class Split:
     """Split the arguments of a call into tensors of real numbers and all others."""
 
     def __init__(self, args: tuple[Any, ...]) -> None:
@@ -114,9 +114,9 @@ def _vjp(function: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[...
     return torch.func.vjp(function, *primals)  # pyright: ignore[reportReturnType]  (two of them, without has_aux)
 
 
-def _reference_vjp(
+def reference_vjp(
     function: Callable[..., Any],
-    arguments: _Arguments,
+    arguments: Split,
     tensors: tuple[Tensor, ...],
     grads: tuple[Tensor | None, ...],
 ) -> tuple[Tensor | None, ...]:
@@ -134,7 +134,7 @@ def _reference_vjp(
 
 def _reference_jvp(
     function: Callable[..., Any],
-    arguments: _Arguments,
+    arguments: Split,
     tensors: tuple[Tensor, ...],
     tangents: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, ...]:
