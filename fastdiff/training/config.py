@@ -38,11 +38,11 @@ class TrainConfig:
     """
 
     data: Path
-    """Training images: a folder, .zip or webdataset shards (class: first folder), an IDX images file, or an .npz."""
+    """Training images: a folder, .zip, webdataset shards, IDX file, .npz or parquet, or hf:NAME for Hugging Face's."""
     out: Path
     """Folder for checkpoints, log.jsonl, sample grids and, at the end, model.safetensors."""
     labels: Path | None = None
-    """Labels file of an IDX images file. Default: found by its name beside the images."""
+    """Labels file of an IDX images file, or column of a Hugging Face data set. Default: found by name or type."""
     class_names: tuple[str, ...] = ()
     """Names of the classes, in order. Default: those of the data."""
     fit: Fit = "crop"

@@ -11,6 +11,7 @@ from fastdiff.data.readers.arrays import read_npz as read_npz
 from fastdiff.data.readers.encoded import EncodedImages as EncodedImages
 from fastdiff.data.readers.folder import Folder as Folder
 from fastdiff.data.readers.folder import read_folder
+from fastdiff.data.readers.huggingface import is_huggingface, read_huggingface
 from fastdiff.data.readers.left_out import ADVICE as ADVICE
 from fastdiff.data.readers.left_out import LeftOut as LeftOut
 from fastdiff.data.readers.pictures import Header as Header
@@ -46,12 +47,15 @@ def find_images(
     path: Path, labels: Path | None, left_out: LeftOut, *, progress: bool = False
 ) -> Arrays | EncodedImages:
     """As :func:`read`, but no image is decoded, and what is skipped is in ``left_out`` alone."""
+    if is_huggingface(path):
+        return read_huggingface(path, None if labels is None else str(labels), progress=progress)
     kind = path.suffix.lower()
     shards = find_shards(path)
     if not shards and not path.is_file() and not path.is_dir():
         problem = ", which is a FIFO, a socket or a device" if path.exists() else ""
         raise FastdiffError(
-            f"no data at {path}{problem}; give a folder or .zip of images, .tar shards, an IDX file or an .npz"
+            f"no data at {path}{problem}; give a folder or .zip of images, .tar shards, an IDX file, "
+            "an .npz, parquet, or hf:NAME for a data set of Hugging Face"
         )
     if labels is not None and (shards or path.is_dir() or kind in (".npz", ".zip")):
         raise FastdiffError(f"labels go with an IDX images file; {path} carries its own")
