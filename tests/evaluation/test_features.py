@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import inception
 import pytest
 import torch
 from tiny_images import images, tiny_classifier
@@ -15,8 +15,6 @@ from torch import Tensor, nn
 import fastdiff
 from fastdiff.errors import FastdiffError
 from fastdiff.evaluation.features import ClassifierFeatures, InceptionFeatures, load_features
-
-MODULE = "torch_fidelity.feature_extractor_inceptionv3"
 
 
 @pytest.mark.parametrize("pool", ["attention", "adaptive", "spatial", "spatial_v2"])
@@ -68,43 +66,14 @@ def test_a_checkpoint_is_named_after_its_file(tmp_path: Path) -> None:
 # --- Inception ------------------------------------------------------------------------------------------------
 
 
-class StandIn(nn.Module):
-    """What of torch-fidelity's FeatureExtractorInceptionV3 is used: its constructor, one block's name, its outputs."""
-
-    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str) -> None:
-        super().__init__()
-        self.features_list = features_list
-        weights = torch.load(feature_extractor_weights_path, weights_only=True)
-        self.Mixed_6d = nn.Module()
-        self.Mixed_6d.branch1x1 = nn.Conv2d(3, 192, 1)
-        self.projection = weights["fc.weight"]
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        assert x.dtype == torch.uint8 and x.shape[1] == 3
-        assert self.features_list == ["2048", "logits_unbiased"]
-        y = nn.functional.interpolate(x.float(), (17, 17))
-        pooled = self.Mixed_6d.branch1x1(y).mean((2, 3)).repeat(1, 11)[:, :2048]  # pyright: ignore
-        return pooled, pooled @ self.projection.T
-
-
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    file = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
-    tensors = {
-        "fc.weight": torch.randn(1008, 2048),
-        "Mixed_6d.branch1x1.conv.weight": torch.zeros(192, 768, 1, 1),
-    }
-    torch.save(tensors, file)
-    return file
+    return inception.write_weights(tmp_path)
 
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    package, module = ModuleType("torch_fidelity"), ModuleType(MODULE)
-    module.FeatureExtractorInceptionV3 = StandIn  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "torch_fidelity", package)
-    monkeypatch.setitem(sys.modules, MODULE, module)
+    inception.install(monkeypatch)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -123,7 +92,7 @@ def test_inception(stand_in, weights: Path, channels: int) -> None:
 
 def test_the_real_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """torch-fidelity's own, with random weights: the block has the name and the place that sFID needs."""
-    module = pytest.importorskip(MODULE, reason="torch-fidelity is not installed")
+    module = pytest.importorskip(inception.MODULE, reason="torch-fidelity is not installed")
     network_class = module.FeatureExtractorInceptionV3
     with monkeypatch.context() as patch:
         patch.setattr(module, "load_state_dict_from_url", lambda *_, **__: {})
@@ -165,6 +134,6 @@ def test_weights_that_run_code_are_refused(tmp_path: Path) -> None:
 
 def test_without_torch_fidelity(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    monkeypatch.delitem(sys.modules, MODULE, raising=False)
+    monkeypatch.delitem(sys.modules, inception.MODULE, raising=False)
     with pytest.raises(FastdiffError, match=r"need torch-fidelity .*; pip install 'fastdiff\[inception\]'"):
         load_features(inception_weights=weights)

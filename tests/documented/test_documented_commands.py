@@ -1,0 +1,221 @@
+"""Every command that a page shows is run as it is printed, in a reduced form, or has a reason why not."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import inception
+import pages
+import pytest
+import stand_ins
+from file_server import FileServer
+
+from fastdiff.checkpoint.released import RELEASED, Released
+from fastdiff.cli import main
+from fastdiff.cli.commands import FASTDIFF, Group, command_type, find
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run what matches, with these options in place of its own; those without a value have an empty one."""
+
+    pattern: str
+    options: dict[str, str] = field(default_factory=dict)
+    proof: bool = False
+
+
+@dataclass(frozen=True)
+class Left:
+    """Why what matches is not run here."""
+
+    pattern: str
+    reason: str
+
+
+_CPU = {"--device": "cpu"}
+_SAMPLE = {**_CPU, "--n": "4", "--steps": "2", "--batch-size": "4", "--no-progress": ""}
+_TRAIN = {**_CPU, "--steps": "2", "--batch-size": "4", "--workers": "0", "--precision": "float32"}
+_DPM2015 = {"--iterations": "1", "--batch": "2", "--steps": "4"}
+_IMAGES = {**_DPM2015, "--width": "8", "--layers": "1", "--trajectories": "1"}
+
+# The first row that matches counts. Options are reduced only where a command would take longer than a second or two.
+TABLE: tuple[Run | Left, ...] = (
+    Left(r"make .*", "builds and runs this suite, or the benchmarks"),
+    Left(r"pip install .*", "needs the network"),
+    Left(r"pytest benchmarks .*", "tests/test_benchmarks.py runs the suite"),
+    Left(r"python benchmarks/.*", "tests/test_benchmarks.py runs the programs"),
+    Left(r"mkdir -p .*", "no command of fastdiff's"),
+    Left(r"(torchrun .* )?fastdiff run scripts/.*", "tests/interop/test_guided_scripts.py runs such scripts"),
+    Left(r"torchrun --nnodes=2 .*", "needs two machines; the line above it is run"),
+    Left(r"torchrun .* fastdiff train --device cuda \.\.\.", "the same with its options is run"),
+    Run(r"fastdiff --tyro-print-completion (bash|zsh) .*"),
+    Run(r"fastdiff sample .*--weights 0\.9999", {**_SAMPLE, "--weights": "raw"}),  # that run had one average
+    Run(r"(torchrun .* )?fastdiff sample .*", _SAMPLE),
+    Run(r"fastdiff inpaint .*", {**_CPU, "--n": "1", "--steps": "2", "--no-progress": ""}),
+    Run(r"fastdiff train .*--fid-every.*", {**_TRAIN, "--fid-every": "2", "--fid-samples": "4"}, proof=True),
+    Run(r"fastdiff train .*--decay.*", {**_TRAIN, "--decay": "1"}),
+    Run(r"(torchrun .* )?fastdiff train .*", _TRAIN),
+    Run(
+        r"fastdiff evaluate .*--inception-weights.*", _CPU, proof=True
+    ),  # 2048 features: seconds for each FID
+    Run(r"fastdiff evaluate .*--bits-per-dim.*", {**_CPU, "--n": "1", "--batch-size": "1"}, proof=True),
+    Run(r"fastdiff evaluate \S*\.npz .*", _CPU),
+    Run(r"fastdiff evaluate .*", {**_CPU, "--n": "8", "--batch-size": "8", "--no-progress": ""}),
+    Run(r"fastdiff decision simulate .*", {"--n": "100"}),
+    Run(r"fastdiff decision fit .*--starts.*", {"--starts": "1"}, proof=True),
+    Run(r"fastdiff decision (fit|plot) .*", proof=True),
+    Run(r"fastdiff dpm2015 swiss-roll", {**_DPM2015, "--units": "8"}, proof=True),
+    Run(r"fastdiff dpm2015 heartbeat", _DPM2015, proof=True),
+    Run(r"fastdiff dpm2015 .*", _IMAGES, proof=True),
+    Run(r"fastdiff bench .*--measure.*", {"--width": "32", "--rounds": "1", "--no-compile": ""}, proof=True),
+    Run(r"fastdiff (bench v100-days|fetch .*|presets|info)"),
+)
+
+HERE = {"/usr/share/": "", "step-00010000": "step-00000002"}  # places in commands, and where they are here
+SHORT = {"-c": "--checkpoint", "-n": "--n", "-s": "--steps", "-b": "--batch-size", "-o": "--out"}
+WRITTEN = {"out", "run", "runs"}  # stand-ins of folders that commands write to as well
+
+COMMANDS = [(page, command) for page in pages.PAGES for command in pages.commands(page)]
+
+
+def row_of(command: str) -> Run | Left:
+    found = next((row for row in TABLE if re.fullmatch(row.pattern, command)), None)
+    assert found is not None, f"no row of TABLE in {Path(__file__).name} says how to test: {command}"
+    return found
+
+
+def reduced(words: list[str], options: dict[str, str]) -> list[str]:
+    """A command with some options replaced or added, and without the dots that stand for more."""
+    words = [word for word in words if word != "..."]
+    if ">" in words:
+        words = words[: words.index(">")]
+    for option, value in options.items():
+        for given, start, end in list(pages.option_values(words)):
+            if SHORT.get(given, given) == option:
+                del words[start - 1 : end]
+                break
+        words += [option, value] if value else [option]
+    return words
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=pages.name)
+def test_every_command_has_a_row(page: Path) -> None:
+    for command in pages.commands(page):
+        row_of(command)
+
+
+def test_every_row_is_of_a_command() -> None:
+    used = {row_of(command).pattern for _, command in COMMANDS}
+    assert [row.pattern for row in TABLE if row.pattern not in used] == []
+
+
+@pytest.mark.parametrize("page", [p for p in pages.PAGES if pages.mentions(p)], ids=pages.name)
+def test_commands_in_sentences_exist(page: Path) -> None:
+    """Their names and options. Words in capitals stand for something else."""
+    for mention in pages.mentions(page):
+        words = pages.fastdiff_words(mention.replace("\\|", "|"))
+        if words is None or words[0] == "COMMAND":
+            continue
+        words = words[: words.index("|")] if "|" in words else words
+        command, _ = find(words)
+        if words[0].startswith("-"):
+            assert words[0] in ("--help", "--version"), mention
+            continue
+        assert command is not FASTDIFF, mention
+        options = [
+            given
+            for given, _, _ in pages.option_values(words)
+            if given.startswith("--") and given != "--help"
+        ]
+        if not isinstance(command, Group):
+            known = {f.replace("_", "-") for f in command_type(command).__dataclass_fields__}
+            assert all(o[2:].removeprefix("no-") in known for o in options), mention
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The stand-ins, to be copied for each page."""
+    folder = tmp_path_factory.mktemp("documented")
+    with pytest.MonkeyPatch.context() as patch:
+        stand_ins.shrink_presets(patch)
+        stand_ins.make(folder)
+    yield folder
+
+
+@pytest.fixture
+def workplace(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the stand-ins as the current one; published files come from this machine."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    for path in template.iterdir():
+        if path.name in WRITTEN:
+            shutil.copytree(path, folder / path.name)
+        else:
+            (folder / path.name).symlink_to(path)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("FASTDIFF_CACHE", str(tmp_path / "cache"))
+    stand_ins.shrink_presets(monkeypatch)
+    inception.install(monkeypatch)
+    server = FileServer((folder / "64x64_diffusion.pt").read_bytes())
+    monkeypatch.setitem(RELEASED, "adm-64", Released("adm-64", server.folder))
+    monkeypatch.syspath_prepend(str(folder))
+    yield folder
+    server.close()
+
+
+def _run(words: list[str]) -> None:
+    """Run ``fastdiff`` in this process; what it prints is shown if it fails."""
+    said = io.StringIO()
+    out = next(
+        (
+            words[start]
+            for option, start, _ in pages.option_values(words)
+            if SHORT.get(option, option) == "--out"
+        ),
+        None,
+    )
+    if words[0] == "train" and out:
+        shutil.rmtree(out, ignore_errors=True)  # of another command on the page, which would be gone on with
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            code = main(words)
+        except SystemExit as stop:
+            code = stop.code
+    assert not code, f"fastdiff {' '.join(words)}\n{said.getvalue()[-2000:]}"
+    assert out is None or Path(out).exists(), f"fastdiff {' '.join(words)} has written no {out}"
+    assert said.getvalue()
+
+
+def _run_page(page: Path, rows: Callable[[Run], bool]) -> None:
+    """In the order of the page, so that a command finds what those before it have written."""
+    for command in pages.commands(page):
+        row = row_of(command)
+        if isinstance(row, Run) and rows(row):
+            for printed, here in HERE.items():
+                command = command.replace(printed, here)
+            words = pages.fastdiff_words(command)
+            assert words is not None
+            _run(reduced(words, row.options))
+
+
+def _with_rows(rows: Callable[[Run], bool]) -> list[Path]:
+    """The pages that have such commands."""
+    found = {page for page, command in COMMANDS if isinstance(row := row_of(command), Run) and rows(row)}
+    return sorted(found)
+
+
+@pytest.mark.parametrize("page", _with_rows(lambda row: not row.proof), ids=pages.name)
+def test_commands_run(page: Path, workplace: Path) -> None:
+    _run_page(page, lambda row: not row.proof)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("page", _with_rows(lambda row: row.proof), ids=pages.name)
+def test_all_commands_run(page: Path, workplace: Path) -> None:
+    _run_page(page, lambda row: True)
