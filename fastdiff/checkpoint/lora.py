@@ -48,7 +48,7 @@ def with_base(file: Path, tensors: Mapping[str, Tensor], base: Path) -> dict[str
         layer, adapted, _ = name.partition(".lora_A.weight")
         if adapted:
             weight, b = found.get(f"{layer}.weight"), tensors.get(f"{layer}.lora_B.weight")
-            if weight is None or b is None or (len(weight), weight[0].numel()) != (len(b), a.shape[1]):
+            if weight is None or b is None or (len(weight), weight[0].shape) != (len(b), a.shape[1:]):
                 raise FastdiffError(
                     f"{file} does not fit {base}: {layer}.weight is not what it was trained on"
                 )

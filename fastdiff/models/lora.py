@@ -13,16 +13,17 @@ _PART = ".parametrizations.weight."  # between a layer's name and that of the we
 
 
 class LowRank(nn.Module):
-    """W -> W + B A, with W [O,*] seen as a matrix [O,I], A [rank,I] and B [O,rank], which is zero at first.
+    """W -> W + B A, with W [O,*] seen as a matrix [O,I], A as [rank,I] and B, which is zero at first, as [O,rank].
 
-    Source: Hu et al. 2022, "LoRA: low-rank adaptation of large language models", section 4.1, with alpha = rank; of a
-    convolution A is a convolution to ``rank`` channels and B one of 1 x 1.
+    A convolution's A is a convolution [rank,C,kh,kw] to ``rank`` channels and B [O,rank,1,1] one of 1 x 1, as in peft.
+
+    Source: Hu et al. 2022, "LoRA: low-rank adaptation of large language models", section 4.1, with alpha = rank.
     """
 
     def __init__(self, weight: Tensor, rank: int) -> None:
         super().__init__()
-        self.A = nn.Parameter(weight.new_empty(rank, weight[0].numel()))
-        self.B = nn.Parameter(weight.new_zeros(len(weight), rank))
+        self.A = nn.Parameter(weight.new_empty(rank, *weight.shape[1:]))
+        self.B = nn.Parameter(weight.new_zeros(len(weight), rank, *[1] * (weight.ndim - 2)))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # as for a linear layer
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ class LowRank(nn.Module):
 
 def added(weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """W + B A."""
-    return weight + (b @ a).view(weight.shape)
+    return weight + (b.flatten(1) @ a.flatten(1)).view(weight.shape)
 
 
 def add_adapters(model: nn.Module, rank: int, whole: Collection[str] = ()) -> None:

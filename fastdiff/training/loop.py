@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import signal
 import threading
@@ -47,8 +46,6 @@ from fastdiff.training.tasks import HELD, Validation
 from fastdiff.training.timesteps import make_times
 from fastdiff.training.trackers import Tracker
 from fastdiff.training.update import Update
-
-_LOG = logging.getLogger(__name__)
 
 
 class TrainResult(NamedTuple):
@@ -159,11 +156,9 @@ class Trainer:
             transferred = transfer(pretrained, model)
             if self.config.lora:
                 add_adapters(model, self.config.lora, {*transferred.fitted, *transferred.new})
-            if self._processes.first and not checkpoints(self.config.out):
+            if not checkpoints(self.config.out):
                 learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-                _LOG.warning(
-                    "fine-tuning %s: %s; %d parameters are trained", self.config.init, transferred, learning
-                )
+                self.prepared.notes.append(f"{transferred}; {learning} parameters are trained")
         model.recompute = self.config.recompute if self.config.recompute != "none" else model.recompute
         return model
 

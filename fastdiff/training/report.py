@@ -175,7 +175,9 @@ def _about(
         "sizes": sizes[:_LISTED],
         "modes": dict(found.modes.most_common()),
         "classes": prepared.classes,
-        "preset": config.preset,
+        "preset": None if config.init else config.preset,
+        "init": config.init,
+        "notes": prepared.notes,
         "input": shape,
         "parameters": parameters,
         "device": device,
@@ -205,7 +207,7 @@ def _in_words(config: TrainConfig, about: dict[str, Any], notes: list[str]) -> l
     return [
         f"data       {config.data}: {images} {colours} images of {width}x{tall}{several}{checked}",
         f"classes    {listed}",
-        f"model      {config.preset}, {height}x{height} {'grey' if channels == 1 else 'RGB'}, "
+        f"model      {config.init or config.preset}, {height}x{height} {'grey' if channels == 1 else 'RGB'}, "
         f"{about['parameters'] / 1e6:.2f} M parameters",
         *(f"note       {note}" for note in notes),
         f"device     {about['device']}, {config.precision}",

@@ -41,10 +41,10 @@ def test_adapters_are_low_rank_products() -> None:
     add_adapters(layer, 2)
     torch.testing.assert_close(layer[0](x), before, rtol=0, atol=0)  # B is zero
     adapter: Any = layer[0].parametrizations["weight"][0]  # pyright: ignore
-    assert adapter.A.shape == (2, 54) and adapter.B.shape == (8, 2)
+    assert adapter.A.shape == (2, 6, 3, 3) and adapter.B.shape == (8, 2, 1, 1)
     adapter.B.data.normal_()
-    narrow = nn.functional.conv2d(x, adapter.A.view(2, 6, 3, 3), padding=1)
-    expected = before + nn.functional.conv2d(narrow, adapter.B[:, :, None, None])
+    narrow = nn.functional.conv2d(x, adapter.A, padding=1)
+    expected = before + nn.functional.conv2d(narrow, adapter.B)
     torch.testing.assert_close(layer[0](x), expected, rtol=1e-4, atol=1e-5)
 
     merged = merge(layer.state_dict())
@@ -99,8 +99,9 @@ def test_gradients_are_those_of_the_merged_weights(
         if isinstance(layer, nn.Module) and hasattr(layer, "parametrizations"):
             adapter: Any = layer.parametrizations["weight"][0]  # pyright: ignore
             grad = whole[f"{name}.weight"].grad.flatten(1)  # pyright: ignore
-            torch.testing.assert_close(adapter.A.grad, adapter.B.T @ grad, **close)
-            torch.testing.assert_close(adapter.B.grad, grad @ adapter.A.T, **close)
+            a, b = adapter.A.flatten(1), adapter.B.flatten(1)
+            torch.testing.assert_close(adapter.A.grad.flatten(1), b.T @ grad, **close)
+            torch.testing.assert_close(adapter.B.grad.flatten(1), grad @ a.T, **close)
             count += 1
     assert count > 10
 

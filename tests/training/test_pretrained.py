@@ -140,7 +140,7 @@ def colours(tmp_path: Path) -> Path:
 
 
 def test_the_command_line_names_what_it_keeps(
-    colours: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The bundled grey model of ten classes, fine-tuned on two classes of colour images, one of which it knows."""
     out = tmp_path / "run"
@@ -148,7 +148,9 @@ def test_the_command_line_names_what_it_keeps(
     assert run("--data", colours, "--init", "fashion-mnist", *options) == 0
     kept = len(fastdiff.load("fashion-mnist").state_dict()) - 4
     names = "label_emb.weight, input_blocks.0.0.weight, out.2.weight, out.2.bias"
-    assert f"fine-tuning fashion-mnist: {kept} tensors kept; fitted: {names}" in caplog.text
+    printed = capsys.readouterr().out
+    assert f"\nnote       {kept} tensors kept; fitted: {names}; 1739587 parameters are trained\n" in printed
+    assert "\nmodel      fashion-mnist, 16x16 RGB, 1.74 M parameters\n" in printed
 
     old, model = fastdiff.load("fashion-mnist"), fastdiff.load(out / "model.safetensors")
     assert isinstance(old, UNet) and isinstance(model, UNet) and isinstance(model.config, UNetConfig)
@@ -174,15 +176,15 @@ def test_the_average_of_a_run_is_where_another_begins(toy: dict[str, Any], tmp_p
 
 
 def test_a_fine_tuned_run_goes_on(
-    toy: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    toy: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(TrainConfig(**toy, steps=2))
     options = {**toy, "init": str(toy["out"] / "model.safetensors"), "checkpoint_every": 2}
     whole = train(TrainConfig(**{**options, "out": tmp_path / "whole"}, steps=4)).model
+    capsys.readouterr()
     for steps, times in ((2, 1), (4, 0)):
-        caplog.clear()
         parts = train(TrainConfig(**{**options, "out": tmp_path / "parts"}, steps=steps)).model
-        assert caplog.text.count("fine-tuning") == times
+        assert capsys.readouterr().out.count("tensors kept") == times
     assert whole is not None and parts is not None
     expected, found = fastdiff.load(whole).state_dict(), fastdiff.load(parts).state_dict()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
