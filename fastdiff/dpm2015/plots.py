@@ -121,7 +121,7 @@ def curve_picture(lines: Sequence[Mapping[str, Any]], trained: Trained, known: M
         figure, axis = plt.subplots(figsize=(7.2, 3.6), dpi=120, layout="constrained")
         axis.fill_between(step, k - error, k + error, color=BLUE, alpha=0.2, linewidth=0)
         axis.plot(
-            step, k, color=BLUE, linewidth=1.6, marker="o", markersize=3, label="held-out data, few steps"
+            step, k, color=BLUE, linewidth=1.6, marker="o", markersize=3, label="held-out data, some steps"
         )
         axis.errorbar(
             step[-1], final, spread, color=INK, marker="D", markersize=5, capsize=3, linestyle="",
