@@ -16,6 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+import fastdiff
+from fastdiff.cli import main
 from fastdiff.data.images import load_data
 from fastdiff.data.readers import read
 from fastdiff.errors import FastdiffError
@@ -194,3 +196,24 @@ def test_the_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         FastdiffError, match="hf:cifar10 is read by the package datasets, .*: pip install datasets"
     ):
         read(Path("hf:cifar10"))
+
+
+def test_the_command_line_trains_on_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tyro", reason="tyro is not installed")
+    monkeypatch.setitem(sys.modules, "datasets", stand_in())
+    net = {"model_channels": 32, "channel_mult": [1], "num_res_blocks": 1, "attention_resolutions": []}
+    (tmp_path / "net.json").write_text(json.dumps({"model": net, "diffusion": {"schedule": "cosine"}}))
+    options = [
+        "--data",
+        "hf:somebody/shapes",
+        "--preset",
+        str(tmp_path / "net.json"),
+        "--steps",
+        "1",
+        "-b",
+        "2",
+    ]
+    assert main(["train", *options, "--workers", "0", "--out", str(tmp_path / "run")]) == 0
+    model: Any = fastdiff.load(tmp_path / "run" / "model.safetensors")
+    assert model.class_names == ("circle", "square")
+    assert (model.config.image_size, model.config.in_channels, model.config.num_classes) == (8, 1, 2)
