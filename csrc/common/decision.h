@@ -16,6 +16,10 @@ constexpr float kCertain = 1024.f;        // exact: |v| times the distance to th
 constexpr float kUnmoved = 0x1p-13f;      // exact: the same if |v| x times this is above it: moves are of few ulp
 constexpr float kLargestNormal = 7.f;     // on a grid: above sqrt(-2 ln 2^-33), the largest that is ever drawn
 
+// A row of the table of walks whose boundaries or drift move, for each grid point: the share of the separation that is
+// left, symmetrically around the middle, and what is added to the drift in the step that begins there.
+enum Column { kOpen, kPush, kColumns };
+
 struct Args {
   const int64_t* seeds;                      // [N]
   const float* parameters[kParameterCount];  // [N] each, in the order of Parameter
@@ -28,6 +32,9 @@ struct Args {
   int64_t max_steps;
   int64_t threads;  // of the CPU
   float dt, reach, max_time;
+  const float* table;  // [max_steps + 1, kColumns], or null: nothing moves. With a table reach is 0.
+  // A step of a leaky walk, x measured from the middle: x decay + drift gain + spread times a normal.
+  float decay, gain, spread;
 };
 
 }  // namespace fastdiff::decision

@@ -76,13 +76,14 @@ class Queue {
     ready_.set(kX, z * scale);
     ready_.set(kA, a);
     ready_.set(kV, v);
+    ready_.set(kUnit, scale);
     // The end of a stride lies `reach` of its standard deviations before the boundary, drift included.
     const Vec with_drift = grid_.reach + max(v, -v) * a * (0.5f / grid_.reach);
     ready_.set(kReach, grid_.reach > 0.f ? 1.f / (with_drift * sqrt(splat(grid_.dt))) : Vec{});
     if (args_.method == kExact)
       ready_.set(kTime, Vec{});
     else
-      ready_.set(kTime, stands_still(ready_, grid_) & (VecI{} + (grid_.max_steps - 1)));
+      ready_.set(kTime, grid_.table ? VecI{} : stands_still(ready_, grid_) & (VecI{} + (grid_.max_steps - 1)));
     ready_.set(kShift, Vec{});
     for (int64_t i = 0; i < count; ++i) args_.rt[next_ + i] = t0[i];  // the decision's time is added at the end
   }
@@ -145,7 +146,8 @@ extern "C" size_t fastdiff_decision_args_size() { return sizeof(fastdiff::decisi
 
 extern "C" void fastdiff_decision(const fastdiff::decision::Args* args) {
   using namespace fastdiff::decision;
-  const Grid grid{args->dt, args->reach, static_cast<int32_t>(args->max_steps), args->max_time};
+  const Grid grid{args->dt,    args->reach, static_cast<int32_t>(args->max_steps), args->max_time,
+                  args->table, args->decay, args->gain, args->spread};
   const int64_t ranges = (args->trials + kRange - 1) / kRange;
   fastdiff::parallel_for(ranges, static_cast<int>(args->threads), [&](int64_t i) {
     const int64_t first = i * kRange, end = std::min(args->trials, first + kRange);

@@ -4,6 +4,8 @@
 // `advance` moves all lanes and returns which have ended: x <= 0 below, x >= a above, in between: out of time.
 #pragma once
 
+#include <algorithm>
+
 #include "common/decision.h"
 #include "cpu/noise.h"
 #include "cpu/vec.h"
@@ -11,8 +13,8 @@
 namespace fastdiff::decision {
 
 // What a lane holds. kTrial is the trial's number within the range that a thread works on. kShift and kReach are
-// for walks on a grid: what is added to the time at the end, and how far a stride goes (see `stride`).
-enum Field { kKey0, kKey1, kBlock, kTrial, kX, kA, kV, kReach, kTime, kShift, kFields };
+// for walks on a grid: what is added to the time at the end, and how far a stride goes (see `stride`). kUnit: 1 / s.
+enum Field { kKey0, kKey1, kBlock, kTrial, kX, kA, kV, kReach, kUnit, kTime, kShift, kFields };
 
 struct Lanes {
   alignas(64) float rows[kFields][kLanes];
@@ -30,7 +32,31 @@ struct Grid {
   float reach;  // strides end that many of their own standard deviations before a boundary; 0: every step is drawn
   int32_t max_steps;
   float max_time;  // exact: there are no steps
+  const float* table;  // [max_steps + 1, kColumns] or null
+  float decay, gain, spread;
 };
+
+// Where the lower boundary is, at the beginning and at the end of each lane's step, and the step's drift; the upper one lies
+// as far from a.
+struct Step {
+  Vec lower, lower_after, push;
+};
+
+inline Step table_step(const Lanes& lanes, const Grid& grid, VecI steps) {
+  Vec open, after, push;
+  for (int i = 0; i < kLanes; ++i) {
+    const float* row = grid.table + static_cast<int64_t>(std::min(steps[i], grid.max_steps - 1)) * kColumns;
+    open[i] = row[kOpen], after[i] = row[kColumns + kOpen], push[i] = row[kPush];
+  }
+  const Vec half = 0.5f * lanes.get(kA);
+  return {half - half * open, half - half * after, push * lanes.get(kUnit)};
+}
+
+// The end of a step of a walk that may leak: exact for a drift that does not change within the step.
+inline Vec step_end(Vec x, Vec a, Vec drift, Vec normal, const Grid& grid) {
+  const Vec middle = 0.5f * a;
+  return middle + ((x - middle) * grid.decay + (drift * grid.gain + grid.spread * normal));
+}
 
 struct Words {
   VecU word[4];
@@ -104,6 +130,15 @@ struct Euler {
     Vec x = lanes.get(kX);
     VecI steps = lanes.get_int(kTime), done = {};
     for (int j = 0; j < 4; ++j) {
+      if (grid.table) {
+        const Step step = table_step(lanes, grid, steps);
+        const Vec next = step_end(x, a, lanes.get(kV) + step.push, z[j], grid);
+        const VecI below = next <= step.lower_after, above = ~below & (next >= a - step.lower_after);
+        x = select(done, x, select(below, Vec{}, select(above, a, next)));
+        steps = done ? steps : steps + 1;
+        done = done | below | above | (steps >= grid.max_steps);
+        continue;
+      }
       const Vec m = stride(min(x, a - x), reach, steps, grid);
       const Vec next = x + m * (drift * m + sigma * z[j]);
       x = select(done, x, next);
@@ -126,19 +161,32 @@ struct Bridge {
     const Words r = draw_next(lanes);
     Vec z, other;
     normals(r.word[0], r.word[1], z, other);
-    const Vec a = lanes.get(kA), x = lanes.get(kX), y = a - x;
+    const Vec a = lanes.get(kA), x = lanes.get(kX);
     const VecI steps = lanes.get_int(kTime);
-    const Vec m = stride(min(x, y), lanes.get(kReach), steps, grid);
-    const Vec h = m * m * grid.dt;
-    const Vec next = x + (lanes.get(kV) * h + sqrt(h) * z), next_y = a - next;
-    const Vec scale = -2.f / h, u = uniform(r.word[2]);
-    const VecI below = u < exp(x * next * scale);
-    const VecI above = ~below & (1.f - u < exp(y * next_y * scale));
-    const VecI crossed = below | above, after = steps + to_int(m * m);
+    // Distances from either boundary before and after the step. A bridge seen from a boundary that moves evenly is a
+    // bridge, so that the rest is the same for both.
+    Vec low = x, high = a - x, h, next, next_low, next_high, variance;
+    VecI after;
+    if (grid.table) {
+      const Step step = table_step(lanes, grid, steps);
+      h = splat(grid.dt), variance = splat(grid.spread * grid.spread), after = steps + 1;
+      next = step_end(x, a, lanes.get(kV) + step.push, z, grid);
+      low -= step.lower, high -= step.lower;
+      next_low = next - step.lower_after, next_high = a - step.lower_after - next;
+    } else {
+      const Vec m = stride(min(low, high), lanes.get(kReach), steps, grid);
+      h = variance = m * m * grid.dt, after = steps + to_int(m * m);
+      next = x + (lanes.get(kV) * h + sqrt(h) * z);
+      next_low = next, next_high = a - next;
+    }
+    const Vec scale = -2.f / variance, u = uniform(r.word[2]);
+    const VecI below = u < exp(low * next_low * scale);
+    const VecI above = ~below & (1.f - u < exp(high * next_high * scale));
+    const VecI crossed = below | above;
     lanes.set(kX, select(below, Vec{}, select(above, a, next)));
     lanes.set(kTime, after);
     if (lane_bits(crossed)) {
-      const Vec before = select(below, x, y), past = select(below, next, next_y);
+      const Vec before = select(below, low, high), past = select(below, next_low, next_high);
       const Vec within = crossing(before, max(past, -past), h, other, uniform(r.word[3]));
       lanes.set(kShift, select(crossed, within - h, Vec{}));
     }

@@ -19,6 +19,7 @@ struct Walker {
   uint64_t seed;
   uint32_t block;  // of Philox, the next one
   float x, a, v;
+  float unit;     // 1 / s
   float reach;    // see stride
   int32_t steps;  // on a grid
   float time;     // exact: since the start; bridge: what is added to the steps' time
@@ -47,12 +48,32 @@ __device__ __forceinline__ bool stands_still(const Args& args, const Walker& w) 
 // The smaller of the two values of an inverse Gaussian with mean 1 that a squared normal leaves to choose from.
 __device__ __forceinline__ float smaller_value(float phi) { return 1.f / (1.f + phi + sqrtf(phi * (2.f + phi))); }
 
+// The step of a walk whose boundaries or drift move: where the lower boundary is before and after it (the upper one lies as
+// far from a), and where the walk is after it.
+struct Step {
+  float lower, lower_after, next;
+};
+
+__device__ __forceinline__ Step table_step(const Args& args, const Walker& w, float normal) {
+  const float* row = args.table + static_cast<int64_t>(w.steps) * kColumns;
+  const float half = 0.5f * w.a, drift = w.v + row[kPush] * w.unit;
+  return {half - half * row[kOpen], half - half * row[kColumns + kOpen],
+          half + ((w.x - half) * args.decay + (drift * args.gain + args.spread * normal))};
+}
+
 struct Euler {
   static __device__ __forceinline__ bool advance(const Args& args, Walker& w) {
     float z[4];
     normal_block(w.seed, w.block++, 0, kPath, z);
     const float sigma = sqrtf(args.dt);
     for (int j = 0; j < 4; ++j) {
+      if (args.table) {
+        const Step step = table_step(args, w, z[j]);
+        w.x = step.next <= step.lower_after ? 0.f : step.next >= w.a - step.lower_after ? w.a : step.next;
+        w.steps += 1;
+        if (w.x == 0.f || w.x == w.a || w.steps >= args.max_steps) return true;
+        continue;
+      }
       const float m = stride(args, w, fminf(w.x, w.a - w.x));
       w.x += m * (w.v * args.dt * m + sigma * z[j]);
       w.steps += static_cast<int32_t>(m * m);
@@ -71,12 +92,22 @@ struct Bridge {
     philox_words(w.seed, w.block++, 0, kPath, r);
     float z, other;
     normal_pair(r[0], r[1], z, other);
-    const float y = w.a - w.x, m = stride(args, w, fminf(w.x, y)), h = m * m * args.dt;
-    const float next = w.x + (w.v * h + sqrtf(h) * z), next_y = w.a - next, scale = -2.f / h, u = uniform(r[2]);
-    const bool below = u < expf(w.x * next * scale);
-    const bool above = !below && 1.f - u < expf(y * next_y * scale);
+    float low = w.x, high = w.a - w.x, m = 1.f, h, variance, next, next_low, next_high;
+    if (args.table) {
+      const Step step = table_step(args, w, z);
+      h = args.dt, variance = args.spread * args.spread, next = step.next;
+      low -= step.lower, high -= step.lower;
+      next_low = next - step.lower_after, next_high = w.a - step.lower_after - next;
+    } else {
+      m = stride(args, w, fminf(low, high)), h = variance = m * m * args.dt;
+      next = w.x + (w.v * h + sqrtf(h) * z);
+      next_low = next, next_high = w.a - next;
+    }
+    const float scale = -2.f / variance, u = uniform(r[2]);
+    const bool below = u < expf(low * next_low * scale);
+    const bool above = !below && 1.f - u < expf(high * next_high * scale);
     if (below || above)
-      w.time = crossing(below ? w.x : y, fabsf(below ? next : next_y), h, other, uniform(r[3])) - h;
+      w.time = crossing(below ? low : high, fabsf(below ? next_low : next_high), h, other, uniform(r[3])) - h;
     w.x = below ? 0.f : above ? w.a : next;
     w.steps += static_cast<int32_t>(m * m);
     return below || above || w.steps >= args.max_steps;
@@ -142,7 +173,7 @@ __device__ __forceinline__ float parameter(const Args& args, Parameter p, int64_
 
 // False for NaN and for a start on or outside the boundaries. rt holds the non-decision time until the walk ends.
 __device__ __forceinline__ bool begin(const Args& args, int64_t trial, Walker& w) {
-  w = {trial, static_cast<uint64_t>(args.seeds[trial * args.seed_stride]), 0, 0.f, 0.f, 0.f, 0.f, 0, 0.f};
+  w = {trial, static_cast<uint64_t>(args.seeds[trial * args.seed_stride]), 0, 0.f, 0.f, 0.f, 0.f, 0.f, 0, 0.f};
   float v = parameter(args, kDrift, trial), z = parameter(args, kStart, trial);
   float t0 = parameter(args, kNonDecision, trial);
   const float drift_sd = parameter(args, kDriftSd, trial), start_range = parameter(args, kStartRange, trial);
@@ -159,11 +190,12 @@ __device__ __forceinline__ bool begin(const Args& args, int64_t trial, Walker& w
   const float scale = 1.f / parameter(args, kNoiseScale, trial);
   w.a = parameter(args, kBoundary, trial) * scale;
   w.v = v * scale;
+  w.unit = scale;
   w.x = z * scale;
   // The end of a stride lies `reach` of its standard deviations before the boundary, drift included.
   if (args.reach > 0.f)
     w.reach = 1.f / ((args.reach + fabsf(w.v) * w.a * (0.5f / args.reach)) * sqrtf(args.dt));
-  if (args.method != kExact && stands_still(args, w)) w.steps = static_cast<int32_t>(args.max_steps) - 1;
+  if (args.method != kExact && !args.table && stands_still(args, w)) w.steps = static_cast<int32_t>(args.max_steps) - 1;
   args.rt[trial] = t0;
   return w.x > 0.f && w.x < w.a && w.a - w.a == 0.f && w.v - w.v == 0.f;
 }

@@ -2,6 +2,7 @@
 #include "common/decision.h"
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 
 #include "torch/door.h"
@@ -18,9 +19,11 @@ struct Walks {
   double dt;
   int64_t max_steps;
   double max_time, reach;
+  OptionalTensor table;
+  double leak;
 
   auto fields() const {
-    return std::tie(seeds, v, a, z, t0, s, sv, sz, st0, method, dt, max_steps, max_time, reach);
+    return std::tie(seeds, v, a, z, t0, s, sv, sz, st0, method, dt, max_steps, max_time, reach, table, leak);
   }
   std::array<const Tensor*, kParameterCount> parameters() const { return {&v, &a, &z, &t0, &s, &sv, &sz, &st0}; }
 
@@ -29,6 +32,13 @@ struct Walks {
     fit.require(seeds.dim() == 1).dtype(seeds, dtypes().int64);
     fit.require(method >= kExact && method <= kEuler && dt > 0 && dt < 1 / 0.0 && reach >= 0 && max_time > 0);
     fit.require(max_steps >= 1 && max_steps <= kMaxSteps);
+    if (table) {
+      fit.tensor("table", *table).dtype(*table, dtypes().float32);
+      fit.require(method != kExact && reach == 0 && table->dim() == 2 && table->size(0) > max_steps);
+      fit.require(table->size(1) == kColumns && table->is_contiguous());
+    } else {
+      fit.require(leak == 0);
+    }
     if (!fit.fits()) return fit.reason();
     if (dtype_of(v) != dtypes().float32) fit.no(name_of_dtype(dtype_of(v)) + " is not float32");
     for (const Tensor* p : parameters()) fit.tensor("a parameter", *p).dtype(*p, dtypes().float32).require(same_sizes(*p, seeds));
@@ -57,6 +67,10 @@ struct Walks {
     args.method = method, args.max_steps = max_steps, args.threads = threads();
     args.dt = static_cast<float>(dt), args.reach = static_cast<float>(reach);
     args.max_time = static_cast<float>(max_time);
+    args.table = in<float>(table);
+    args.decay = static_cast<float>(std::exp(-leak * dt));
+    args.gain = static_cast<float>(leak == 0 ? dt : -std::expm1(-leak * dt) / leak);
+    args.spread = static_cast<float>(std::sqrt(leak == 0 ? dt : -std::expm1(-2 * leak * dt) / (2 * leak)));
     kernel.run(kernels, args, seeds);
   }
 };
@@ -64,8 +78,8 @@ struct Walks {
 // Some of the trials of a call, whose results go where they belong. Empty, or why the CPU's kernels cannot run it.
 std::string part(Tensor rt, Tensor choice, Tensor position, Tensor seeds, Tensor v, Tensor a, Tensor z, Tensor t0,
                  Tensor s, Tensor sv, Tensor sz, Tensor st0, int64_t method, double dt, int64_t max_steps,
-                 double max_time, double reach) {
-  const Walks walks = {seeds, v, a, z, t0, s, sv, sz, st0, method, dt, max_steps, max_time, reach};
+                 double max_time, double reach, OptionalTensor table, double leak) {
+  const Walks walks = {seeds, v, a, z, t0, s, sv, sz, st0, method, dt, max_steps, max_time, reach, table, leak};
   std::string reason = door::why_not(walks, cpu_kernels());
   Fit fit(cpu_kernels(), "seeds", seeds);
   for (const Tensor* result : {&rt, &choice, &position})
@@ -85,6 +99,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastdiff, m) {
   m.def(
       "_decision_part(Tensor(a!) rt, Tensor(b!) choice, Tensor(c!) position, Tensor seeds, Tensor v, Tensor a, Tensor z,"
       " Tensor t0, Tensor s, Tensor sv, Tensor sz, Tensor st0, int method, float dt, int max_steps, float max_time,"
-      " float reach) -> str");
+      " float reach, Tensor? table, float leak) -> str");
 }
 STABLE_TORCH_LIBRARY_IMPL(fastdiff, CPU, m) { m.impl("_decision_part", TORCH_BOX(&fastdiff::decision::part)); }

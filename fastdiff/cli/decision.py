@@ -53,8 +53,19 @@ class Simulate:
     """Number of trials of each condition."""
     seed: int | None = None
     """Random seed. Default: a new one, which is printed."""
-    method: Literal["exact", "bridge", "euler"] = "exact"
-    """Exact simulation without time steps; or Euler steps, with (bridge) or without (euler) crossings between steps."""
+    method: Literal["exact", "bridge", "euler"] | None = None
+    """Exact simulation without time steps; or Euler steps, with (bridge) or without (euler) crossings between steps.
+    Default: exact, or bridge if the boundaries close or the walk leaks."""
+    closing: Literal["linear", "exponential", "weibull"] | None = None
+    """How the boundaries close towards their middle. Default: they are fixed."""
+    closing_scale: float = 1.0
+    """Time in seconds in which linear boundaries meet, or time constant of the others."""
+    closing_shape: float = 1.0
+    """Shape of Weibull boundaries, at least 1."""
+    closing_share: float = 1.0
+    """Share of the separation that exponential and Weibull boundaries lose in the end."""
+    leak: float = 0.0
+    """Leak per second: the drift falls by LEAK times the distance from the middle; negative for self-excitation."""
     dt: float = 0.001
     """Time step of bridge and euler, in seconds."""
     t_max: float = math.inf
@@ -78,9 +89,17 @@ class Simulate:
             raise FastdiffError(f"n must be at least 1, got {self.n}")
         model = {k: getattr(self, k) for k in ("a", "z", "t0", "s", "sv", "sz", "st0", "z_mode", "t0_mode")}
         drifts = torch.tensor(self.v, dtype=torch.float64)
+        closing = None
+        if self.closing is not None:
+            closing = decision.Closing(
+                self.closing, self.closing_scale, self.closing_shape, self.closing_share
+            )
+        moving = closing is not None or self.leak != 0
+        method = self.method or ("bridge" if moving else "exact")
         start = time.perf_counter()
         trials = decision.simulate(
-            drifts.repeat_interleave(self.n), **model, seed=self.seed, method=self.method, dt=self.dt,
+            drifts.repeat_interleave(self.n), **model, seed=self.seed, method=method, dt=self.dt,
+            closing=closing, leak=self.leak,
             t_max=self.t_max, deadline=self.deadline, progress=self.progress,
         )  # fmt: skip
         rt, choice = trials
@@ -89,7 +108,8 @@ class Simulate:
         write_trials(
             self.out, rt.tolist(), choice.tolist(), [f"{v:g}" for v in self.v for _ in range(self.n)]
         )
-        closed = decision.moments(drifts, **model)
+        # Of boundaries that close and walks that leak there is no closed form.
+        closed = None if moving else decision.moments(drifts, **model)
         print(
             "condition   upper  closed form   mean rt  closed form"
             + " (no deadline)" * (self.t_max < math.inf or self.deadline is not None)
@@ -99,13 +119,10 @@ class Simulate:
             decided = choice[part] >= 0
             mean = float(rt[part][decided].double().mean()) if bool(decided.any()) else math.nan
             share = float((choice[part] == 1).double().mean())
-            print(
-                f"v = {v:<6g} {share:7.4f} {float(closed.p_upper[i]):12.4f} {mean:9.4f} {float(closed.mean[i]):12.4f}"
-            )
+            known = ("-", "-") if closed is None else (f"{closed.p_upper[i]:.4f}", f"{closed.mean[i]:.4f}")
+            print(f"v = {v:<6g} {share:7.4f} {known[0]:>12} {mean:9.4f} {known[1]:>12}")
         print(f"device     {device_name()}")
-        print(
-            f"simulated  {len(rt)} trials in {seconds:.3f} s: {len(rt) / seconds:.3g} trials/s ({self.method})"
-        )
+        print(f"simulated  {len(rt)} trials in {seconds:.3f} s: {len(rt) / seconds:.3g} trials/s ({method})")
         print(f"seed       {trials.seed}")
         print(f"wrote      {self.out}")
         return 0

@@ -221,3 +221,20 @@ def _assert_one_line(ended, message: str) -> None:
     assert line.startswith("fastdiff: ") and message in line
     assert ended.code == 2
     assert not ended.out
+
+
+def test_simulate_boundaries_that_close(command, tmp_path) -> None:
+    """Walks that end where linear boundaries meet, and the words for a wrong shape."""
+    out = tmp_path / "trials.csv"
+    ended = command(
+        "decision", "simulate", "--v", 0.5, "--closing", "linear", "--closing-scale", 0.8, "--leak", 0.5,
+        "--dt", 0.01, "--n", 400, "--seed", 1, "--out", out, "--no-progress",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert "(bridge)" in ended.out and "            -" in ended.out
+    rows = list(csv.DictReader(out.open()))
+    times = [float(row["rt"]) for row in rows]
+    assert len(rows) == 400 and {row["choice"] for row in rows} == {"0", "1"}
+    assert min(times) > 0.3 and max(times) <= 1.1 + 1e-6
+    ended = command("decision", "simulate", "--closing", "weibull", "--closing-shape", 0.5, "--out", out)
+    assert ended.code == 2 and "a shape of at least 1" in ended.err

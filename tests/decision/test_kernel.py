@@ -306,3 +306,59 @@ def test_a_tensor_beyond_its_storage_is_left_alone() -> None:
     p["v"] = torch.ones(20)
     p["v"].untyped_storage().resize_(16)
     assert "reaches beyond its storage" in str(decision_op.why_not(Backend.CPU, seeds, *p.values(), *NUMBERS))
+
+
+def _table(steps: int, dt: float) -> Tensor:
+    """Boundaries that close by three quarters, and a drift that rises and falls."""
+    t = np.arange(steps + 1) * dt
+    return torch.from_numpy(np.stack([1 - 0.75 * t / t[-1], 2 * np.sin(4 * t)], 1).astype(np.float32))
+
+
+@backends.each_kernel("decision")
+@pytest.mark.parametrize("leak", [0.0, 1.5, -0.7])
+@pytest.mark.parametrize("method", ["bridge", "euler"])
+def test_moving_walks_agree_with_the_reference(backend: Backend, method, leak: float) -> None:
+    """Each trial with its own noise s, boundaries and drift, and some that cannot begin."""
+    seeds, p = _trials(130 if backend is Backend.TRITON else 2003)
+    p["s"] = 0.5 + torch.arange(len(seeds)) % 3 / 3.0
+    p["z"][4] = 10
+    dt, steps = (0.02, 40) if backend is Backend.TRITON else (0.01, 150)
+    results = []
+    for one in (backend, Backend.REFERENCE):
+        with use_backend(one):
+            results.append(
+                first_passage(
+                    seeds, **p, method=method, dt=dt, t_max=steps * dt, table=_table(steps, dt), leak=leak
+                )
+            )
+    one, two = results
+    same = one.choice == two.choice
+    assert float(same.float().mean()) > 0.998
+    assert 0 < int((one.choice == -1).sum()) < len(seeds) // 2
+    torch.testing.assert_close(one.rt[same], two.rt[same], rtol=1e-4, atol=1e-4, equal_nan=True)
+    torch.testing.assert_close(one.position[same], two.position[same], rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+@each_backend
+def test_a_table_that_moves_nothing_changes_nothing(backend: Backend) -> None:
+    seeds, p = _trials(300)
+    table = torch.tensor([1.0, 0.0]).repeat(101, 1)
+    with use_backend(backend):
+        fixed = first_passage(seeds, **p, method="bridge", dt=0.01, t_max=1.0, every_step=True)
+        moving = first_passage(seeds, **p, method="bridge", dt=0.01, t_max=1.0, table=table)
+    assert float((fixed.choice == moving.choice).float().mean()) > 0.99
+    same = fixed.choice == moving.choice
+    torch.testing.assert_close(fixed.rt[same], moving.rt[same], rtol=1e-4, atol=1e-4)
+
+
+def test_tables_that_do_not_fit_are_refused() -> None:
+    seeds, p = _trials(9)
+    table = _table(100, 0.01)
+    for bad, message in [
+        ({"table": table, "t_max": 2.0}, "the table has 101 rows, 200 steps need one more"),
+        ({"table": table.double(), "t_max": 1.0}, "must be contiguous float32"),
+        ({"table": table, "t_max": 1.0, "method": "exact"}, "every step of the bridge and euler methods"),
+        ({"leak": 1.0, "t_max": 1.0}, "leak needs a table"),
+    ]:
+        with pytest.raises(FastdiffError, match=message):
+            first_passage(seeds, **p, **{"method": "bridge", "dt": 0.01, **bad})

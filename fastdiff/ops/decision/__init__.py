@@ -43,6 +43,8 @@ def first_passage(
     dt: float = 0.001,
     t_max: float = math.inf,
     every_step: bool = False,
+    table: Tensor | None = None,
+    leak: float = 0.0,
 ) -> Passage:  # fmt: skip
     r"""First passage of a Wiener process with drift through 0 or a, one for each seed.
 
@@ -63,10 +65,14 @@ def first_passage(
         dt: seconds, ignored by "exact".
         t_max: walks longer than that (rounded up to whole steps) end with choice -1 and rt infinite.
         every_step: draw every step of the grid. Otherwise m^2 steps far from the boundaries are drawn as one.
+        table: [steps + 1, 2] float32, a row for each point of the grid of "bridge" or "euler": the share of the
+            separation that is left, symmetrically around a / 2, and what is added to the drift in the step that begins
+            there. Every step is drawn; "bridge" takes the boundaries to move evenly within a step.
+        leak: per second: the drift is v - leak (x - a / 2); with a table only.
 
     Returns:
-        Passage(rt [N], choice [N] int8, position [N]). A trial that cannot begin (NaN, z_i on or outside the
-        boundaries) has rt and position NaN and choice -1.
+        Passage(rt [N], choice [N] int8, position [N]); the positions 0 and a stand for the boundaries, wherever they
+        are. A trial that cannot begin (NaN, z_i on or outside the boundaries) has rt and position NaN and choice -1.
 
     Every walk ends, and no rounding error stops one half way. "exact": where the drift dominates (|v| times the
     distance to the nearer boundary above 1024 s^2, or |v| x above 2^23 s^2, in float64 2^52 s^2), the rest of the walk
@@ -84,13 +90,14 @@ def first_passage(
         raise FastdiffError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     how = (
         *(METHODS.index(method), float(dt), step_count(dt, t_max), float(t_max)),
-        0.0 if every_step else REACH[method],
+        0.0 if every_step or table is not None else REACH[method],
+        *(table, float(leak)),
     )
     trials = seeds, v, a, z, t0, s, sv, sz, st0
     return _in_parts(trials, how) or Passage(*decision_op(*trials, *how))
 
 
-def _in_parts(trials: tuple[Tensor, ...], how: tuple[int | float, ...]) -> Passage | None:
+def _in_parts(trials: tuple[Tensor, ...], how: tuple[int | float | Tensor | None, ...]) -> Passage | None:
     """Run many trials in parts on the CPU's kernels, so that Ctrl-C takes effect in between.
 
     None if the operator has to run them as one: there are few, or other kernels or a tracer are used.
@@ -140,6 +147,30 @@ def _check(given: Arguments) -> None:
             f"first_passage: method {method}, max_steps {max_steps} and reach {reach} are not all in range"
         )
     step_count(given.dt, given.max_time)
+    _check_table(given)
+
+
+def _check_table(given: Arguments) -> None:
+    table = given.table
+    if table is None:
+        if given.leak:
+            raise FastdiffError("first_passage: leak needs a table")
+        return
+    if METHODS[given.method] == "exact" or given.reach:
+        raise FastdiffError("first_passage: a table is for every step of the bridge and euler methods")
+    if table.dtype != torch.float32 or table.dim() != 2 or table.shape[1] != 2 or not table.is_contiguous():
+        raise FastdiffError(
+            f"first_passage: the table must be contiguous float32 [steps + 1, 2], got {table.dtype} {list(table.shape)}"
+        )
+    if len(table) <= given.max_steps:
+        raise FastdiffError(
+            f"first_passage: the table has {len(table)} rows, {given.max_steps} steps need one more than that;"
+            " give a smaller t_max"
+        )
+    if table.device != given.seeds.device:
+        raise FastdiffError(
+            f"first_passage: the table is on {table.device}, the seeds on {given.seeds.device}"
+        )
 
 
 def step_count(dt: float, t_max: float) -> int:

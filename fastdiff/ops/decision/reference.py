@@ -12,6 +12,7 @@ from torch import Tensor
 from fastdiff.ops.philox.reference import random_bits, uniform
 
 PATH, PARAMETERS = 0, 1  # Philox streams
+COLUMNS = ("open", "push")  # of the table, csrc/common/decision.h: Column
 SPLIT = 0.28  # exact: below it the series for small times, above it the one for large times
 MOST_DRIFT = 2.5  # exact: intervals are narrowed until drift times half-width is at most this
 MOST_STRIDE = 2048
@@ -37,6 +38,8 @@ class Arguments(NamedTuple):
     max_steps: int
     max_time: float
     reach: float
+    table: Tensor | None = None  # [max_steps + 1, 2]: COLUMNS
+    leak: float = 0.0
 
     def parameters(self) -> dict[str, Tensor]:
         return {name: getattr(self, name) for name in self._fields[1:9]}
@@ -51,6 +54,7 @@ class Walkers:
     x: Tensor
     a: Tensor
     v: Tensor
+    unit: Tensor  # 1 / s
     reach: Tensor
     time: Tensor  # seconds, or steps on a grid
     shift: Tensor  # seconds to add at the end
@@ -65,13 +69,40 @@ class Grid:
     max_steps: int
     max_time: float
     eps: float  # of the dtype that the trials are given in
+    table: Tensor | None
+    leak: float
+
+    def step(
+        self, w: Walkers, x: Tensor, steps: Tensor, normal: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, float]:
+        """A step by the table -> where the lower boundary is before and after it, x after it, the variance."""
+        assert self.table is not None
+        row, (decay, gain, spread) = (
+            steps.long().clamp_max(self.max_steps - 1),
+            leaky_step(self.dt, self.leak),
+        )
+        half, opened = w.a / 2, self.table[:, 0].double()
+        drift = w.v + self.table[row, 1].double() * w.unit
+        moved = half + (x - half) * decay + drift * gain + spread * normal
+        return half - half * opened[row], half - half * opened[row + 1], moved, spread**2
+
+
+def leaky_step(dt: float, leak: float) -> tuple[float, float, float]:
+    """Decay, gain and spread of x' = x decay + drift gain + spread normal after dt, exact for a constant drift."""
+    if leak == 0:
+        return 1.0, dt, math.sqrt(dt)
+    return (
+        math.exp(-leak * dt),
+        -math.expm1(-leak * dt) / leak,
+        math.sqrt(-math.expm1(-2 * leak * dt) / (2 * leak)),
+    )
 
 
 def first_passage(given: Arguments, record: list | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """``record`` receives (trial, step, x) after each move."""
     seeds, dt, max_steps, reach, method = given.seeds, given.dt, given.max_steps, given.reach, given.method
     dtype = given.v.dtype
-    grid = Grid(dt, max_steps, given.max_time, torch.finfo(dtype).eps)
+    grid = Grid(dt, max_steps, given.max_time, torch.finfo(dtype).eps, given.table, given.leak)
     v, a, z, t0, s, sv, sz, st0 = (p.double() for p in given.parameters().values())
     words = random_bits(seeds, 4, stream=PARAMETERS)
     v = v + sv * _normals(words[:, 0], words[:, 1])[0]
@@ -80,14 +111,15 @@ def first_passage(given: Arguments, record: list | None = None) -> tuple[Tensor,
     with_drift = reach + v.abs() * a / (2 * reach * s * s) if reach else torch.full_like(v, math.inf)
     all_trials = torch.arange(len(seeds), device=seeds.device)
     zero = torch.zeros_like(v)
-    walkers = Walkers(all_trials, seeds, z / s, a / s, v / s, 1 / (with_drift * math.sqrt(dt)), zero, zero)
+    reach = 1 / (with_drift * math.sqrt(dt))
+    walkers = Walkers(all_trials, seeds, z / s, a / s, v / s, 1 / s, reach, zero, zero)
 
     begins = (z > 0) & (z < a) & (a / s).isfinite() & (v / s).isfinite()
     choice = torch.full_like(all_trials, -1, dtype=torch.int8)
     position = torch.full_like(v, math.nan)
     rt = torch.where(begins, rt, math.nan)
     walkers, block = walkers[begins], 0
-    if method:
+    if method and given.table is None:
         still = _stands_still(walkers, grid, dtype)
         walkers = replace(walkers, time=torch.where(still, max_steps - 1.0, walkers.time))
     advance = (exact, bridge, euler)[method]
@@ -117,6 +149,15 @@ def euler(w: Walkers, words: Tensor, grid: Grid, record: list | None) -> tuple[W
     z = [*_normals(words[:, 0], words[:, 1]), *_normals(words[:, 2], words[:, 3])]
     x, steps, done = w.x, w.time, torch.zeros_like(w.x, dtype=torch.bool)
     for j in range(4):
+        if grid.table is not None:
+            _, lower, moved, _ = grid.step(w, x, steps, z[j])
+            below, above = moved <= lower, moved >= w.a - lower
+            moved = torch.where(below, 0.0, torch.where(above, w.a, moved))
+            x, steps = torch.where(done, x, moved), torch.where(done, steps, steps + 1)
+            done = done | below | above | (steps >= grid.max_steps)
+            if record is not None:
+                record.append((w.trial, steps, x))
+            continue
         m = _stride(torch.minimum(x, w.a - x), w.reach, steps, grid)
         x = torch.where(done, x, x + m * (w.v * grid.dt * m + math.sqrt(grid.dt) * z[j]))
         steps = torch.where(done, steps, steps + m * m)
@@ -130,14 +171,19 @@ def bridge(w: Walkers, words: Tensor, grid: Grid, record: list | None) -> tuple[
     """One move, and whether and when the bridge between its ends crosses -> the walkers, and which have ended."""
     z, other = _normals(words[:, 0], words[:, 1])
     u, when = uniform(words[:, 2]), uniform(words[:, 3])
-    y = w.a - w.x
-    m = _stride(torch.minimum(w.x, y), w.reach, w.time, grid)
-    h = m * m * grid.dt
-    x = w.x + w.v * h + torch.sqrt(h) * z
-    below = u < torch.exp(-2 * w.x * x / h)
-    above = ~below & (1 - u < torch.exp(-2 * y * (w.a - x) / h))
-    steps = w.time + m * m
-    before, past = torch.where(below, w.x, y), torch.where(below, x, w.a - x).abs()
+    low, high = w.x, w.a - w.x
+    if grid.table is not None:
+        lower, after, x, variance = grid.step(w, w.x, w.time, z)
+        h, steps = grid.dt + 0 * low, w.time + 1
+        low, high, next_low, next_high = low - lower, high - lower, x - after, w.a - after - x
+    else:
+        m = _stride(torch.minimum(low, high), w.reach, w.time, grid)
+        h = variance = m * m * grid.dt
+        x, steps = w.x + w.v * h + torch.sqrt(h) * z, w.time + m * m
+        next_low, next_high = x, w.a - x
+    below = u < torch.exp(-2 * low * next_low / variance)
+    above = ~below & (1 - u < torch.exp(-2 * high * next_high / variance))
+    before, past = torch.where(below, low, high), torch.where(below, next_low, next_high).abs()
     within = _crossing(before, past.clamp_min(1e-20), h, other, when)
     crossed = below | above
     x = torch.where(below, 0.0, torch.where(above, w.a, x))

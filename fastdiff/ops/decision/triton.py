@@ -18,7 +18,7 @@ from torch import Tensor
 from fastdiff.ops import _triton
 from fastdiff.ops._op import Kernel
 from fastdiff.ops._triton import high_word, low_word, minus_two_log, normals, philox, uniform
-from fastdiff.ops.decision import METHODS, PARAMETERS
+from fastdiff.ops.decision import METHODS, PARAMETERS, reference
 from fastdiff.ops.decision.reference import Arguments
 
 _LANES = 64  # of a program, which is one warp: lanes wait only for their own warp's
@@ -50,7 +50,20 @@ def stands_still(x, a, v, reach, dt, max_steps, STRIDES: tl.constexpr):
 
 
 @triton.jit
-def euler(w0, w1, w2, w3, x, a, v, reach, steps, dt, max_steps, STRIDES: tl.constexpr):
+def table_step(x, a, v, unit, steps, normal, table, decay, gain, spread, max_steps):
+    """A step by the table -> where the lower boundary is before and after it, and x after it."""
+    row = table + tl.minimum(steps, max_steps - 1) * 2
+    half = 0.5 * a
+    drift = v + tl.load(row + 1) * unit
+    moved = half + ((x - half) * decay + (drift * gain + spread * normal))
+    return half - half * tl.load(row), half - half * tl.load(row + 2), moved
+
+
+@triton.jit
+def euler(
+    w0, w1, w2, w3, x, a, v, unit, reach, steps, dt, max_steps, table, decay, gain, spread,
+    STRIDES: tl.constexpr, TABLE: tl.constexpr,
+):  # fmt: skip
     """Four moves by Euler-Maruyama -> x, steps, done."""
     z0, z1 = normals(w0, w1)
     z2, z3 = normals(w2, w3)
@@ -59,9 +72,14 @@ def euler(w0, w1, w2, w3, x, a, v, reach, steps, dt, max_steps, STRIDES: tl.cons
     sigma = tl.sqrt_rn(v * 0.0 + dt)
     done = x != x
     for j in tl.static_range(4):
-        m = stride(tl.minimum(x, a - x), reach, steps, max_steps, STRIDES)
-        x = tl.where(done, x, x + m * (drift * m + sigma * z[j]))
-        steps = tl.where(done, steps, steps + (m * m).to(tl.int32))
+        if TABLE:
+            _, lower, moved = table_step(x, a, v, unit, steps, z[j], table, decay, gain, spread, max_steps)
+            moved = tl.where(moved <= lower, 0.0, tl.where(moved >= a - lower, a, moved))
+            x, steps = tl.where(done, x, moved), tl.where(done, steps, steps + 1)
+        else:
+            m = stride(tl.minimum(x, a - x), reach, steps, max_steps, STRIDES)
+            x = tl.where(done, x, x + m * (drift * m + sigma * z[j]))
+            steps = tl.where(done, steps, steps + (m * m).to(tl.int32))
         done = (x <= 0.0) | (x >= a) | (steps >= max_steps)
     return x, steps, done
 
@@ -84,20 +102,34 @@ def crossing(b, e, h, z, u):
 
 
 @triton.jit
-def bridge(w0, w1, w2, w3, x, a, v, reach, steps, dt, max_steps, STRIDES: tl.constexpr):
+def bridge(
+    w0, w1, w2, w3, x, a, v, unit, reach, steps, dt, max_steps, table, decay, gain, spread,
+    STRIDES: tl.constexpr, TABLE: tl.constexpr,
+):  # fmt: skip
     """One move, and whether and when the bridge between its ends crosses -> x, steps, shift of the time, done."""
     z, other = normals(w0, w1)
-    y = a - x
-    m = stride(tl.minimum(x, y), reach, steps, max_steps, STRIDES)
-    h = m * m * dt
-    end = x + (v * h + tl.sqrt_rn(h) * z)
-    scale, u = -2.0 / h, uniform(w2)
-    below = u < tl.exp(x * end * scale)
-    above = (below == 0) & (1.0 - u < tl.exp(y * (a - end) * scale))
+    low, high = x, a - x
+    if TABLE:
+        lower, after, end = table_step(x, a, v, unit, steps, z, table, decay, gain, spread, max_steps)
+        h = x * 0.0 + dt
+        variance = x * 0.0 + spread * spread
+        low, high = low - lower, high - lower
+        end_low, end_high = end - after, a - after - end
+        passed = steps * 0 + 1
+    else:
+        m = stride(tl.minimum(low, high), reach, steps, max_steps, STRIDES)
+        h = m * m * dt
+        variance = h
+        end = x + (v * h + tl.sqrt_rn(h) * z)
+        end_low, end_high = end, a - end
+        passed = (m * m).to(tl.int32)
+    scale, u = -2.0 / variance, uniform(w2)
+    below = u < tl.exp(low * end_low * scale)
+    above = (below == 0) & (1.0 - u < tl.exp(high * end_high * scale))
     crossed = below | above
-    past = tl.abs(tl.where(below, end, a - end))
-    within = crossing(tl.where(below, x, y), past, h, other, uniform(w3))
-    steps += (m * m).to(tl.int32)
+    past = tl.abs(tl.where(below, end_low, end_high))
+    within = crossing(tl.where(below, low, high), past, h, other, uniform(w3))
+    steps += passed
     x = tl.where(below, 0.0, tl.where(above, a, end))
     return x, steps, tl.where(crossed, within - h, 0.0), crossed | (steps >= max_steps)
 
@@ -187,14 +219,14 @@ _STRIDES = ["seed_stride", *(f"{p}_stride" for p in PARAMETERS)]
 def decision_forward_kernel(
     seeds, v, a, z, t0, s, sv, sz, st0, rt, choice, position,
     seed_stride, v_stride, a_stride, z_stride, t0_stride, s_stride, sv_stride, sz_stride, st0_stride,
-    trials, dt, max_steps, max_time, reach,
-    METHOD: tl.constexpr, STRIDES: tl.constexpr, LANES: tl.constexpr,
+    trials, dt, max_steps, max_time, reach, table, decay, gain, spread,
+    METHOD: tl.constexpr, STRIDES: tl.constexpr, TABLE: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     total = tl.num_programs(0).to(tl.int64) * LANES
     # Lanes begin as if a trial before the first had just ended: one way to take up a trial, wherever in the walk.
     i = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES) - total
     x = tl.zeros((LANES,), tl.float32)
-    boundary, drift, far, begin, time, shift = x, x, x, x, x, x
+    boundary, drift, far, begin, time, shift, unit = x, x, x, x, x, x, x
     steps = tl.zeros((LANES,), tl.int32)
     key0, key1, block, zero = (
         steps.to(tl.uint32),
@@ -224,12 +256,14 @@ def decision_forward_kernel(
             own_v, own_x, own_a = scaled(own_v, own_z, tl.load(a + i * a_stride, mask=mask, other=0.0), own_s)
             x, boundary = tl.where(ended, own_x, x), tl.where(ended, own_a, boundary)
             drift, begin = tl.where(ended, own_v, drift), tl.where(ended, own_t0, begin)
+            if TABLE:
+                unit = tl.where(ended, 1.0 / own_s, unit)
             if STRIDES:  # the end of a stride lies `reach` of its standard deviations before the boundary
                 with_drift = reach + tl.abs(own_v) * own_a * (0.5 / reach)
                 far = tl.where(ended, 1.0 / (with_drift * tl.sqrt_rn(with_drift * 0.0 + dt)), far)
             time, shift = tl.where(ended, 0.0, time), tl.where(ended, 0.0, shift)
             steps, block = tl.where(ended, 0, steps), tl.where(ended, zero, block)
-            if METHOD != _EXACT:
+            if METHOD != _EXACT and not TABLE:
                 still = stands_still(x, boundary, drift, far, dt, max_steps, STRIDES)
                 steps = tl.where(ended & still, max_steps - 1, steps)
 
@@ -240,10 +274,14 @@ def decision_forward_kernel(
             x, time, done = exact(w0, w1, w2, w3, x, boundary, drift, time, max_time)
         elif METHOD == _BRIDGE:
             x, steps, shift, done = bridge(
-                w0, w1, w2, w3, x, boundary, drift, far, steps, dt, max_steps, STRIDES
-            )
+                w0, w1, w2, w3, x, boundary, drift, unit, far, steps, dt, max_steps,
+                table, decay, gain, spread, STRIDES, TABLE,
+            )  # fmt: skip
         else:
-            x, steps, done = euler(w0, w1, w2, w3, x, boundary, drift, far, steps, dt, max_steps, STRIDES)
+            x, steps, done = euler(
+                w0, w1, w2, w3, x, boundary, drift, unit, far, steps, dt, max_steps,
+                table, decay, gain, spread, STRIDES, TABLE,
+            )  # fmt: skip
         x, done = tl.where(stuck, float("nan"), x), done | stuck
         running = tl.max((i < trials).to(tl.int32), 0)
 
@@ -259,7 +297,8 @@ def _run(given: Arguments) -> tuple[Tensor, Tensor, Tensor]:
         decision_forward_kernel, (programs,), device,
         seeds, *parameters, rt, choice, position, seeds.stride(0), *strides, n,
         given.dt, given.max_steps, given.max_time, given.reach,
-        METHOD=given.method, STRIDES=given.reach > 0, LANES=_LANES, num_warps=1,
+        given.table, *reference.leaky_step(given.dt, given.leak),
+        METHOD=given.method, STRIDES=given.reach > 0, TABLE=given.table is not None, LANES=_LANES, num_warps=1,
     )  # fmt: skip
     return rt, choice, position
 
@@ -272,10 +311,14 @@ def _supports(given: Arguments) -> str | None:
 
 
 def _calls() -> None:
-    seeds, row = torch.empty(10_000, dtype=torch.int64, device="meta"), torch.empty(10_000, device="meta")
+    seeds = torch.empty(10_000, dtype=torch.int64, device="meta")
+    rows = (torch.empty(10_000, device="meta"),) * len(PARAMETERS)
     for method in range(len(METHODS)):
         for reach in (0.0,) if METHODS[method] == "exact" else (0.0, 2.0):
-            _run(Arguments._make((seeds, *(row,) * len(PARAMETERS), method, 0.001, 1 << 30, math.inf, reach)))
+            _run(Arguments(seeds, *rows, method, 0.001, 1 << 30, math.inf, reach))
+        if METHODS[method] != "exact":
+            table = torch.empty(1001, 2, device="meta")
+            _run(Arguments(seeds, *rows, method, 0.001, 1000, math.inf, 0.0, table, 1.0))
 
 
 KERNELS = {"decision": Kernel(_run, _supports)}
