@@ -48,7 +48,7 @@ def _small(preset: Preset) -> ModelConfig:
 def make(folder: Path) -> None:
     """All files, in a folder; presets must be small already."""
     for place in ("photos", "held-out"):
-        _pictures(folder / place, ("circle", "square"), (32, 32, 3), 12)
+        _pictures(folder / place, ("circle", "square"), (40, 40, 3), 12)
     _pictures(folder / "imagenet" / "train", (f"n{k:04d}" for k in range(1000)), (16, 16, 3), 1)
     (folder / "imagenet" / "val").symlink_to("train")
     _pictures(folder, ("DATA",), (32, 32), 24)
@@ -63,6 +63,7 @@ def make(folder: Path) -> None:
         rows = RNG.integers(0, 256, (20, 3073), np.uint8)
         (folder / f"data_batch_{number}.bin").write_bytes(rows.tobytes())
     _checkpoints(folder)
+    (folder / "run" / "config.json").write_text('{"data": "photos", "out": "run"}')
     _samples(folder)
     _trials(folder / "data.csv")
     (folder / "transforms.py").write_text("def train(image):\n    return image\n")
@@ -96,7 +97,10 @@ def _checkpoints(folder: Path) -> None:
     torch.save(tiny.build(replace(PRESETS["adm-64"].model, num_classes=None)).state_dict(), folder / "ema.pt")
     (folder / "ema.pt").rename(folder / "ema_0.9999_100000.pt")
     inception.write_weights(folder)
-    model = fastdiff.load("fashion-mnist")
+    model = tiny.build(
+        replace(tiny.GRAY, image_size=40, in_channels=3, out_channels=3, num_classes=2, null_label=True)
+    )
+    model.diffusion, model.class_names = fastdiff.DiffusionConfig(schedule="cosine"), ("circle", "square")
     for place in ("runs/a", "run"):
         (folder / place).mkdir(parents=True)
         fastdiff.save(model, folder / place / "model.safetensors")
