@@ -24,6 +24,8 @@ FASTDIFF = Group(
     {
         "sample": "sample:Sample",
         "inpaint": "inpaint:Inpaint",
+        "interpolate": "interpolate:Interpolate",
+        "encode": "encode:Encode",
         "train": "train:Train",
         "data": Group(
             "Look at image data.",
@@ -51,6 +53,7 @@ FASTDIFF = Group(
                 "cifar10": "dpm2015_images:Cifar10",
             },
         ),
+        "export": "export:Export",
         "run": "run:Run",
         "bench": "bench:Bench",
         "fetch": "fetch:Fetch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 import fastdiff
-from fastdiff.choices import SamplerName
+from fastdiff.choices import SAMPLER, STEPS, SamplerName
 from fastdiff.cli.options import (
     Classes,
     Device,
@@ -25,7 +26,14 @@ from fastdiff.cli.options import (
     Steps,
     Weights,
 )
-from fastdiff.cli.shared import check_folder, class_number, load_denoiser
+from fastdiff.cli.shared import (
+    check_folder,
+    class_number,
+    enough_memory,
+    free_weights,
+    load_denoiser,
+    written_by_sample,
+)
 from fastdiff.errors import FastdiffError
 from fastdiff.files import atomic_path
 
@@ -51,7 +59,7 @@ class Evaluate:
     """
 
     samples: Annotated[Positional[str], arg(metavar="SAMPLES")]
-    """Samples: an .npz (arr_0), a folder of images or an IDX file; or a checkpoint or bundled model to sample from."""
+    """Samples: OUT of fastdiff sample, an .npz (arr_0), a folder of images or an IDX file; or a model to sample."""
     reference: Annotated[Path | None, arg(metavar="DATA")] = None
     """Reference to compare with: images as for SAMPLES, or an .npz of statistics, such as ADM's reference batches."""
     metrics: tuple[Literal["fid", "sfid", "is", "precision", "recall"], ...] = ()
@@ -79,9 +87,9 @@ class Evaluate:
     preset: Preset = None
     weights: Weights = None
     classes: Classes = ()
-    sampler: SamplerName = "dpmpp"
+    sampler: SamplerName = SAMPLER
     """Sampling method for a checkpoint; "dpmpp" is DPM-Solver++ 2M. fastdiff sample has more options."""
-    steps: Steps = "20"
+    steps: Steps = str(STEPS)
     eta: Eta = 0.0
     guidance_scale: GuidanceScale = 1.0
     seed: int = 0
@@ -117,12 +125,13 @@ class Evaluate:
             self.features, inception_weights=self.inception_weights, device=usable_device(self.device)
         )
         model = self._load() if self._is_checkpoint else None
-        source = self._read_samples(features) if model is None else self._batches(model)
+        with self._advice_for_colours():
+            source = self._read_samples(features) if model is None else self._batches(model, features)
         shape = source.shape if isinstance(source, Images) else _shape(model)
         reference = None
         if self.reference is not None:
             why = "the images it is compared with"
-            reference = read_reference(self.reference, shape, why=why, **self._reading)
+            reference = read_reference(written_by_sample(self.reference), shape, why=why, **self._reading)
             check_reference(reference, features, shape)
         check_folder(self.out, (FILE,))
         samples = source if isinstance(source, Images) else self._sampled(source)
@@ -146,16 +155,37 @@ class Evaluate:
         from fastdiff.evaluation.images import read_images
 
         why = f"the images that {features.name} looks at"
-        return read_images(Path(self.samples), features.shape, why=why, **self._reading).first(self.n)
+        path = written_by_sample(Path(self.samples))
+        return read_images(path, features.shape, why=why, **self._reading).first(self.n)
+
+    @contextlib.contextmanager
+    def _advice_for_colours(self) -> Iterator[None]:
+        """Say what to give for RGB images where nobody has chosen features, and the bundled ones are of grey images."""
+        from fastdiff.evaluation.features import ADDRESS
+        from fastdiff.evaluation.images import OtherColours
+
+        try:
+            yield
+        except OtherColours as error:
+            if self.features is not None:
+                raise
+            raise FastdiffError(
+                f"{error}; for RGB images give --inception-weights with the file published at {ADDRESS},"
+                " or --features with a classifier of your own"
+            ) from None
 
     @property
     def _reading(self) -> dict[str, Any]:
         return {"fit": self.fit, "skip_broken": self.skip_broken, "progress": self.progress}
 
-    def _batches(self, model: Any) -> Iterator[Tensor]:
+    def _batches(self, model: Any, features: Features) -> Iterator[Tensor]:
         """The images that the checkpoint will make, in batches. Wrong options raise an error here, before sampling."""
-        n = self.n or SAMPLED
-        return fastdiff.sample_batches(
+        from fastdiff.evaluation.images import OtherColours
+
+        n, channels = self.n or SAMPLED, model.config.in_channels
+        if features.shape is not None and features.shape[0] < channels:
+            raise OtherColours(f"{self.samples} makes RGB images, and {features.name} looks at grey ones")
+        batches = fastdiff.sample_batches(
             model,
             n,
             classes=self._labels(model, n),
@@ -167,6 +197,8 @@ class Evaluate:
             batch_size=self.batch_size,
             progress=False,
         )
+        free_weights(model)
+        return batches
 
     def _sampled(self, batches: Iterator[Tensor]) -> Images:
         import torch
@@ -175,7 +207,8 @@ class Evaluate:
         from fastdiff.evaluation.images import Images
 
         images = []
-        with tqdm(total=self.n or SAMPLED, disable=not self.progress, unit="img", desc="samples") as bar:
+        bar = tqdm(total=self.n or SAMPLED, disable=not self.progress, unit="img", desc="samples")
+        with bar, enough_memory(self.device, self.batch_size):
             for batch in batches:
                 images.append(fastdiff.to_uint8(batch).movedim(-1, 1).cpu())
                 bar.update(len(batch))

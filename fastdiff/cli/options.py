@@ -28,6 +28,20 @@ Weights = Annotated[
 Classes = Annotated[
     tuple[str, ...], arg(help="Classes to sample, by name or number, in turn. Default: all classes.")
 ]
+ClassName = Annotated[
+    str | None,
+    arg(
+        name="class",
+        help="Class of the images, by name or number. Default: no class, for models that were trained to do without.",
+    ),
+]
+FitTo = Annotated[
+    Literal["crop", "pad"] | None,
+    arg(
+        help='What to do with images of another size than the model\'s: "crop" scales and crops, "pad" adds a black'
+        " border. Default: an error."
+    ),
+]
 Steps = Annotated[
     str,
     arg(

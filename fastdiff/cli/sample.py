@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 import fastdiff
-from fastdiff.choices import SamplerName
+from fastdiff.choices import SAMPLER, STEPS, SamplerName
 from fastdiff.cli import INTERRUPTED
 from fastdiff.cli.options import (
     BatchSize,
@@ -67,9 +67,9 @@ class Sample:
     n: Count = 64
     """Number of images."""
     classes: Classes = ()
-    sampler: SamplerName = "dpmpp"
+    sampler: SamplerName = SAMPLER
     """Sampling method; "dpmpp" is DPM-Solver++ 2M."""
-    steps: Steps = "20"
+    steps: Steps = str(STEPS)
     eta: Eta = 0.0
     guidance_scale: GuidanceScale = 1.0
     classifier: str | None = None

@@ -92,6 +92,21 @@ def check_folder(out: Path, files: Sequence[str] = ()) -> None:
         raise FastdiffError(f"cannot write to {out}: {reason}; give --out a place to write to") from None
 
 
+def written_by_sample(path: Path) -> Path:
+    """The file of images in a folder that fastdiff sample has written; any other path as it is.
+
+    Raises:
+        FastdiffError: a folder in which that command has not finished any images.
+    """
+    if (path / "samples.npz").is_file():
+        return path / "samples.npz"
+    if (path / "samples.parts").is_dir():
+        raise FastdiffError(
+            f"{path} is the beginning of a run; give its fastdiff sample command again to end it"
+        )
+    return path
+
+
 def class_number(given: str, num_classes: int, names: Sequence[str]) -> int:
     """The number of a class that is given by name, in upper or lower case, or by number.
 
@@ -106,6 +121,22 @@ def class_number(given: str, num_classes: int, names: Sequence[str]) -> int:
     numbers = f"0 to {num_classes - 1}"
     known = f"{', '.join(names)}, or {numbers}" if names else numbers
     raise FastdiffError(f"unknown class {given!r}; known: {known}")
+
+
+def one_class(model: Any, checkpoint: str, name: str | None) -> int | None:
+    """The number of the class of all images, or None for a model that does without.
+
+    Raises:
+        FastdiffError: an unknown class, or one for a model without; none for a model that needs one.
+    """
+    num_classes = model.config.num_classes
+    if name is None:
+        if num_classes is not None and model.null_class is None:
+            raise FastdiffError(f"{checkpoint} is class-conditional; give --class, 0 to {num_classes - 1}")
+        return None
+    if num_classes is None:
+        raise FastdiffError(f"{checkpoint} is not class-conditional; leave out --class")
+    return class_number(name, num_classes, list(model.class_names))
 
 
 def process() -> tuple[int, int]:

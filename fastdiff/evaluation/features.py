@@ -20,6 +20,7 @@ BUNDLED = "fashion-mnist-classifier"
 # as in ADM's evaluator: with 17x17 positions this gives 2023 features, about as many as FID's 2048
 SPATIAL_CHANNELS = 7
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+ADDRESS = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS}"
 _PROOF = {"fc.weight": (1008, 2048), "Mixed_6d.branch1x1.conv.weight": (192, 768, 1, 1)}
 
 
@@ -149,7 +150,7 @@ class InceptionFeatures:
         if weights is None:
             raise FastdiffError(
                 f"features 'inception' need the network's weights: give --inception-weights {WEIGHTS}, "
-                "a file that pytorch-fid and torch-fidelity publish"
+                f"published at {ADDRESS}"
             )
         check_weights(weights)
         self._device = torch.device(device)
@@ -176,7 +177,7 @@ def check_weights(file: Path) -> None:
     torch-fidelity itself would unpickle any file.
     """
     if not file.is_file():
-        raise FastdiffError(f"no Inception weights at {file}; give the file {WEIGHTS}")
+        raise FastdiffError(f"no Inception weights at {file}; give the file published at {ADDRESS}")
     found = read(file)[0]
     for name, shape in _PROOF.items():
         if name not in found or tuple(found[name].shape) != shape:

@@ -18,6 +18,10 @@ Shape = tuple[int, int, int]  # (C, H, W)
 _COLOURS = {1: "grey", 3: "RGB"}
 
 
+class OtherColours(FastdiffError):
+    """RGB images where grey ones are wanted, which nothing fits."""
+
+
 @dataclass(frozen=True)
 class Images:
     """N images [C,H,W] uint8 with a name, in memory or decoded on access; labels [N] int64, if there are any."""
@@ -112,11 +116,11 @@ def read_images(
 def _check(header: Header, wanted: Shape, fit: Fit | None, holds: str, why: str, name: str) -> None:
     """Raise FastdiffError for an image of another shape, if ``fit`` does not say how to fit it."""
     found = header[:3]
-    if wanted[0] < found[0] or fit is None and found != wanted:
-        advice = "" if wanted[0] < found[0] else "; give --fit pad or --fit crop to fit them"
-        raise FastdiffError(
-            f"{holds} {describe_shape(found)} and {why or 'all'} must be {describe_shape(wanted)}{advice}{name}"
-        )
+    sentence = f"{holds} {describe_shape(found)} and {why or 'all'} must be {describe_shape(wanted)}"
+    if wanted[0] < found[0]:
+        raise OtherColours(f"{sentence}{name}")
+    if fit is None and found != wanted:
+        raise FastdiffError(f"{sentence}; give --fit pad or --fit crop to fit them{name}")
     if fit is None and header.transparent:
         raise FastdiffError(f"{holds} transparent images; give --fit crop to drop the transparency{name}")
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from fastdiff.choices import INVERSION_SAMPLER, INVERSION_STEPS, SAMPLER, STEPS
 from fastdiff.diffusion.config import DiffusionConfig, Prediction
 from fastdiff.diffusion.gaussian import GaussianDiffusion, Model
 from fastdiff.errors import FastdiffError
@@ -49,8 +50,8 @@ class Sampler:
 
     model: Model  # model(x, t, **cond) -> [N,C,*], or [N,2C,*] with learned variance; any callable
     shape: Sequence[int] | None = None  # (C, H, W) of one sample; None = from model.config
-    sampler: str = "ddim"  # a name in fastdiff.sampling.samplers.SAMPLERS
-    steps: int | str = 50  # a count, "ddim50", or counts per section: "90,60,60,20,20"
+    sampler: str = SAMPLER  # a name in fastdiff.sampling.samplers.SAMPLERS; "dpmpp"
+    steps: int | str = STEPS  # 20; a count, or for uniform spacing "ddim50", or "90,60,60,20,20" per section
     spacing: Spacing | None = None  # "uniform" timesteps, "karras", "logsnr"; None = the sampler's own
     eta: float = 0.0  # noise of "ddim": 0 = none, 1 = as much as ancestral
     guidance_scale: float | None = None  # w of uncond + w (cond - uncond); None = no guidance
@@ -332,11 +333,11 @@ def encode(
     progress: bool = True,
     **options: Any,
 ) -> Tensor:
-    """The noise x_T [n,C,H,W] that ``sample(model, n, noise=x_T, **options)`` turns into ``images``.
+    """The noise x_T [n,C,H,W] that ``sample(model, n, noise=x_T, sampler="ddim", steps=50)`` turns into ``images``.
 
-    See :meth:`Sampler.encode`; ``options`` are the fields of :class:`Sampler`.
+    See :meth:`Sampler.encode`; ``options`` are the fields of :class:`Sampler`, "ddim" with 50 steps if not given.
     """
-    with Sampler(model, **options) as sampler:
+    with Sampler(model, **{"sampler": INVERSION_SAMPLER, "steps": INVERSION_STEPS, **options}) as sampler:
         return sampler.encode(images, classes=classes, cond=cond, progress=progress)
 
 

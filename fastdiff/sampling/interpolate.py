@@ -1,4 +1,4 @@
-"""Interpolation between two images through their latents: DDIM inversion, then DDIM."""
+"""Interpolation between two images, or two seeds, through their latents: DDIM inversion, then DDIM."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastdiff.choices import INVERSION_SAMPLER, INVERSION_STEPS
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
+from fastdiff.ops.philox import sample_seeds
 from fastdiff.sampling.api import Sampler
+from fastdiff.sampling.request import Request
 from fastdiff.scalars import whole
 
 
@@ -38,8 +41,8 @@ def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
 
 def interpolate(
     model: Model,
-    first: Tensor,
-    last: Tensor,
+    first: Tensor | int,
+    last: Tensor | int,
     n: int = 8,
     *,
     classes: int | None = None,
@@ -49,24 +52,38 @@ def interpolate(
     """n images that interpolate between two, [n,C,H,W] float32 in [-1, 1]; the ends are the two, up to step error.
 
         row = fastdiff.interpolate(model, images[0], images[1], 8, classes=9, steps=100)
+        row = fastdiff.interpolate(model, 3, 7, 8, classes=9)       # between the images of two seeds
 
     Args:
-        first, last: [C,H,W] in [-1, 1].
+        first, last: images [C,H,W] in [-1, 1]; or random seeds, each that of ``sample(model, 1, seed=first)``.
         n: number of images, both ends included, at least 2.
         classes: the class of all, for a class-conditional model.
-        options: fields of ``Sampler``; the sampler is deterministic DDIM.
+        options: fields of ``Sampler``; "ddim" with 50 steps if not given, which images need.
 
     Raises:
-        FastdiffError: images of different shapes, n below 2, a sampler that cannot be reversed.
+        FastdiffError: images of different shapes, n below 2, a sampler that cannot be reversed or draws noise.
     """
     n = whole(n)
+    if not isinstance(n, int) or n < 2:
+        raise FastdiffError(f"n must be at least 2, the two ends, got {n!r}")
+    with Sampler(model, **{"sampler": INVERSION_SAMPLER, "steps": INVERSION_STEPS, **options}) as sampler:
+        latents = _latents(sampler, whole(first), whole(last), classes, progress)
+        between = slerp(latents[0], latents[1], torch.linspace(0, 1, n))
+        return sampler(n, classes=classes, noise=between, progress=progress)
+
+
+def _latents(sampler: Sampler, first: Any, last: Any, classes: int | None, progress: bool) -> Tensor:
+    """x_T of both ends, [2,C,H,W]."""
+    if isinstance(first, int) and isinstance(last, int):
+        return Request(torch.cat([sample_seeds(1, seed) for seed in (first, last)])).initial_state(
+            sampler.sample_shape
+        )
+    if not isinstance(first, Tensor) or not isinstance(last, Tensor):
+        raise FastdiffError(
+            f"give two images or two seeds, got {type(first).__name__} and {type(last).__name__}"
+        )
     if first.shape != last.shape:
         raise FastdiffError(
             f"the two images must have one shape, got {list(first.shape)} and {list(last.shape)}"
         )
-    if not isinstance(n, int) or n < 2:
-        raise FastdiffError(f"n must be at least 2, the two ends, got {n!r}")
-    with Sampler(model, **{"sampler": "ddim", **options}) as sampler:
-        latents = sampler.encode(torch.stack([first, last]), classes=classes, progress=progress)
-        between = slerp(latents[0], latents[1], torch.linspace(0, 1, n))
-        return sampler(n, classes=classes, noise=between, progress=progress)
+    return sampler.encode(torch.stack([first, last]), classes=classes, progress=progress)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastdiff.choices import INPAINT_SAMPLER, INPAINT_STEPS
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.api import Sampler
@@ -15,7 +16,7 @@ from fastdiff.scalars import whole
 
 _CALL = (REQUEST_ARGUMENTS - {"condition"}) | {"progress"}
 # Noise in the steps, and repeated steps, let the unknown pixels adapt to the known ones: docs/conditional_sampling.md.
-_DEFAULTS: dict[str, Any] = {"sampler": "ancestral"}
+_DEFAULTS: dict[str, Any] = {"sampler": INPAINT_SAMPLER, "steps": INPAINT_STEPS}
 REPEATS = 5
 
 
@@ -35,7 +36,7 @@ def inpaint(
         repeats: number of times each step is made, see :class:`~.conditions.Inpaint`. More repeats
             need as many times the model calls and have less bias. None: 5 if the sampler can repeat steps, else 1.
         options: the named arguments of ``fastdiff.sample`` (classes, seed, seeds, noise, cond, progress) and the fields
-            of ``Sampler``; the sampler is "ancestral" if not given.
+            of ``Sampler``; "ancestral" with 50 steps if not given.
 
     Raises:
         FastdiffError: an image or mask of another size, with NaN, or out of range; a mask with other values than

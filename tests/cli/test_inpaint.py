@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import fastdiff
+from fastdiff.data.fit import fit_image
 
 QUICK = ("--steps", 3, "--n", 2, "--no-progress")
 
@@ -94,7 +95,66 @@ def test_shows_progress(command, checkpoints, files, tmp_path) -> None:
     assert ended.code == 0 and "40/40" in ended.err  # two batches of four steps, each made five times
 
 
+@pytest.fixture
+def wide(tmp_path: Path) -> dict[str, Path]:
+    """A picture of 20 x 12 pixels, bright on the left and dark on the right, and a mask of its right half."""
+    picture = np.repeat(np.linspace(255, 0, 20).astype(np.uint8)[None], 12, 0)
+    mask = np.zeros((12, 20), np.uint8)
+    mask[:, 10:] = 255
+    paths = {"image": tmp_path / "wide.png", "mask": tmp_path / "wide-mask.png"}
+    for name, pixels in (("image", picture), ("mask", mask)):
+        Image.fromarray(pixels).save(paths[name])
+    Image.fromarray(picture[:6, :4]).save(tmp_path / "tiny.png")
+    Image.fromarray(mask[:6, 8:12]).save(tmp_path / "tiny-mask.png")
+    return {**paths, "tiny": tmp_path / "tiny.png", "tiny-mask": tmp_path / "tiny-mask.png"}
+
+
+@pytest.mark.parametrize("own_mask", [True, False], ids=["mask-of-the-image", "mask-of-the-model"])
+def test_fit_crops_image_and_mask_alike(command, checkpoints, files, wide, tmp_path, own_mask: bool) -> None:
+    out, mask = tmp_path / "out", wide["mask"] if own_mask else files["mask"]
+    ended = command(
+        "inpaint",
+        wide["image"],
+        mask,
+        "--fit",
+        "crop",
+        "--checkpoint",
+        checkpoints["tiny"],
+        "--out",
+        out,
+        *QUICK,
+    )
+    assert ended.code == 0, ended.err
+    with np.load(out / "inpaint.npz") as archive:
+        filled, image, used = archive["arr_0"], archive["image"], archive["mask"]
+    assert np.array_equal(image[0], fit_image(Image.open(wide["image"]), 8, 1, "crop"))
+    expected = np.arange(8) >= (4 if own_mask else 5)
+    assert np.array_equal(used, np.tile(expected, (8, 1)))
+    assert np.array_equal(filled[:, ~used], np.repeat(image, 2, 0)[:, ~used])
+
+
+def test_fit_pads_with_known_black(command, checkpoints, wide, tmp_path) -> None:
+    ended = command(
+        "inpaint", wide["tiny"], wide["tiny-mask"], "--fit", "pad", "--checkpoint", checkpoints["tiny"], "--out",
+        tmp_path / "out", *QUICK,
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    with np.load(tmp_path / "out" / "inpaint.npz") as archive:
+        filled, used = archive["arr_0"], archive["mask"]
+    inside = np.zeros((8, 8), bool)
+    inside[1:7, 4:6] = True  # the right half of 6 x 4 in the middle
+    assert np.array_equal(used, inside) and not filled[:, 0].any() and not filled[:, :, :2].any()
+
+
 MISTAKES = {
+    "mask-of-neither": (
+        ["@large", "@small", "--fit", "crop"],
+        "is 8 x 4 pixels, the image 8 x 9; give a mask of",
+    ),
+    "too-large-to-pad": (
+        ["@large", "@mask", "--fit", "pad"],
+        "cannot pad a 8x9 image to 8x8; use --fit crop",
+    ),
     "no-arguments": ([], "fastdiff inpaint --help"),
     "missing-image": (["@missing", "@mask"], "no image at"),
     "missing-mask": (["@image", "@missing"], "no mask at"),
@@ -141,12 +201,12 @@ def test_mistakes(command, checkpoints, files, tmp_path, arguments: list[str], m
 
 def test_pictures_stand_upright(files, tmp_path) -> None:
     """As their EXIF data say: image and mask are turned as a viewer turns them."""
-    from fastdiff.cli.inpaint import read_images, read_mask
+    from fastdiff.cli.pictures import read_images, read_mask
 
     turned = Image.Exif()
     turned[0x0112] = 6  # its first row is the right side
     for name, read in (
-        ("image", lambda path: read_images(path, 8, 1)[0, ..., 0]),
+        ("image", lambda path: read_images(path, 1)[0, ..., 0]),
         ("mask", lambda p: read_mask(p, 8)),
     ):
         with Image.open(files[name]) as picture:

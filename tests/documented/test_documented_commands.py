@@ -63,6 +63,10 @@ TABLE: tuple[Run | Left, ...] = (
     Run(r"fastdiff sample .*--weights 0\.9999", {**_SAMPLE, "--weights": "raw"}),  # that run had one average
     Run(r"(torchrun .* )?fastdiff sample .*", _SAMPLE),
     Run(r"fastdiff inpaint .*", {**_CPU, "--n": "1", "--steps": "2", "--no-progress": ""}),
+    Run(r"fastdiff (interpolate|encode) .*", {**_CPU, "--steps": "3", "--no-progress": ""}),
+    Run(r"fastdiff export \S*\.pt2 .*", proof=True),  # seconds of tracing
+    Left(r"fastdiff export \S*\.onnx .*", "needs onnx; tests/interop/test_export.py where it is installed"),
+    Run(r"fastdiff export .*"),
     Run(r"fastdiff train .*--fid-every.*", {**_TRAIN, "--fid-every": "2", "--fid-samples": "4"}, proof=True),
     Run(r"fastdiff train .*--decay.*", {**_TRAIN, "--decay": "1"}),
     Run(r"(torchrun .* )?fastdiff train .*", _TRAIN),
@@ -70,7 +74,7 @@ TABLE: tuple[Run | Left, ...] = (
         r"fastdiff evaluate .*--inception-weights.*", _CPU, proof=True
     ),  # 2048 features: seconds for each FID
     Run(r"fastdiff evaluate .*--bits-per-dim.*", {**_CPU, "--n": "1", "--batch-size": "1"}, proof=True),
-    Run(r"fastdiff evaluate \S*\.npz .*", _CPU),
+    Run(r"fastdiff evaluate (out|samples|\S*\.npz) .*", _CPU),
     Run(r"fastdiff evaluate .*", {**_CPU, "--n": "8", "--batch-size": "8", "--no-progress": ""}),
     Run(r"fastdiff decision simulate .*", {"--n": "100"}),
     Run(r"fastdiff decision fit .*--starts.*", {"--starts": "1"}, proof=True),

@@ -111,7 +111,9 @@ def test_the_real_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 def test_without_weights() -> None:
     with pytest.raises(FastdiffError, match="give --inception-weights pt_inception-2015-12-05-6726825d.pth"):
         load_features("inception")
-    with pytest.raises(FastdiffError, match="no Inception weights at nowhere.pth; give the file"):
+    with pytest.raises(
+        FastdiffError, match="no Inception weights at nowhere.pth; give the file published at https"
+    ):
         load_features(inception_weights=Path("nowhere.pth"))
 
 

@@ -58,7 +58,7 @@ class EmbeddingModel(SmallModel):
 
 
 def draw(model, n: int = 8, **options) -> Tensor:
-    return sample(model, n, progress=False, **{"steps": 4, **options})
+    return sample(model, n, progress=False, **{"sampler": "ddim", "steps": 4, **options})
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -60,7 +60,7 @@ def test_levels_up_are_the_noisy_ones_reversed() -> None:
 @pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
 def test_rows_recover_x0(prediction) -> None:
     diffusion = GaussianDiffusion(DiffusionConfig(prediction=prediction))
-    plan = sampling_plan(diffusion, steps=1000)
+    plan = sampling_plan(diffusion, sampler="ddim", steps=1000)
     x0, noise = torch.tensor([[0.3], [-0.7]]).double(), torch.tensor([[1.1], [0.4]]).double()
     for row in (0, 500, 999):
         t = torch.full((2,), 999 - row)
@@ -158,7 +158,7 @@ def test_rows_are_consistent(sampler, schedule) -> None:
 )
 def test_errors(arguments, sentence) -> None:
     with pytest.raises(FastdiffError, match=sentence):
-        sampling_plan(GaussianDiffusion(), **arguments)
+        sampling_plan(GaussianDiffusion(), **{"sampler": "ddim", "steps": 50, **arguments})
 
 
 def test_encoding_needs_two_levels() -> None:

@@ -44,8 +44,8 @@ SAMPLERS: dict[SamplerName, Method] = {
 def sampling_plan(
     diffusion: GaussianDiffusion,
     *,
-    sampler: str = "ddim",
-    steps: int | str = 50,
+    sampler: str,
+    steps: int | str,
     spacing: Spacing | None = None,
     eta: float = 0.0,
     guidance_scale: float | None = None,
@@ -69,7 +69,7 @@ def sampling_plan(
 
 
 def encoding_plan(
-    diffusion: GaussianDiffusion, *, steps: int | str = 50, guidance_scale: float | None = None
+    diffusion: GaussianDiffusion, *, steps: int | str, guidance_scale: float | None = None
 ) -> Plan:
     """The plan that takes an image to the x_T that ``ddim`` decodes, over the same levels.
 
