@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastdiff.errors import FastdiffError
 
+_ALONE = {"sync_on_compute": False}  # it has all features: it does not wait for other processes of torchrun
 SPLIT = 5000  # samples in a split of the Inception Score, as in ADM's evaluator
 
 
@@ -52,7 +53,7 @@ class FrechetDistance:
 
     def _of(self, num_features: int) -> Any:
         if self._metric is None:
-            self._metric = _import("fid").FrechetInceptionDistance(feature=_AsGiven(num_features))
+            self._metric = _import("fid").FrechetInceptionDistance(feature=_AsGiven(num_features), **_ALONE)
         if num_features != self.num_features:
             raise FastdiffError(
                 f"{self.num_features} features cannot be compared with {num_features}: they are of another network"
@@ -110,7 +111,9 @@ def inception_score(logits: Tensor, *, seed: int = 0) -> float:
         # The warnings are that it keeps the logits, and that a single split has no spread.
         warnings.simplefilter("ignore", UserWarning)
         torch.manual_seed(seed)
-        metric: Any = _import("inception").InceptionScore(feature=_AsGiven(logits.shape[1]), splits=splits)
+        metric: Any = _import("inception").InceptionScore(
+            feature=_AsGiven(logits.shape[1]), splits=splits, **_ALONE
+        )
         metric.update(logits.double())
         return float(metric.compute()[0])
 

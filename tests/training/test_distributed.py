@@ -5,6 +5,7 @@ Dropout's units are the same where a batch is divided into the same parts, so al
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file
 
@@ -25,6 +27,8 @@ from fastdiff.training.state import checkpoints
 
 pytestmark = pytest.mark.xdist_group("distributed")  # the fixture's runs are made once
 STEPS = 6
+# an odd number of samples: the last of a process is one too many
+FID = {"fid_every": STEPS, "fid_samples": 13} if importlib.util.find_spec("torchmetrics") else {}
 
 
 def torchrun(processes: int, *command: str) -> subprocess.CompletedProcess[str]:
@@ -44,6 +48,7 @@ def options(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
         **{"steps": STEPS, "batch_size": 8, "microbatch": 2, "warmup": 5, "flip": True, "threads": 1},
         **{"timesteps": "loss-second-moment", "checkpoint_every": 3, "ema": [0.9, 0.99]},
         **{"log_every": 1, "progress": False, "val_data": str(folder / "toy.npz"), "val_every": STEPS},
+        **(FID | {"fid_features": str(folder / "features.safetensors")} if FID else {}),
         **changes,
     }
 
@@ -59,6 +64,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, toy_files: Any) -> Path:
     """A folder with one run of each kind: by one process, and by two in one launch."""
     folder = tmp_path_factory.mktemp("runs")
     toy_files(folder)
+    fastdiff.save(tiny.build(tiny.GRAY_CLASSIFIER), folder / "features.safetensors")
     train(config(folder, "one"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "LAYOUT", torch.contiguous_format)
@@ -112,6 +118,17 @@ def assert_same_run(folder: Path, name: str, other: str, rtol: float = 1e-4) -> 
 
 def test_two_processes_train_what_one_does(runs: Path) -> None:
     assert_same_run(runs, "ddp", "one")
+
+
+@pytest.mark.skipif(not FID, reason="torchmetrics is not installed")
+@pytest.mark.parametrize(("name", "other"), [("ddp", "one"), ("fsdp", "contiguous")])
+def test_processes_share_the_samples_of_an_fid(runs: Path, name: str, other: str) -> None:
+    found, expected = (
+        [line for line in log(runs, one) if "fid" in line or "val_loss" in line] for one in (name, other)
+    )
+    assert [line["step"] for line in found] == [STEPS, STEPS]
+    assert found[1]["fid"] == pytest.approx(expected[1]["fid"], rel=0.05)
+    assert found[0]["val_loss"] == pytest.approx(expected[0]["val_loss"], rel=1e-3)
 
 
 def test_sharded_processes_train_what_one_does(runs: Path) -> None:
