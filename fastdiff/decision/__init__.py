@@ -7,6 +7,7 @@ decision.log_likelihood(rt, choice, v=1.0, a=2.0, t0=0.3)
 decision.fit(rt, choice).summary()
 """
 
+from fastdiff.decision import lba as lba
 from fastdiff.decision.conventions import from_hddm as from_hddm
 from fastdiff.decision.conventions import from_pyddm as from_pyddm
 from fastdiff.decision.conventions import from_rtdists as from_rtdists

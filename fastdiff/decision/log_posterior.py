@@ -85,6 +85,10 @@ class LogPosterior:
     [S, H], in this order, of the H coordinates that subjects do not share:
 
     .. math:: \sum_i \big[ \ell_i(x_i) + \log N(x_i \mid \mu, \sigma) \big] + \log p(\mu) + \log p(\sigma) + \log \sigma
+
+    In place of x_i stands y_i, x_i = mu + sigma^(1 - c) (y_i - c mu): with c = 1 x_i itself, with c = 0 its
+    standardised distance from the mean, in between what suits data that determine it in part (``centring``, [H]).
+    Source: Gorinova, Moore & Hoffman 2020, "Automatic reparameterisation of probabilistic programs".
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class LogPosterior:
         self.own = torch.tensor(
             [i for i, n in enumerate(names) if self.subjects and n not in shared], dtype=torch.long
         )
+        self.centring = torch.ones(len(self.own), dtype=torch.float64)
         own_terms = [t for t in problem.terms if t.name not in shared] if self.subjects else []
         given = {**(priors or {})}
         allowed = {*problem.labels, *names, *(f"{t.name}_std" for t in own_terms)}
@@ -137,7 +142,10 @@ class LogPosterior:
         k, h, s = len(self.problem.labels), len(self.own), self.subjects
         mu, log_sigma, x = theta.split([k, h, s * h], -1)
         whole = mu.unsqueeze(-2).expand(*mu.shape[:-1], s, k).clone()
-        whole[..., self.own] = x.unflatten(-1, (s, h)) if s else whole[..., self.own]
+        if s:
+            middle, c = mu[..., self.own].unsqueeze(-2), self.centring
+            stretch = ((1 - c) * log_sigma).exp().unsqueeze(-2)
+            whole[..., self.own] = middle + stretch * (x.unflatten(-1, (s, h)) - c * middle)
         return mu, log_sigma, whole
 
     def log_prior(self, theta: Tensor) -> Tensor:
@@ -156,7 +164,7 @@ class LogPosterior:
             for prior, part in zip(self._spreads, sigma.split(self.own_sizes), strict=True):
                 total = total + _log_prob(prior, part)
             off = (x[:, self.own] - mu[self.own]) / sigma
-            total = total - 0.5 * (off * off).sum() + (1 - self.subjects) * log_sigma.sum()
+            total = total - 0.5 * (off * off).sum() + ((1 - self.subjects * self.centring) * log_sigma).sum()
         return total
 
     def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:

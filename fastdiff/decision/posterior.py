@@ -299,23 +299,30 @@ def _root(information: np.ndarray, least: Any) -> np.ndarray:
 
 
 def _group_laplace(density: LogPosterior, group: HierarchicalFit) -> tuple[np.ndarray, np.ndarray]:
-    """The same for a group, from its fit: the mean, log sigma and each subject are independent of one another here."""
+    """The same for a group, from its fit: the mean, log sigma and each subject are independent of one another here.
+
+    It also sets the density's centring to the share of a subject's precision that its data have.
+    """
     own, count, k = density.own.numpy(), len(group.subjects), len(group.names)
     h = len(own)
     sigma = np.maximum(group.deviation[own], _SMALLEST_SPREAD)
     curvatures = np.linalg.inv(group.covariances) - np.diag(group.deviation**-2)
+    precision = np.maximum(np.diagonal(curvatures, axis1=1, axis2=2).mean(0), _LARGEST_DEVIATION**-2)
+    centring = precision[own] / (precision[own] + sigma**-2)
+    density.centring, stretch = torch.from_numpy(centring), sigma ** (1 - centring)
     scale = np.zeros((density.size, density.size))
     variances = np.empty((count, h))
     for i, information in enumerate(curvatures):
         root = _root(information[np.ix_(own, own)] + np.diag(sigma**-2), sigma.max() ** -2)
         part = slice(k + h + i * h, k + h + (i + 1) * h)
-        scale[part, part], variances[i] = root, (root**2).sum(1)
-    diagonal = np.diagonal(curvatures, axis1=1, axis2=2).sum(0)
-    mean = np.maximum(diagonal, _LARGEST_DEVIATION**-2) ** -0.5
+        scale[part, part], variances[i] = root / stretch[:, None], (root**2).sum(1)
+    mean = (count * precision) ** -0.5
     mean[own] = np.sqrt((sigma**2 + variances.mean(0)) / count)
     spread = np.minimum(1.0, (1 + variances.mean(0) / sigma**2) / np.sqrt(2 * count))
     scale[range(k + h), range(k + h)] = np.concatenate([mean, spread])
-    return np.concatenate([group.mean, np.log(sigma), group.coordinates[:, own].ravel()]), scale
+    middle = group.mean[own]
+    subjects = centring * middle + (group.coordinates[:, own] - middle) / stretch
+    return np.concatenate([group.mean, np.log(sigma), subjects.ravel()]), scale
 
 
 def _variables(density: LogPosterior, theta: Tensor) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:

@@ -53,7 +53,10 @@ def test_gradient_of_one_subject(trials) -> None:
 def test_gradient_of_a_group(trials) -> None:
     density = _group(trials, free=("v", "a", "z", "t0", "sv"))
     assert density.own_names == ["v", "a", "z", "t0"] and density.size == 6 + 5 + 3 * 5
-    _assert_gradient(density, np.random.default_rng(0).normal(-0.5, 0.1, density.size))
+    theta = np.random.default_rng(0).normal(-0.5, 0.1, density.size)
+    _assert_gradient(density, theta)
+    density.centring = torch.linspace(0, 1, 5, dtype=torch.float64)
+    _assert_gradient(density, theta)
 
 
 def test_one_subjects_density_is_likelihood_times_priors(trials) -> None:
@@ -97,6 +100,26 @@ def test_a_groups_density_is_its_subjects_and_the_normal_between_them(trials) ->
     for one, coordinates in zip(problems.values(), x, strict=True):
         expected -= one.value_and_gradient(np.append(coordinates, mu[4]))[0]  # p_outlier is shared
     assert density(theta)[0] == pytest.approx(expected, rel=1e-10)
+
+
+def test_centring_is_a_change_of_variables(trials) -> None:
+    """The density of y is that of x times dx/dy, here by differences, whatever the centring."""
+    design = {"free": ("v", "a", "t0")}
+    plain, moved = _group(trials, **design), _group(trials, **design)
+    moved.centring = torch.tensor([0.0, 0.3, 0.7, 1.0], dtype=torch.float64)
+    rng = np.random.default_rng(1)
+    for _ in range(2):
+        theta = rng.normal(-0.4, 0.2, moved.size)
+
+        def centred(y: torch.Tensor) -> torch.Tensor:
+            mu, log_sigma, x = moved.split(y)
+            return torch.cat([mu, log_sigma, x[:, moved.own].flatten()])
+
+        jacobian = torch.autograd.functional.jacobian(centred, torch.from_numpy(theta))
+        expected = plain(centred(torch.from_numpy(theta)).numpy())[0] + float(
+            torch.linalg.slogdet(jacobian)[1]
+        )
+        assert moved(theta)[0] == pytest.approx(expected, rel=1e-10)
 
 
 def test_priors_by_name(trials) -> None:
