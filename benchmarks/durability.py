@@ -273,7 +273,7 @@ def _jobs(folder: Path) -> tuple[Job, Job]:
     np.savez(data, images=rng.integers(0, 256, (16, 8, 8), dtype=np.uint8), labels=np.arange(16) % 2)
     preset.write_text(json.dumps({"model": MODEL, "diffusion": {"steps": 20, "schedule": "cosine"}}))
     training = f"train --data {data} --preset {preset} --steps {STEPS} --batch-size 4 --checkpoint-every 1"
-    training += " --log-every 1 --ema 0.5 0.9 --threads 1 --no-progress"
+    training += " --log-every 1 --sample-every 0 --ema 0.5 0.9 --threads 1 --device cpu --no-progress"
     sampling = (
         f"sample --checkpoint {folder}/train/model.safetensors --n {IMAGES} --batch-size {BATCH} --steps 4"
     )

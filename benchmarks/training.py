@@ -68,7 +68,13 @@ def main(options: Options) -> None:
             for name, backend in ((EAGER, "eager"), ("fastdiff", None)):
                 out = Path(folder) / f"{precision}-{name}"
                 config = TrainConfig(
-                    data=data, out=out, batch_size=options.batch_size, precision=precision, progress=False
+                    data=data,
+                    out=out,
+                    image_size=32,
+                    batch_size=options.batch_size,
+                    precision=precision,
+                    device="cpu",
+                    progress=False,
                 )
                 sides[f"{precision}, {name}"] = call_on(backend, Trainer(config).update)
         times = interleave(sides, rounds=options.rounds, seconds=options.seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -30,4 +31,10 @@ class Train(TrainConfig):
     def run(self) -> int:
         from fastdiff.training import train
 
-        return 0 if train(self).model else INTERRUPTED
+        log = logging.getLogger("fastdiff")
+        level = log.level
+        try:
+            log.setLevel(logging.ERROR if self.quiet else level)
+            return 0 if train(self).model else INTERRUPTED
+        finally:
+            log.setLevel(level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import signal
 import threading
@@ -46,6 +47,9 @@ from fastdiff.training.tasks import HELD, Validation
 from fastdiff.training.timesteps import make_times
 from fastdiff.training.trackers import Tracker
 from fastdiff.training.update import Update
+
+_LOG = logging.getLogger(__name__)
+_TIMED = 3  # steps from which the speed is first told
 
 
 class TrainResult(NamedTuple):
@@ -120,6 +124,7 @@ class Trainer:
         self._log = Log(config.out, config.track, trackers) if self._processes.first else NoLog()
         self._report = Report(config, prepared, prints=self._processes.first)
         self._logged = 0, 0.0  # steps and seconds at the last line of the log
+        self._first, self._timed = 0, 0.0  # the step that this start begins with; when its first one was made
 
         model_config, diffusion, data = prepared.model, prepared.diffusion, prepared.data
         self._task = prepared.task
@@ -244,9 +249,11 @@ class Trainer:
                 remove_halves(folder)
         self._log.resume(self.state.step, vars(config))
         self._logged = self.state.step, self.state.seconds
+        self._first = self.state.step
 
     def _write_what_is_due(self) -> None:
         config, step = self.config, self.state.step
+        self._tell_speed()
         if step % config.log_every == 0:
             self._write_log()
         pictured = config.sample_every and (step % config.sample_every == 0 or step == config.steps)
@@ -264,13 +271,34 @@ class Trainer:
         if step % config.checkpoint_every == 0:  # last, so that everything before is repeated after a kill
             self._checkpoint()
 
+    def _tell_speed(self) -> None:
+        """Tell the speed soon, if the log will not. The very first step takes longer and does not count."""
+        made = self.state.step - self._first
+        if made not in (1, 1 + _TIMED) or self.config.log_every <= 1 + _TIMED:
+            return
+        self._finite()  # waits for the device
+        now = time.perf_counter()
+        if made == 1:
+            self._timed = now
+            return
+        rate = _TIMED / (now - self._timed)
+        self._report.speed(rate * self.config.batch_size, self._seconds_left(rate))
+
+    def _seconds_left(self, rate: float) -> float:
+        """Until the run ends or stops, at ``rate`` steps a second."""
+        return min((self.config.steps - self.state.step) / rate, 60 * max(self._minutes_left(), 0))
+
     def _write_values(self, line: dict[str, Any]) -> None:
         self._log.write(line)
         self._report.validated(line)
 
     def _write_picture(self, model: Any) -> None:
         held = self._batches.held(HELD).to(self._device)
-        picture = self._task.picture(model, held.x0, held.y)
+        try:
+            picture = self._task.picture(model, held.x0, held.y)
+        except torch.OutOfMemoryError:  # the run has memory enough, and goes on
+            _LOG.warning("no memory for samples at step %d; --sample-every 0 makes none", self.state.step)
+            return
         if picture is not None:
             self._report.wrote("samples", self.state.step, self._log.picture(self.state.step, picture))
 
@@ -291,7 +319,7 @@ class Trainer:
         line["seconds"] = round(state.seconds, 2)
         self._log.write(line)
         self._logged = state.step, state.seconds
-        self._report.log(line, min((config.steps - state.step) / rate, 60 * max(self._minutes_left(), 0)))
+        self._report.log(line, self._seconds_left(rate))
 
     def _checkpoint(self) -> None:
         self._finite()

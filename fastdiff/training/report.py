@@ -40,7 +40,6 @@ class Report:
         self._talks = prints and not config.quiet and not config.json
         self._bars = prints and shows_bars(config)
         self._lines = self._talks and not (self._bars and sys.stdout.isatty())
-        self._rate_is_told = False
         self._bar = tqdm(disable=True)
 
     def begin(self, parameters: int, device: str, step: int) -> None:
@@ -56,17 +55,20 @@ class Report:
         """A step has been made."""
         self._bar.update(self._config.batch_size)
 
+    def speed(self, images_per_second: float, seconds_left: float) -> None:
+        """The speed of the first steps."""
+        words = f"speed      {images_per_second:.3g} images/s, {duration(seconds_left)} left"
+        self._tell(
+            "speed", {"images_per_second": images_per_second, "seconds_left": round(seconds_left)}, words
+        )
+
     def log(self, line: dict[str, Any], seconds_left: float) -> None:
         """A line of the log, with the time until the run ends."""
         loss = line["loss"]
         shown = "-" if loss is None else f"{loss:.4f}"
         rate, left = f"{line['images_per_second']:.4g} images/s", f"{duration(seconds_left)} left"
         self._bar.set_postfix({"step": line["step"], "loss": shown}, refresh=False)
-        if self._lines:
-            words = [f"{self._at(line['step'])}: loss {shown}, {rate}, {left}"]
-        else:
-            words = [] if self._rate_is_told else [f"speed      {rate}, {left}"]
-        self._rate_is_told = True
+        words = [f"{self._at(line['step'])}: loss {shown}, {rate}, {left}"] if self._lines else []
         self._tell("log", {**line, "seconds_left": round(seconds_left)}, *words)
 
     def validated(self, line: dict[str, Any]) -> None:
@@ -145,6 +147,7 @@ def next_commands(config: TrainConfig, prepared: Prepared, *, finished: bool) ->
     if processes > 1:
         start = ["torchrun", f"--nproc-per-node={processes}", "-m", "fastdiff"]
     more = ["--steps", str(2 * config.steps)] if finished else []
+    more += ["--resume", "auto"] if config.resume == "never" else []
     commands["resume"] = [*start, "train", "--config", os.path.join(out, "config.json"), *more]
     return {name: shlex.join(command) for name, command in commands.items()}
 

@@ -211,7 +211,7 @@ def _check(path: Path, about: dict[str, Any], identity: dict[str, Any]) -> None:
     defaults = {f.name: f.default for f in fields(TrainConfig)}
     for name, value in identity.items():
         before = about["identity"].get(name, defaults.get(name))  # it may be older than the option
-        if before == value:
+        if before == value or (name == "small_size" and before is None):  # then chosen from the image size
             continue
         if name == "images":
             _LOG.warning("the data have %d images now, %d before: their order is another one", value, before)

@@ -18,7 +18,7 @@ import fastdiff
 
 # A network that names neither image size nor channels nor classes.
 MODEL = {"model_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1, "attention_resolutions": []}
-QUICK = ("--steps", 2, "--batch-size", 4, "--log-every", 1)
+QUICK = ("--steps", 2, "--batch-size", 4, "--log-every", 1, "--sample-every", 0)
 
 
 @pytest.fixture
@@ -249,16 +249,21 @@ def test_the_output_where_there_is_no_terminal(command, preset, tmp_path: Path) 
     ]  # fmt: skip
     assert lines[1].endswith("2: circle 4, square 4") and "M parameters" in lines[2] and "float32" in lines[3]
     steps = [line for line in lines if line.startswith("step ") and "loss" in line]
+    assert not any(line.startswith("speed") for line in lines)  # the log says it as soon
     assert len(steps) == 2 and all("images/s" in line and line.endswith(" left") for line in steps)
     assert f"step 2 of 4: samples {out / 'samples' / 'step-00000002.png'}" in lines
 
+    ended = command("train", *options, "--out", tmp_path / "early", "--steps", 5, "--sample-every", 0)
+    assert re.search(r"^speed      .* images/s, .* left$", ended.out, re.MULTILINE)
+
+    (data / "note.txt").write_text("left out, which --quiet does not say")
     quiet = command("train", *options, "--out", tmp_path / "quiet", "--steps", 1, "--quiet")
     model = tmp_path / "quiet" / "model.safetensors"
     assert (quiet.code, quiet.out, quiet.err) == (0, f"trained 1 steps\nwrote   {model}\n", "")
 
     events = command("train", *options, "--out", tmp_path / "json", "--steps", 2, "--log-every", 1, "--json")
     found = [json.loads(line) for line in events.out.splitlines()]
-    assert events.code == 0 and not events.err
+    assert events.code == 0
     assert [e["event"] for e in found] == ["start", "log", "log", "samples", "checkpoint", "end"]
     assert found[0]["classes"] == {"circle": 4, "square": 4} and found[0]["input"] == [18, 18, 3]
     assert found[1]["step"] == 1 and found[1]["seconds_left"] >= 0 and found[1]["loss"] > 0

@@ -53,6 +53,7 @@ def toy(tmp_path: Path) -> dict[str, Any]:
         "out": tmp_path / "run",
         "batch_size": 8,
         "warmup": 5,
+        "device": "cpu",
         "progress": False,
         "log_every": 1,
         "sample_every": 0,

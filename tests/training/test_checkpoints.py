@@ -40,6 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, toy_files: Callable[[Path]
         batch_size=4,
         checkpoint_every=2,
         sample_every=0,
+        device="cpu",
         log_every=1,
         ema=RATES,
         class_names=("left", "right"),

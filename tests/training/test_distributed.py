@@ -45,7 +45,15 @@ def options(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
     """Everything random is on, and the times learn from the losses."""
     return {
         **{"data": str(folder / "toy.npz"), "preset": str(folder / "toy.json"), "out": str(folder / name)},
-        **{"steps": STEPS, "batch_size": 8, "microbatch": 2, "warmup": 5, "flip": True, "threads": 1},
+        **{
+            "steps": STEPS,
+            "batch_size": 8,
+            "microbatch": 2,
+            "warmup": 5,
+            "flip": True,
+            "threads": 1,
+            "device": "cpu",
+        },
         **{"timesteps": "loss-second-moment", "checkpoint_every": 3, "ema": [0.9, 0.99]},
         **{"log_every": 1, "progress": False, "val_data": str(folder / "toy.npz"), "val_every": STEPS},
         **(FID | {"fid_features": str(folder / "features.safetensors")} if FID else {}),
