@@ -83,7 +83,17 @@ freq, subject = 1.0 + condition, np.arange(400) // 2 % 2
         _MODEL, {**_STEPS, ".cuda()": "", "classes=3": "classes=1", "sampler(32": "sampler(2"}
     ),
     "docs/my_own_images.md": Given(smaller={"scale=2.0": "scale=2.0, steps=2"}),
-    "docs/porting.md": Given("import fastdiff\n" + _PIPE, needs=("diffusers",)),
+    "docs/porting.md": Given(
+        """
+import fastdiff, torch
+from fastdiff.cli import main
+main(["export", "model.pt2", "--checkpoint", "run/model.safetensors"])
+x, timesteps, labels = torch.randn(2, 3, 40, 40), torch.tensor([5, 7]), torch.tensor([0, 1])
+"""
+        + _PIPE,
+        needs=("diffusers",),
+        proof=True,  # seconds of tracing
+    ),
     "docs/sampling.md": Given(
         """
 import torch, fastdiff
