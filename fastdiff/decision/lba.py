@@ -169,7 +169,7 @@ class LBAFit:
     """A fit of the linear ballistic accumulator; sd_v is fixed and sets the unit of length."""
 
     conditions: tuple[str, ...]
-    estimates: dict[str, float]  # A, b, t0 and mean_v[condition, accumulator]
+    estimates: dict[str, float]  # A, b, t0 and mean_v[accumulator] or mean_v[condition, accumulator]
     standard_errors: dict[str, float]
     log_likelihood: float
     trials: int
@@ -192,8 +192,9 @@ class LBAFit:
         condition = self.conditions[0] if condition is None else condition
         if condition not in self.conditions:
             raise FastdiffError(f"no condition {condition!r}; there are: {', '.join(self.conditions)}")
-        drifts = [x for name, x in self.estimates.items() if name.startswith(f"mean_v[{condition}, ")]
-        return {**{n: self.estimates[n] for n in ("A", "b", "t0")}, "mean_v": drifts}
+        drifts = np.array(list(self.estimates.values())[3:]).reshape(len(self.conditions), -1)
+        shared = {name: self.estimates[name] for name in ("A", "b", "t0")}
+        return {**shared, "mean_v": drifts[self.conditions.index(condition)].tolist()}
 
     def summary(self) -> str:
         """A table of the estimates."""
@@ -253,7 +254,8 @@ def fit(
         lambda x: torch.cat([part.flatten() for part in natural(x)]), torch.from_numpy(found.x)
     )
     variances = np.diag(slopes.numpy() @ covariance @ slopes.numpy().T)
-    names = ["A", "b", "t0", *(f"mean_v[{c}, {i + 1}]" for c in labels for i in range(accumulators))]
+    before = [""] if condition is None else [f"{label}, " for label in labels]
+    names = ["A", "b", "t0", *(f"mean_v[{c}{i + 1}]" for c in before for i in range(accumulators))]
     values = torch.cat([part.flatten() for part in natural(torch.from_numpy(found.x))]).tolist()
     errors = np.sqrt(np.where(variances > 0, variances, np.nan)).tolist()
     return LBAFit(labels, dict(zip(names, values, strict=True)), dict(zip(names, errors, strict=True)),

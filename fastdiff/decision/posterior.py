@@ -232,7 +232,7 @@ def _arviz() -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            import arviz
+            import arviz  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise FastdiffError(
             "full posteriors need ArviZ and nutpie: pip install 'fastdiff[posterior]'"

@@ -126,6 +126,11 @@ def test_fit_finds_the_parameters() -> None:
     at = float(lba.log_likelihood(rt[:1000], choice[:1000], **found.of("easy")))
     at += float(lba.log_likelihood(rt[1000:], choice[1000:], **found.of("hard")))
     assert at == pytest.approx(found.log_likelihood)
+    one = lba.fit(rt[:1000], choice[:1000])
+    assert list(one.estimates) == ["A", "b", "t0", "mean_v[1]", "mean_v[2]"]
+    assert float(lba.log_likelihood(rt[:1000], choice[:1000], **one.of())) == pytest.approx(
+        one.log_likelihood
+    )
     with pytest.raises(FastdiffError, match="no condition 'none'; there are: easy, hard"):
         found.of("none")
 

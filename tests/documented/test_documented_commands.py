@@ -79,6 +79,7 @@ TABLE: tuple[Run | Left, ...] = (
     Run(r"fastdiff decision simulate .*", {"--n": "100"}),
     Run(r"fastdiff decision fit .*--starts.*", {"--starts": "1"}, proof=True),
     Run(r"fastdiff decision (fit|plot) .*", proof=True),
+    Left(r"fastdiff decision posterior .*", "tests/cli/test_decision.py runs it, without the sampler"),
     Run(r"fastdiff dpm2015 swiss-roll", {**_DPM2015, "--units": "8"}, proof=True),
     Run(r"fastdiff dpm2015 heartbeat", _DPM2015, proof=True),
     Run(r"fastdiff dpm2015 .*", _IMAGES, proof=True),
