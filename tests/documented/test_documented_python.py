@@ -88,7 +88,7 @@ freq, subject = 1.0 + condition, np.arange(400) // 2 % 2
 import fastdiff, torch
 from fastdiff.cli import main
 main(["export", "model.pt2", "--checkpoint", "run/model.safetensors"])
-x, timesteps, labels = torch.randn(2, 3, 40, 40), torch.tensor([5, 7]), torch.tensor([0, 1])
+x, timesteps, labels = torch.randn(2, 3, 40, 40), torch.tensor([5.0, 7.0]), torch.tensor([0, 1])
 """
         + _PIPE,
         needs=("diffusers",),
