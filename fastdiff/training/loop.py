@@ -72,6 +72,7 @@ def train(
     bit for bit, as an unbroken run on the same machine and library versions. Ctrl-C writes a checkpoint first.
 
     Under torchrun, processes share each batch, and the run is that of one process up to rounding.
+    What the run is doing is printed, as the command prints it; ``TrainConfig(quiet=True)`` prints the result alone.
 
     Args:
         augment: function, in place of ``config.augment``, that turns an image [1,C,H,W] uint8 into another of the same

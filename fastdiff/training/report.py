@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fastdiff.data.readers import is_grey
 from fastdiff.models import ClassifierConfig
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.prepare import Prepared
@@ -101,7 +102,7 @@ class Report:
             self._tell("end", {**result, "seconds": round(seconds, 2), "commands": commands})
             return
         if stopped is None:
-            print(f"trained {step} steps\nwrote   {model}", flush=True)
+            print(f"trained {step} steps in {duration(seconds)}\nwrote   {model}", flush=True)
         else:
             limit = (
                 ""
@@ -152,6 +153,11 @@ def next_commands(config: TrainConfig, prepared: Prepared, *, finished: bool) ->
     return {name: shlex.join(command) for name, command in commands.items()}
 
 
+def _few(number: float) -> str:
+    """A number to two digits, or all of them before the point."""
+    return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
+
+
 def duration(seconds: float) -> str:
     """For example "45 s", "12 min", "3 h 20 min", "2 days 4 h"."""
     minutes, hours = round(seconds / 60), round(seconds / 3600)
@@ -197,13 +203,13 @@ def _in_words(config: TrainConfig, about: dict[str, Any], notes: list[str]) -> l
     several = f" and {len(about['sizes']) - 1} other sizes" if len(about["sizes"]) > 1 else ""
     width, tall = about["sizes"][0]["size"]
     checked = "" if about["checked"] == images else f"; {about['checked']} of them checked"
-    colours = "grey" if set(about["modes"]) <= {"1", "L", "LA", "La"} else "colour"
+    colours = "grey" if all(map(is_grey, about["modes"])) else "colour"
     classes = [f"{name} {count}" for name, count in about["classes"].items()]
     if len(classes) > _LISTED:
         counts = about["classes"].values()
         classes[_LISTED:] = [f"... (the smallest has {min(counts)} images, the largest {max(counts)})"]
     listed = f"{len(about['classes'])}: {', '.join(classes)}" if classes else "none; trained without labels"
-    epochs = config.steps * config.batch_size / images
+    epochs = _few(config.steps * config.batch_size / images)
     schedule = [f"a checkpoint every {config.checkpoint_every} steps"]
     schedule += [f"samples every {config.sample_every}"] if config.sample_every else []
     resumed = f"; goes on from step {about['step']}" if about["step"] else ""
@@ -214,6 +220,6 @@ def _in_words(config: TrainConfig, about: dict[str, Any], notes: list[str]) -> l
         f"{about['parameters'] / 1e6:.2f} M parameters",
         *(f"note       {note}" for note in notes),
         f"device     {about['device']}, {config.precision}",
-        f"training   {config.steps} steps of {config.batch_size} images, {epochs:.3g} times through the data{resumed}",
+        f"training   {config.steps} steps of {config.batch_size} images, {epochs} times through the data{resumed}",
         f"output     {config.out}: {', '.join(schedule)}",
     ]

@@ -220,5 +220,6 @@ def _check(path: Path, about: dict[str, Any], identity: dict[str, Any]) -> None:
             name = next(key for key in value if before.get(key) != value[key])
             before, value = before.get(name), value[name]
         raise FastdiffError(
-            f"{path} was trained with {name} = {before!r}, now {value!r} is asked for; give another --out"
+            f"{path} was trained with {name} = {before!r}, now {value!r} is asked for; give another --out, "
+            f"or all options of that run by --config {path.parent.parent / 'config.json'}"
         )
