@@ -171,7 +171,7 @@ def _test_images(n: int) -> np.ndarray:
 
 
 BAD = {
-    "nothing": ([], "Missing from fastdiff evaluate: SAMPLES; see fastdiff evaluate --help"),
+    "nothing": ([], "missing: SAMPLES; see fastdiff evaluate --help"),
     "no-reference": (["@alike"], "give --reference DATA to compare with"),
     "missing-samples": (["nowhere.npz", "--reference", "@real"], "no data at nowhere.npz; give a folder"),
     "missing-checkpoint": (["nowhere.pt", "--reference", "@real"], "no checkpoint at nowhere.pt; give"),
@@ -184,7 +184,7 @@ BAD = {
     "no-images": (["@alike", "--reference", "@real", "--n", "0"], "n must be at least 1, got 0"),
     "no-batch": (["@alike", "--reference", "@real", "--batch-size", "0"], "batch_size must be at least 1"),
     "one-image": (["@alike", "--reference", "@real", "--n", "1"], "needs at least 2 images"),
-    "unknown-metric": (["@alike", "--reference", "@real", "--metrics", "kid"], "invalid choice 'kid'"),
+    "unknown-metric": (["@alike", "--reference", "@real", "--metrics", "kid"], "'kid' is none of fid, sfid, is, precision, recall"),
     "other-statistics": (
         ["@alike", "--reference", "@statistics-of-inception"],
         "32 features cannot be compared with 2048",
@@ -217,7 +217,7 @@ BAD = {
     ),
     "labels-too-high": (
         ["@unnamed", "--bits-per-dim", "--reference", "@labelled-too-high"],
-        "label 3 in",
+        "is out of range: the model's classes are 0 to 2",
     ),
     "respacing": (
         ["@tiny", "--bits-per-dim", "--reference", "@real", "--timestep-respacing", "ddim99"],
