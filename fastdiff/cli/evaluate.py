@@ -282,7 +282,7 @@ class Evaluate:
             raise FastdiffError("--bits-per-dim needs images: give --reference DATA")
         model = self._load()
         images = read_images(
-            self.reference,
+            written_by_sample(self.reference),
             _shape(model),
             **self._reading,
             why="the images of the model",

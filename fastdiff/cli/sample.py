@@ -208,7 +208,7 @@ class Sample:
         except FastdiffError:
             return  # the run itself will say what is wrong, and where
         print(f"estimate   {found.in_words()}", flush=True)
-        if found.seconds > LONG and process()[1] == 1:
+        if found.seconds > LONG:
             said = advice(found, self.sampler, run.sampler.calls, self.dtype, device)
             print(f"fastdiff: {said}", file=sys.stderr)
 

@@ -125,7 +125,7 @@ def _onnx(model: UNet | Classifier, target: Path) -> str:
         import onnxscript  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise FastdiffError(
-            f"ONNX needs the libraries onnx and onnxscript ({error}); pip install onnx onnxscript"
+            f"ONNX needs the libraries onnx and onnxscript ({error}); pip install 'fastdiff[export]'"
         ) from None
     inputs = _inputs(model)
     options = {"input_names": list(inputs), "output_names": ["output"], "dynamic_shapes": _dynamic(inputs)}

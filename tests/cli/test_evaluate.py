@@ -184,7 +184,10 @@ BAD = {
     "no-images": (["@alike", "--reference", "@real", "--n", "0"], "n must be at least 1, got 0"),
     "no-batch": (["@alike", "--reference", "@real", "--batch-size", "0"], "batch_size must be at least 1"),
     "one-image": (["@alike", "--reference", "@real", "--n", "1"], "needs at least 2 images"),
-    "unknown-metric": (["@alike", "--reference", "@real", "--metrics", "kid"], "'kid' is none of fid, sfid, is, precision, recall"),
+    "unknown-metric": (
+        ["@alike", "--reference", "@real", "--metrics", "kid"],
+        "'kid' is none of fid, sfid, is, precision, recall",
+    ),
     "other-statistics": (
         ["@alike", "--reference", "@statistics-of-inception"],
         "32 features cannot be compared with 2048",

@@ -28,7 +28,9 @@ def write_folder(model: UNet, folder: Path) -> str:
     try:
         from diffusers import DDPMPipeline, DDPMScheduler
     except ImportError as error:
-        raise FastdiffError(f"a diffusers folder needs diffusers ({error}); pip install diffusers") from None
+        raise FastdiffError(
+            f"a diffusers folder needs diffusers ({error}); pip install 'fastdiff[export]'"
+        ) from None
     from fastdiff.interop.diffusers.convert import to_unet2d
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -58,7 +58,7 @@ def test_mistakes(command, checkpoints, tmp_path) -> None:
         ("folder", "classifier", "diffusers has no counterpart of a classifier"),
     ]
     if importlib.util.find_spec("onnx") is None:
-        cases.append(("model.onnx", "tiny", "pip install onnx onnxscript"))
+        cases.append(("model.onnx", "tiny", "pip install 'fastdiff[export]'"))
     if importlib.util.find_spec("diffusers"):
         cases.append(("folder", "low-res", "UNet2DModel cannot represent super-resolution (low_res)"))
     for target, kind, message in cases:
