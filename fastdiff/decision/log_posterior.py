@@ -20,7 +20,7 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from fastdiff.decision.design import Term
+from fastdiff.decision.design import NAMES, Term
 from fastdiff.decision.problem import FAILED, Problem
 from fastdiff.errors import FastdiffError
 
@@ -106,6 +106,11 @@ class LogPosterior:
         )
         self.centring = torch.ones(len(self.own), dtype=torch.float64)
         own_terms = [t for t in problem.terms if t.name not in shared] if self.subjects else []
+        for name in shared:
+            if name not in NAMES:
+                raise FastdiffError(f"shared does not know {name!r}; parameters are {', '.join(NAMES)}")
+        if self.subjects and not own_terms:
+            raise FastdiffError("all free parameters are shared by the subjects; leave out subject")
         given = {**(priors or {})}
         allowed = {*problem.labels, *names, *(f"{t.name}_std" for t in own_terms)}
         for name, prior in given.items():

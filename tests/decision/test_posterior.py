@@ -149,6 +149,18 @@ def test_priors_by_name(trials) -> None:
     assert float(wide.log_prior(theta) - narrow.log_prior(theta)) == pytest.approx(1.5 - math.log(2))
 
 
+def test_what_subjects_may_share(trials) -> None:
+    problem = make_problem(*trials[:3], deadline=1.2, free=("v", "a"))
+    stacked = Stacked.of(problem, torch.arange(120) % 3, 3)
+    with pytest.raises(FastdiffError, match="shared does not know 'w'"):
+        LogPosterior(problem, None, stacked, ("w",))
+    with pytest.raises(
+        FastdiffError, match="all free parameters are shared by the subjects; leave out subject"
+    ):
+        LogPosterior(problem, None, stacked, ("v", "a"))
+    assert LogPosterior(problem, None, stacked, ("v",)).own_names == ["a"]
+
+
 def test_each_trials_likelihood_and_simulated_experiments(trials) -> None:
     rt, choice, condition, _ = trials
     problem = make_problem(rt, choice, condition, deadline=1.2)
