@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -304,3 +305,15 @@ def test_samples_have_a_column_for_each_class(command, preset, tmp_path: Path) -
             strip = np.asarray(picture)[6 + 64 : 6 + 64 + 16]
         for column in range(columns):  # something is written under each image
             assert (strip[:, 6 + column * 70 : 70 + column * 70] < 128).any()
+
+
+def test_a_terminal_has_a_bar_in_place_of_lines(command, preset, tmp_path: Path, monkeypatch) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    data = write_folder(tmp_path / "photos")
+    options = ["--data", data, "--preset", preset(), "--batch-size", 4, "--steps", 6, "--sample-every", 3]
+    ended = command("train", *options, "--out", tmp_path / "run")
+    assert ended.code == 0 and "img/s" in ended.err and "\r" not in ended.out
+    assert "images/s" in ended.out and "loss" not in ended.out and "step 3 of 6: samples" in ended.out
+    ended = command("train", *options, "--out", tmp_path / "plain", "--log-every", 6, "--no-progress")
+    assert ended.code == 0 and not ended.err and "step 6 of 6: loss" in ended.out
