@@ -44,7 +44,9 @@ def transfer(source: UNet | Classifier, model: UNet | Classifier) -> Transfer:
     """Copy into ``model`` what fits of ``source``; what does not is fitted where there is a sensible way.
 
     - The first convolution on other channels: each new channel gets the sum of the old ones' weights divided by the
-      number of new ones, so that a grey image looks the same in either. The last: the mean of the old channels.
+      number of new ones, so that a grey image looks the same in either, and a random part that sums to 0 over them:
+      without it no layer would see colours, and, all channels being alike, hardly learn to. The last: the mean of the
+      old channels.
     - Labels: a class of the same name has the same embedding; without names and of the same number, all have; any other
       begins with the mean of the old classes, and "no class" as it was, or with that mean. A model that had no
       classes gets zeros, which change nothing. For a model without classes the embedding of "no class", or the mean,
@@ -75,8 +77,9 @@ def _channels(name: str, value: Tensor, target: Tensor, source: UNet | Classifie
     if name == FIRST and value.shape[0] == target.shape[0]:
         groups = value.shape[1] // old  # an upsampler's: the image and the enlarged one
         parts = value.unflatten(1, (groups, old)).sum(dim=2, keepdim=True)
-        new = target.shape[1] // groups
-        return (parts / new).expand(-1, -1, new, -1, -1).flatten(1, 2)
+        random = target.unflatten(1, (groups, -1))
+        colours = random - random.mean(dim=2, keepdim=True)
+        return (parts / random.shape[2] + colours).flatten(1, 2)
     if not isinstance(source, UNet):
         return None
     if name in (f"{LAST}.weight", f"{LAST}.bias") and value.shape[1:] == target.shape[1:]:

@@ -107,6 +107,17 @@ def test_grey_images_look_the_same_in_colour(learn_sigma: bool) -> None:
         torch.testing.assert_close(found, expected.expand_as(found))
 
 
+def test_colours_are_seen_at_once() -> None:
+    """What the first layer makes of colours of the same mean differs, so that the last one can learn from it."""
+    grey = replace(tiny.GRAY, num_classes=None)
+    model = fresh(replace(grey, in_channels=3, out_channels=3))
+    transfer(source(grey), model)
+    seen = model.input_blocks[0](torch.eye(3).view(3, 3, 1, 1).expand(-1, -1, 8, 8), torch.zeros(3, 128))
+    assert (seen[0] - seen[1]).abs().mean() > 0.05 and (seen[1] - seen[2]).abs().mean() > 0.05
+    weight = model.input_blocks[0][0].weight
+    torch.testing.assert_close(weight.sum(dim=1), source(grey).input_blocks[0][0].weight[:, 0])
+
+
 def test_an_upsamplers_image_and_small_image_stay_apart() -> None:
     grey = replace(tiny.GRAY, num_classes=None, low_res="bilinear")
     before, model = source(grey), fresh(replace(grey, in_channels=3, out_channels=3)).eval()
