@@ -74,13 +74,13 @@ def survey(
         duplicates: also find images with the same pixels.
         progress: show a bar if it takes longer than a second.
     """
+    if isinstance(data, Arrays) and not duplicates:  # all are of one shape
+        height, width, *channels = data.images.shape[1:]
+        size, mode, count = (width, height), _MODES.get(channels[0] if channels else 1, ""), len(data)
+        return Survey(count, count, Counter({size: count}), Counter({mode: count}))
     count = len(data) if most is None else min(most, len(data))
     numbers = np.linspace(0, len(data) - 1, count).astype(np.int64).tolist()
     found = Survey(len(data), count)
-    if isinstance(data, Arrays) and not duplicates:
-        height, width, *channels = data.images.shape[1:]
-        size, mode = (width, height), _MODES.get(channels[0] if channels else 1, "")
-        return Survey(len(data), count, Counter({size: count}), Counter({mode: count}))
     first, groups = (
         dict[bytes, int](),
         dict[int, list[int]](),
