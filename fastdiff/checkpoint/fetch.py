@@ -217,7 +217,9 @@ def _in_words(error: requests.RequestException) -> str:
         return f"no answer for {TIMEOUT:g} s"
     if isinstance(error, requests.ConnectionError) and not isinstance(error, requests.exceptions.SSLError):
         return "the server cannot be reached"
-    return f"the connection broke ({reason(error)})"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection broke"
+    return f"the connection failed ({reason(error)})"
 
 
 def _size(file: Path) -> int:

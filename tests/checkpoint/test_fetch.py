@@ -300,4 +300,4 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_errors_in_words() -> None:
     words = fetching._in_words
     assert words(requests.ReadTimeout("x")) == "no answer for 30 s"
-    assert words(requests.exceptions.SSLError("bad certificate")) == "the connection broke (bad certificate)"
+    assert words(requests.exceptions.SSLError("bad certificate")) == "the connection failed (bad certificate)"
