@@ -75,6 +75,6 @@ def write_preview(
 ) -> None:
     """A picture of the images, with the class of each below it: its name, or its number where there are no names."""
     shown = np.concatenate(list(images))
-    captions = None if labels is None else [names[k] if names else str(k) for k in labels[: len(shown)]]
+    captions = None if labels is None else [names[int(k)] if names else str(k) for k in labels[: len(shown)]]
     with atomic_path(path) as temporary:
         grid(shown, captions, columns=columns).save(temporary, format="PNG")
