@@ -222,5 +222,5 @@ def test_arguments(tmp_path: Path, model, options, fragment: str) -> None:
 
 
 def test_preset_without_bundled_weights() -> None:
-    _refused(lambda: fastdiff.load("adm-256"), "not bundled", "256x256_diffusion.pt")
-    _refused(lambda: fastdiff.load("ddpm-cifar10"), "not bundled")
+    _refused(lambda: fastdiff.load("adm-256"), "fastdiff fetch adm-256", "256x256_diffusion.pt")
+    _refused(lambda: fastdiff.load("ddpm-cifar10"), "no weights of ddpm-cifar10 are published")
