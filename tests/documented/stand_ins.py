@@ -60,7 +60,7 @@ def make(folder: Path) -> None:
     for place in ("datasets/fashion-mnist", "mnist"):
         _idx(folder / place)
     for number in (1, 2):
-        rows = RNG.integers(0, 256, (20, 3073), np.uint8)
+        rows = RNG.integers(0, 256, (300, 3073), np.uint8)
         (folder / f"data_batch_{number}.bin").write_bytes(rows.tobytes())
     _checkpoints(folder)
     (folder / "run" / "config.json").write_text('{"data": "photos", "out": "run"}')
@@ -122,8 +122,8 @@ def _samples(folder: Path) -> None:
 
 def _trials(file: Path) -> None:
     rt, choice = decision.simulate(v=1.0, a=1.2, t0=0.3, n=160, seed=1)
-    rows = ["subject,condition,rt,RT,response,acc"]
+    rows = ["subject,condition,rt,RT,choice,acc"]
     for i, (seconds, upper) in enumerate(zip(rt.tolist(), choice.tolist(), strict=True)):
-        row = (i % 2, f"c{i // 2 % 2}", seconds, 1000 * seconds, upper, ("error", "correct")[upper])
+        row = (i % 2, f"c{i // 2 % 2}", min(seconds, 1.9), 1000 * seconds, upper, ("error", "correct")[upper])
         rows.append(",".join(map(str, row)))
     file.write_text("\n".join(rows) + "\n")

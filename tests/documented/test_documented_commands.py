@@ -46,7 +46,7 @@ _TRAIN = {
     "--workers": "0",
     "--precision": "float32",
 }
-_DPM2015 = {"--iterations": "1", "--batch": "2", "--steps": "4"}
+_DPM2015 = {"--iterations": "1", "--batch-size": "2", "--steps": "4"}
 _IMAGES = {**_DPM2015, "--width": "8", "--layers": "1", "--trajectories": "1"}
 
 # The first row that matches counts. Options are reduced only where a command would take longer than a second or two.
@@ -82,7 +82,8 @@ TABLE: tuple[Run | Left, ...] = (
     Left(r"fastdiff decision posterior .*", "tests/cli/test_decision.py runs it, without the sampler"),
     Run(r"fastdiff dpm2015 swiss-roll", {**_DPM2015, "--units": "8"}, proof=True),
     Run(r"fastdiff dpm2015 heartbeat", _DPM2015, proof=True),
-    Run(r"fastdiff dpm2015 .*", _IMAGES, proof=True),
+    Run(r"fastdiff dpm2015 (bark|dead-leaves).*", {**_IMAGES, "--size": "16", "--images": "40"}, proof=True),
+    Run(r"fastdiff dpm2015 .*", {**_IMAGES, "--crop": "16"}, proof=True),
     Run(r"fastdiff bench .*--measure.*", {"--width": "32", "--rounds": "1", "--no-compile": ""}, proof=True),
     Run(r"fastdiff (bench v100-days|data check .*|fetch .*|presets|info)"),
 )
