@@ -271,8 +271,9 @@ def _nuts(
         make_initial_point_fn=lambda seed: np.random.default_rng(seed).normal(size=size),
     )  # fmt: skip
     trace: Any = None
+    sample: Any = nutpie.sample  # whose overloads do not know models made of functions
     try:
-        trace = nutpie.sample(
+        trace = sample(
             model, chains=chains, draws=draws, tune=tune, seed=seed, target_accept=target_accept, save_warmup=False,
             progress_bar=False,
         )  # fmt: skip

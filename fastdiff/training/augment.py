@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -96,7 +96,7 @@ def import_augment(name: str) -> Augment:
         sys.path.remove("")
     if not callable(found):
         raise FastdiffError(f"--augment {name} is {type(found).__name__}, which cannot be called")
-    return found
+    return cast("Augment", found)
 
 
 @contextlib.contextmanager

@@ -315,10 +315,10 @@ def _calls() -> None:
     rows = (torch.empty(10_000, device="meta"),) * len(PARAMETERS)
     for method in range(len(METHODS)):
         for reach in (0.0,) if METHODS[method] == "exact" else (0.0, 2.0):
-            _run(Arguments(seeds, *rows, method, 0.001, 1 << 30, math.inf, reach))
+            _run(Arguments._make((seeds, *rows, method, 0.001, 1 << 30, math.inf, reach, None, 0.0)))
         if METHODS[method] != "exact":
             table = torch.empty(1001, 2, device="meta")
-            _run(Arguments(seeds, *rows, method, 0.001, 1000, math.inf, 0.0, table, 1.0))
+            _run(Arguments._make((seeds, *rows, method, 0.001, 1000, math.inf, 0.0, table, 1.0)))
 
 
 KERNELS = {"decision": Kernel(_run, _supports)}
