@@ -182,7 +182,7 @@ def images_picture(
     assert trained.scale is not None
     diffusion, network = trained.diffusion, trained.network
     count = 4 * rows
-    data = trained.test[: count + rows]
+    data = trained.test[torch.arange(count + rows) % len(trained.test)]  # in turn, where there are few
     held = data[count:]
     hidden = hidden_part(held, hide)
     noisy = held + noise * torch.randn(held.shape, generator=torch.Generator().manual_seed(seed))

@@ -125,6 +125,7 @@ class Trainer:
         self._log = Log(config.out, config.track, trackers) if self._processes.first else NoLog()
         self._report = Report(config, prepared, prints=self._processes.first)
         self._logged = 0, 0.0  # steps and seconds at the last line of the log
+        self._kept = -1  # the step of the last checkpoint
         self._first, self._timed = 0, 0.0  # the step that this start begins with; when its first one was made
 
         model_config, diffusion, data = prepared.model, prepared.diffusion, prepared.data
@@ -323,8 +324,11 @@ class Trainer:
         self._report.log(line, self._seconds_left(rate))
 
     def _checkpoint(self) -> None:
+        if self.state.step == self._kept:
+            return
         self._finite()
         out, first = self.config.out, self._processes.first
+        self._kept = self.state.step
         path = save_checkpoint(out, self.state, self._identity, self.config.keep, write=first)
         self._report.wrote("checkpoint", self.state.step, path)
 

@@ -82,6 +82,17 @@ def test_mnist_by_name_with_half_hidden(command, tmp_path) -> None:
     _picture(tmp_path / "mnist.png")
 
 
+def test_fewer_test_images_than_the_picture_shows(command, tmp_path) -> None:
+    """40 images leave 4 for testing; the picture shows 15, in turn."""
+    records = np.random.default_rng(1).integers(0, 256, (40, 3073), np.uint8)
+    records[:, 0] = 1
+    (tmp_path / "batch.bin").write_bytes(records.tobytes())
+    options = ["--iterations", 1, "--batch-size", 2, "--steps", 4, "--width", 8, "--layers", 1, "--crop", 8]
+    ended = command("dpm2015", "cifar10", tmp_path / "batch.bin", *options, "--repeats", 1, "--out", tmp_path)
+    assert ended.code == 0, ended.err
+    _picture(tmp_path / "cifar10.png")
+
+
 COMMAND = ["dpm2015", "heartbeat", "--iterations", 12, "--batch-size", 20, "--steps", 30]
 COMMAND += ["--checkpoint-every", 4, "--particles", 2, "--trajectories", 2]
 KILLED = """

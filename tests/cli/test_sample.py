@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -89,3 +90,11 @@ def test_compares_to_eager_and_shows_progress_over_all_steps(
     assert re.search(r"^speed      \d+\.\d\dx as fast as eager PyTorch", ended.out, re.MULTILINE)
     assert "2 images, 2 steps; medians of 2 turns" in ended.out
     assert "12/12" in ended.err  # three batches of four steps
+
+
+def test_a_file_gets_no_progress_bar(command, checkpoints, tmp_path, monkeypatch) -> None:
+    """Carriage returns are for terminals; there the bar is shown."""
+    argv = ("sample", "--checkpoint", checkpoints["tiny"], "--n", 2, "--steps", 2, "--out", tmp_path)
+    assert command(*argv).err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert "step/s" in command(*argv).err

@@ -307,6 +307,16 @@ def test_samples_have_a_column_for_each_class(command, preset, tmp_path: Path) -
             assert (strip[:, 6 + column * 70 : 70 + column * 70] < 128).any()
 
 
+def test_the_last_checkpoint_is_written_and_told_once(command, preset, tmp_path: Path) -> None:
+    data = write_folder(tmp_path / "photos")
+    options = ["--data", data, "--preset", preset(), "--batch-size", 4, "--steps", 4, "--checkpoint-every", 2]
+    ended = command("train", *options, "--out", tmp_path / "run", "--sample-every", 0)
+    assert [line for line in ended.out.splitlines() if ": checkpoint " in line] == [
+        f"step {step} of 4: checkpoint {tmp_path}/run/checkpoints/step-{step:08d}.safetensors"
+        for step in (2, 4)
+    ]
+
+
 def test_a_terminal_has_a_bar_in_place_of_lines(command, preset, tmp_path: Path, monkeypatch) -> None:
     for stream in (sys.stdout, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: True)
