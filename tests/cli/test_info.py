@@ -64,12 +64,13 @@ def test_info_says_what_was_measured_on_a_gpu(monkeypatch) -> None:
     assert nothing.startswith("no measurements of NVIDIA Made-up") and "PyTorch's own" in default
 
 
-def test_presets_are_listed_with_what_is_bundled(command, monkeypatch) -> None:
-    monkeypatch.setattr("fastdiff.checkpoint.bundled", lambda: ["adm-64"])
-    lines = command("presets").out.splitlines()
+def test_presets_are_listed_with_where_their_weights_are(command, monkeypatch) -> None:
+    monkeypatch.setattr("fastdiff.checkpoint.bundled", lambda: ["iddpm-cifar10"])
+    title, *lines = command("presets").out.split("\n\n")[0].splitlines()
+    assert title.split() == ["name", "image", "parameters", "weights", "GMACs", "a", "step", "checkpoint"]
     assert [line.split()[0] for line in lines] == list(fastdiff.PRESETS)
-    assert [line.split()[0] for line in lines if "bundled" in line] == ["adm-64"]
-    assert any("128x128_diffusion.pt" in line for line in lines)
+    assert [line.split()[0] for line in lines if "bundled" in line] == ["iddpm-cifar10"]
+    assert any("fastdiff fetch adm-128 " in line for line in lines)
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["sample", "--help"], ["train", "-h"]], ids=" ".join)

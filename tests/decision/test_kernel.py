@@ -251,7 +251,9 @@ def test_float64_runs_on_the_reference() -> None:
 
 def test_opcheck() -> None:
     seeds, p = _trials(20)
-    torch.library.opcheck(torch.ops.fastdiff.decision.default, (seeds, *p.values(), 1, 0.01, 100, 1.0, 2.0))
+    torch.library.opcheck(
+        torch.ops.fastdiff.decision.default, (seeds, *p.values(), 1, 0.01, 100, 1.0, 2.0, None, 0.0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -295,7 +297,7 @@ NUMBERS = (0, 0.001, 1000, 1.0, 0.0)
 )
 def test_bad_numbers_of_the_operator(place: int, number: float, message: str) -> None:
     seeds, p = _trials(20)
-    numbers = (*NUMBERS[:place], number, *NUMBERS[place + 1 :])
+    numbers = (*NUMBERS[:place], number, *NUMBERS[place + 1 :], None, 0.0)
     assert decision_op.why_not(Backend.CPU, seeds, *p.values(), *numbers) is not None
     with pytest.raises(FastdiffError, match=message):
         decision_op(seeds, *p.values(), *numbers)
@@ -341,12 +343,12 @@ def test_moving_walks_agree_with_the_reference(backend: Backend, method, leak: f
 
 @each_backend
 def test_a_table_that_moves_nothing_changes_nothing(backend: Backend) -> None:
-    seeds, p = _trials(300)
-    table = torch.tensor([1.0, 0.0]).repeat(101, 1)
+    seeds, p = _trials(100)
+    table = torch.tensor([1.0, 0.0]).repeat(41, 1)
     with use_backend(backend):
-        fixed = first_passage(seeds, **p, method="bridge", dt=0.01, t_max=1.0, every_step=True)
-        moving = first_passage(seeds, **p, method="bridge", dt=0.01, t_max=1.0, table=table)
-    assert float((fixed.choice == moving.choice).float().mean()) > 0.99
+        fixed = first_passage(seeds, **p, method="bridge", dt=0.01, t_max=0.4, every_step=True)
+        moving = first_passage(seeds, **p, method="bridge", dt=0.01, t_max=0.4, table=table)
+    assert int((fixed.choice != moving.choice).sum()) <= 1
     same = fixed.choice == moving.choice
     torch.testing.assert_close(fixed.rt[same], moving.rt[same], rtol=1e-4, atol=1e-4)
 
