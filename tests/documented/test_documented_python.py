@@ -49,6 +49,8 @@ _STEPS = {
     "encode(model, images": "encode(model, images, steps=2",
 }
 
+_DRAWS = "draws=8, tune=8, chains=2"
+
 GIVEN = {
     "README.md": Given(smaller=_STEPS),
     "docs/checkpoints.md": Given("from fastdiff.cli import main; main(['fetch', 'adm-64'])"),
@@ -70,7 +72,8 @@ import numpy as np
 condition = np.arange(400) % 2
 freq, subject = 1.0 + condition, np.arange(400) // 2 % 2
 """,
-        {"n=100_000": "n=400", "starts=5": "starts=1", "deadline=2.0": "deadline=9.0", "200, kind": "3, kind"},
+        {"n=100_000": "n=400", "starts=5": "starts=1", "deadline=2.0": "deadline=9.0", "200, kind": "3, kind",
+         "sample_posterior(rt, choice, condition,": f"sample_posterior(rt, choice, condition, {_DRAWS},"},
         ("scipy", "formulaic"),
         proof=True,
     ),
