@@ -31,10 +31,10 @@ from fastdiff.bench.clock import repeated
 from fastdiff.bench.count import count
 from fastdiff.bench.report import table
 from fastdiff.bench.sides import fill_zeros
-from fastdiff.bench.words import seconds_in_words
 from fastdiff.checkpoint.released import RELEASED
 from fastdiff.files import atomic_path
 from fastdiff.models import ModelConfig, UNet, UNetConfig, build_model
+from fastdiff.scalars import duration
 from fastdiff.zoo import PRESETS
 
 PAGE = ROOT / "docs" / "checkpoints.md"
@@ -156,7 +156,7 @@ def markdown() -> str:
 
 
 def _seconds(measured: float | None, estimated: float) -> str:
-    return seconds_in_words(measured) if measured else f"~{seconds_in_words(estimated)}"
+    return duration(measured) if measured else f"~{duration(estimated)}"
 
 
 def with_table(page: str, text: str) -> str:

@@ -13,8 +13,11 @@ LossWeights = Literal["none", "min-snr", "p2"]
 
 # The samplers and steps where none are given, in Python and on the command line alike.
 SAMPLER, STEPS = "dpmpp", 20  # DPM-Solver++ 2M: as good as the others with 50 and more (docs/evaluation.md)
-INPAINT_SAMPLER, INPAINT_STEPS = (
-    "ancestral",
-    50,
-)  # noise in the steps lets known and filled parts adapt to each other
+# Noise in the steps lets known and filled parts adapt to each other.
+INPAINT_SAMPLER, INPAINT_STEPS = "ancestral", 50
 INVERSION_SAMPLER, INVERSION_STEPS = "ddim", 50  # the one that can be reversed: encode, interpolate
+
+# Parameters of the decision model that the subjects of a group share, as in HDDM: one subject hardly tells them.
+SHARED = ("sv", "sz", "st0", "p_outlier")
+# Share of a V100's peak that the ADM paper's optimized training of the 256x256 model reached (docs/v100_days.md).
+UTILISATION = 0.36

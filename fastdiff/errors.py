@@ -1,4 +1,6 @@
-"""The exception for bad input, whose message says what to give instead."""
+"""The exception for bad input, whose message says what to give instead, and words for such messages."""
+
+from collections.abc import Iterable
 
 
 class FastdiffError(ValueError):
@@ -18,3 +20,15 @@ def reason(error: BaseException) -> str:
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     return lines[0][:160] if lines else type(error).__name__
+
+
+def nearest(word: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> str:
+    """``" (did you mean <the most similar>?)"``, with ``most`` names at most, or nothing if none is similar.
+
+    Args:
+        cutoff: similarity of the least similar one, from 0 (any) to 1 (equal).
+    """
+    from difflib import get_close_matches
+
+    found = get_close_matches(word, list(known), most, cutoff)
+    return f" (did you mean {', '.join(found)}?)" if found else ""

@@ -1,4 +1,4 @@
-"""Conversion of users' numbers: Python's, NumPy's, and tensors and arrays without a dimension."""
+"""Conversion of users' numbers: Python's, NumPy's, and tensors and arrays without a dimension; durations in words."""
 
 from __future__ import annotations
 
@@ -40,3 +40,10 @@ def wholes(values: Any) -> Any:
     return (
         tuple(map(whole, values)) if isinstance(values, Sequence) and not isinstance(values, str) else values
     )
+
+
+def duration(seconds: float) -> str:
+    """Two digits and a unit: "35 ms", "1.8 s", "2.4 min", "10 h", "12 days"."""
+    units = (("ms", 1e-3), ("s", 1.0), ("min", 60.0), ("h", 3600.0))
+    unit, length = next((u for u in units if seconds < 99.5 * u[1]), ("days", 86400.0))
+    return f"{seconds / length:.{0 if seconds >= 9.95 * length else 1}f} {unit}"

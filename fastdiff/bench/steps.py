@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from fastdiff.bench.sides import SIDES, Side
-from fastdiff.bench.v100 import UTILISATION
-from fastdiff.choices import Loss
+from fastdiff.choices import UTILISATION, Loss
 from fastdiff.diffusion import DiffusionConfig, GaussianDiffusion
 from fastdiff.diffusion.loss import training_losses
 from fastdiff.models import UNet, UNetConfig, build_model

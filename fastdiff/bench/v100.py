@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from fastdiff.bench.count import TRAINING_FLOPS_PER_MAC
+from fastdiff.choices import UTILISATION
 from fastdiff.errors import FastdiffError
 
 V100_FLOPS = 120e12
 """Operations a second that the paper calls theoretical for a V100 in float16 (its data sheet: 125e12)."""
-UTILISATION = 0.36
-"""Share of V100_FLOPS that the paper's optimized training of the 256x256 model reached: the default."""
 SECONDS_PER_DAY = 86400
 
 

@@ -16,10 +16,3 @@ def columns(rows: Sequence[Sequence[str]], right: Container[int] = ()) -> str:
         for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
-
-
-def seconds_in_words(seconds: float) -> str:
-    """Two digits and a unit: "35 ms", "1.8 s", "2.4 min"."""
-    units = (("ms", 1e-3), ("s", 1.0), ("min", 60.0))
-    unit, length = next((u for u in units if seconds < 99.5 * u[1]), ("h", 3600.0))
-    return f"{seconds / length:.{0 if seconds >= 9.95 * length else 1}f} {unit}"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from fastdiff.errors import FastdiffError
+from fastdiff.errors import FastdiffError, nearest
 from fastdiff.zoo import PRESETS
 
 CACHE = "FASTDIFF_CACHE"  # environment variable with the folder for downloaded files
@@ -103,9 +102,8 @@ def released(name: str) -> Released:
     """
     row = find(name)
     if row is None:
-        near = get_close_matches(name, [*RELEASED, *(row.file for row in RELEASED.values())], cutoff=0.5)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        near = nearest(name, [*RELEASED, *(row.file for row in RELEASED.values())], most=3, cutoff=0.5)
         raise FastdiffError(
-            f"no published checkpoint has the name {name!r}{hint} (fastdiff fetch --list shows all)"
+            f"no published checkpoint has the name {name!r}{near}; fastdiff fetch --list shows all"
         )
     return row

@@ -65,8 +65,8 @@ def _run(argv: Sequence[str]) -> int:
         from fastdiff.backend import usable_device  # and with it PyTorch, which help does without
     if getattr(command, "device", None) == "auto":
         command = replace(command, device=str(usable_device("auto")))
-    # Where there is no terminal a bar is one line without an end; training prints lines of its own in its place.
-    if not sys.stderr.isatty() and getattr(command, "progress", False) and not hasattr(command, "log_every"):
+    # Where there is no terminal a bar is one line without an end.
+    if not (sys.stderr.isatty() or getattr(command, "tells_lines", False)) and hasattr(command, "progress"):
         command = replace(command, progress=False)
     logging.basicConfig(level=logging.WARNING, format="fastdiff: %(message)s")
     return command.run()

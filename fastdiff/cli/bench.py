@@ -7,6 +7,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from fastdiff.choices import UTILISATION
 from fastdiff.cli.options import Device
 from fastdiff.errors import FastdiffError
 
@@ -34,8 +35,8 @@ class Bench:
     """Include torch.compile, which may take minutes to compile."""
     width: int | None = None
     """model_channels to use in place of the preset's. Default: the least possible on a CPU, the preset's on a GPU."""
-    utilisation: float | None = None
-    """Share of a V100's peak of 120 TFLOP/s that the conversion into V100-days assumes. Default: 0.36."""
+    utilisation: float = UTILISATION
+    """Share of a V100's peak of 120 TFLOP/s that the conversion into V100-days assumes."""
     device: Device = "auto"
 
     def run(self) -> int:
@@ -56,7 +57,6 @@ class Bench:
         from fastdiff.bench import report
         from fastdiff.bench.machine import backends_in_words, device_name
         from fastdiff.bench.measure import Options, measure, smallest_width
-        from fastdiff.bench.v100 import UTILISATION
         from fastdiff.models.config import UNetConfig
         from fastdiff.zoo import PRESETS
 
@@ -76,6 +76,6 @@ class Bench:
                 dtype=getattr(torch, dtype),
                 compile=self.compile,
                 width=width,
-                utilisation=UTILISATION if self.utilisation is None else self.utilisation,
+                utilisation=self.utilisation,
             )
             print("", report.measured(measure(name, options, device)), sep="\n", flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,11 +38,10 @@ class Check:
         from fastdiff.data.readers import LeftOut, find_images
         from fastdiff.data.survey import count_classes, survey
 
-        bars = self.progress and sys.stderr.isatty()
         left_out = LeftOut(skip_broken=True)
-        images = find_images(self.data, self.labels, left_out, progress=bars)
+        images = find_images(self.data, self.labels, left_out, progress=self.progress)
         labels = None if images.labels is None else whole_labels(images, self.data)
-        found = survey(images, duplicates=True, progress=bars)
+        found = survey(images, duplicates=True, progress=self.progress)
         broken = left_out.broken + found.broken
         doubles = [[images.name(i) for i in group] for group in found.duplicates]
         several = [labels is not None and len(set(labels[group].tolist())) > 1 for group in found.duplicates]

@@ -7,6 +7,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastdiff.choices import SHARED
 from fastdiff.cli.decision_data import Data, Parameter
 from fastdiff.cli.shared import check_folder
 from fastdiff.errors import FastdiffError
@@ -23,7 +24,7 @@ class SamplePosterior(Data):
 
     subject: str | None = None
     """Column of the subjects, who are fitted together as draws from a group. Default: all trials are one subject's."""
-    shared: tuple[Parameter, ...] = ("sv", "sz", "st0", "p_outlier")
+    shared: tuple[Parameter, ...] = SHARED
     """Parameters that all subjects of a group share, if they are fitted."""
     chains: int = 4
     """Number of chains."""

@@ -41,7 +41,7 @@ class Experiment:
     seed: int = 0
     """Random seed."""
     resume: Literal["auto", "never"] = "auto"
-    """"auto" continues the run in OUT, with the results of an unbroken one; "never" trains anew and replaces it."""
+    """"auto" continues the run in OUT, with the results of an unbroken one; "never" is an error if there is one."""
     checkpoint_every: int = 500
     """Number of iterations between checkpoints."""
     val_every: int = 500
@@ -135,7 +135,7 @@ def watch(shown: Any, elements: int, unit: str) -> Callable[[Any], None]:
         if not begun and training.iteration:
             shown.initial = shown.n = training.iteration
             total = training.recipe.iterations
-            end = "; --resume never trains anew" if training.iteration == total else ""
+            end = "; another --out trains anew" if training.iteration == total else ""
             print(f"resumed    at iteration {training.iteration} of {total}{end}")
         begun = True
         shown.update(training.iteration - shown.n)

@@ -57,13 +57,13 @@ class Encode:
         import torch
 
         from fastdiff.bench.machine import device_name
-        from fastdiff.cli.pictures import fitted, read_images
+        from fastdiff.cli.pictures import model_images
+        from fastdiff.sampling.api import from_uint8
 
         model = load_denoiser(self.checkpoint, self.preset, self.device, weights=self.weights)
-        size, channels = model.config.image_size, model.config.in_channels
-        pixels = fitted(self.images, read_images(self.images, channels), size, channels, self.fit)
+        pixels = model_images(self.images, model, self.fit)
         label = one_class(model, self.checkpoint, self.class_name)
-        images = torch.from_numpy(pixels).movedim(-1, 1) / 127.5 - 1
+        images = from_uint8(torch.from_numpy(pixels))
         options: dict[str, Any] = {
             "sampler": INVERSION_SAMPLER,
             "steps": self.steps,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastdiff.choices import SAMPLER, STEPS
+from fastdiff.scalars import duration
 
 if TYPE_CHECKING:
     import torch
@@ -58,10 +59,10 @@ class Estimate:
 
     def in_words(self) -> str:
         calls = " and ".join(
-            f"{work.calls * math.ceil(work.batches)} model calls of {in_words(step)}"
+            f"{work.calls * math.ceil(work.batches)} model calls of {duration(step)}"
             for work, step in self.works
         )
-        return f"{in_words(self.seconds)} ({calls}), {self.memory / 2**30:.1f} GiB of memory"
+        return f"{duration(self.seconds)} ({calls}), {self.memory / 2**30:.1f} GiB of memory"
 
 
 def estimate(works: Sequence[Work], device: torch.device) -> Estimate:
@@ -82,24 +83,13 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def in_words(seconds: float) -> str:
-    """A duration in the unit that fits it: "0.03 s", "45 s", "12 min", "3.4 hours", "2.1 days"."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 2 * 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} hours" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
-
-
 def advice(found: Estimate, sampler: str, calls: int, dtype: str, device: torch.device) -> str:
     """One sentence for a run that takes long: what would make it shorter."""
     import torch
 
     ways = []
     if calls > STEPS:
-        few = in_words(found.seconds * STEPS / calls)
+        few = duration(found.seconds * STEPS / calls)
         better = "" if sampler == SAMPLER else f"--sampler {SAMPLER} "
         ways.append(f"{better}--steps {STEPS} (about {few})")
     if dtype == "float32" and (device.type == "cuda" or _multiplies_bfloat16()):
@@ -107,7 +97,7 @@ def advice(found: Estimate, sampler: str, calls: int, dtype: str, device: torch.
     if device.type == "cpu":
         ways.append("--device cuda" if torch.cuda.is_available() else "a machine with a GPU (--device cuda)")
     ways.append("fewer images (--n)")
-    return f"this will take {in_words(found.seconds)}; shorter with {', '.join(ways[:-1])} or {ways[-1]}"
+    return f"this will take {duration(found.seconds)}; shorter with {', '.join(ways[:-1])} or {ways[-1]}"
 
 
 def _multiplies_bfloat16() -> bool:

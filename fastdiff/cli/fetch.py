@@ -66,9 +66,8 @@ def _listing() -> str:
 
     rows = [("name", "size", "here", "address")]
     for row in RELEASED.values():
-        size = (
-            row.size or 4 * costs()[row.name].parameters
-        )  # the file is the weights in float32 and 0.01% more
+        # A file is the weights in float32 and 0.01% more.
+        size = row.size or 4 * costs()[row.name].parameters
         about = "" if row.size else "about "
         rows.append(
             (row.name, f"{about}{size / 1e9:.2f} GB", "yes" if row.path.is_file() else "-", row.address)

@@ -72,6 +72,7 @@ class Inpaint:
 
         from fastdiff.bench.machine import device_name
         from fastdiff.cli.pictures import fitted, read_images, read_mask
+        from fastdiff.sampling.api import from_uint8
 
         if self.n < 1:
             raise FastdiffError(f"n must be at least 1, got {self.n}")
@@ -86,7 +87,7 @@ class Inpaint:
             "repeats": self.repeats,
             "progress": self.progress,
         }
-        known = torch.from_numpy(images).movedim(-1, 1) / 127.5 - 1
+        known = from_uint8(torch.from_numpy(images))
         sampling = {"sampler": self.sampler, "steps": self.steps, "batch_size": self.batch_size}
         fastdiff.Sampler(model, **sampling)  # checks them, before anything is made
         check_folder(self.out, FILES)

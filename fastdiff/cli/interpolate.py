@@ -103,10 +103,10 @@ class Interpolate:
         """Images [C,H,W] in [-1, 1], or seeds."""
         import torch
 
-        from fastdiff.cli.pictures import fitted, read_images
+        from fastdiff.cli.pictures import model_images
+        from fastdiff.sampling.api import from_uint8
 
         if not self.images:
             return list(self.seeds)
-        size, channels = model.config.image_size, model.config.in_channels
-        read = [fitted(p, read_images(p, channels), size, channels, self.fit) for p in self.images]
-        return [torch.from_numpy(one).movedim(-1, 0) / 127.5 - 1 for images in read for one in images]
+        read = [from_uint8(torch.from_numpy(model_images(p, model, self.fit))) for p in self.images]
+        return list(torch.cat(read))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_type_hints
 
 import tyro
 
 from fastdiff.cli.commands import Group, command_type, find, tyro_type
 from fastdiff.cli.config_file import with_file
-from fastdiff.errors import FastdiffError
+from fastdiff.errors import FastdiffError, nearest
 
 PROGRAM = "fastdiff"
 _HELP = ("-h", "--help")
@@ -36,12 +35,6 @@ def parse(argv: Sequence[str]) -> Any:
     description = found.description if isinstance(found, Group) else None
     with _errors_in_words(program, object if isinstance(found, Group) else command_type(found)):
         return tyro.cli(kind, prog=program, args=rest, description=description)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """``" (did you mean <the most similar>?)"``, or nothing if none is similar."""
-    found = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def _no_command(group: Group, rest: list[str]) -> str:

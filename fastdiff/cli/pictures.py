@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastdiff.errors import FastdiffError
 
@@ -54,6 +54,12 @@ def fitted(path: Path, images: np.ndarray, size: int, channels: int, fit: Fit) -
         return np.stack([fit_image(image, size, channels, fit) for image in images])
     except FastdiffError as error:
         raise FastdiffError(f"{path}: {error}") from None
+
+
+def model_images(path: Path, model: Any, fit: Fit) -> np.ndarray:
+    """The images of a file as ``model`` takes them, [M,size,size,channels] uint8; errors as of the two above."""
+    size, channels = model.config.image_size, model.config.in_channels
+    return fitted(path, read_images(path, channels), size, channels, fit)
 
 
 def read_mask(

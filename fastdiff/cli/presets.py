@@ -21,9 +21,10 @@ class Presets:
         from fastdiff.backend import usable_device
         from fastdiff.bench.costs import costs, macs_per_second
         from fastdiff.bench.machine import device_name
-        from fastdiff.bench.words import columns, seconds_in_words
+        from fastdiff.bench.words import columns
         from fastdiff.checkpoint import bundled
         from fastdiff.checkpoint.released import RELEASED
+        from fastdiff.scalars import duration
         from fastdiff.zoo import PRESETS
 
         rate = macs_per_second(str(usable_device(self.device)))
@@ -40,7 +41,7 @@ class Presets:
                     f"{cost.parameters / 1e6:.1f} M",
                     f"{4 * cost.parameters / 1e9:.3f} GB",
                     f"{cost.macs / 1e9:.1f}",
-                    seconds_in_words(cost.macs / rate),
+                    duration(cost.macs / rate),
                     where,
                     preset.note,
                 )

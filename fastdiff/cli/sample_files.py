@@ -13,9 +13,6 @@ from PIL import Image
 from fastdiff.files import atomic_path, writing
 from fastdiff.images import grid
 
-NPZ, PICTURE, FOLDER = "samples.npz", "samples.png", "images"
-PREVIEW = 100  # images in the picture at most
-
 
 def write_npz(path: Path, images: Iterable[np.ndarray], n: int, labels: np.ndarray | None) -> None:
     """The file that ``np.savez(path, all_images, labels)`` writes, from batches.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from tyro.conf import arg
 
@@ -21,6 +21,7 @@ class Train(TrainConfig):
     command continues where it stopped. On several GPUs: torchrun --nproc-per-node=N -m fastdiff train ...
     """
 
+    tells_lines: ClassVar[bool] = True  # in place of a bar, where there is no terminal
     # The short forms of these options; defaults and help are TrainConfig's.
     out: Annotated[Path, arg(aliases=["-o"])]
     steps: Annotated[int, arg(aliases=["-s"])] = TrainConfig.steps

@@ -81,10 +81,8 @@ def survey(
     count = len(data) if most is None else min(most, len(data))
     numbers = np.linspace(0, len(data) - 1, count).astype(np.int64).tolist()
     found = Survey(len(data), count)
-    first, groups = (
-        dict[bytes, int](),
-        dict[int, list[int]](),
-    )  # of each content: the first image, and all if several
+    # The first image of each content, and all of them where there are several.
+    first, groups = dict[bytes, int](), dict[int, list[int]]()
     looks = _in_threads(lambda number: _look(data, number, duplicates), numbers)
     bar = tqdm(looks, "checking images", count, unit="img", disable=not progress, delay=1, leave=False)
     for number, seen in zip(numbers, bar, strict=True):

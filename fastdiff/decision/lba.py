@@ -29,6 +29,7 @@ from fastdiff.decision.design import label_conditions
 from fastdiff.decision.fit import minimise
 from fastdiff.decision.parameters import as_tensor
 from fastdiff.decision.problem import FAILED, curvature
+from fastdiff.decision.quadrature import legendre
 from fastdiff.decision.simulate import Trials
 from fastdiff.errors import FastdiffError
 
@@ -90,7 +91,7 @@ def log_pdf(rt: Any, response: Any, A: Any, b: Any, t0: Any, mean_v: Any, sd_v: 
     race, times, winner = _checked(rt, response, A, b, t0, mean_v, sd_v, st0=st0, posdrift=posdrift)
     if race.st0 == 0:
         return _log_density(times, winner, race)
-    shifts, weights = _rule(32)
+    shifts, weights = legendre(32)
     width = (times - race.t0.amin(-1)).clamp(0, race.st0)
     at = times[:, None] - width[:, None] * shifts
     rows = torch.arange(len(times)).repeat_interleave(len(shifts))
@@ -116,7 +117,7 @@ def cdf(rt: Any, response: Any, *model: Any, **named: Any) -> Tensor:
     """
     given = torch.as_tensor(rt, dtype=torch.float64).clamp_max(_LAST)
     race, times, winner = _checked(given, response, *model, **named)
-    shifts, mass = _rule(32) if race.st0 else (torch.zeros(1), torch.ones(1))
+    shifts, mass = legendre(32) if race.st0 else (torch.zeros(1), torch.ones(1))
     x, weights = _panels()
     found = []
     for part in torch.arange(len(times)).split(max(1, _AT_ONCE // len(x))):
@@ -279,7 +280,7 @@ def _log_density(times: Tensor, winner: Tensor, race: _Race) -> Tensor:
 def _log_first(t: Tensor, width: Tensor, high: Tensor, race: _Race) -> Tensor:
     """log f, before division by the probability of a positive drift."""
     narrow, low = width < _NARROW, high - width
-    y, weights = _rule(8)
+    y, weights = legendre(8)
     at = high[..., None] - torch.where(narrow, width, 0.0)[..., None] * y
     speed = race.mean_v[..., None] + race.sd_v[..., None] * at  # the drift that arrives now from this start
     summed = torch.logsumexp(speed.clamp_min(1e-300).log() - 0.5 * at**2 + weights.log(), -1)
@@ -303,7 +304,7 @@ def _log_first(t: Tensor, width: Tensor, high: Tensor, race: _Race) -> Tensor:
 
 def _survival(width: Tensor, high: Tensor, race: _Race) -> Tensor:
     """P(not there yet), given a positive drift if it must be: a mean of Phi over the window."""
-    narrow, y = width < _NARROW, _rule(8)
+    narrow, y = width < _NARROW, legendre(8)
     at = high[..., None] - torch.where(narrow, width, 0.0)[..., None] * y[0]
     summed = (_normal(at) * y[1]).sum(-1)
     closed = (_integral_of_phi(high) - _integral_of_phi(high - width)) / torch.where(narrow, 1.0, width)
@@ -323,16 +324,9 @@ def _integral_of_phi(z: Tensor) -> Tensor:
 
 
 @functools.cache
-def _rule(count: int) -> tuple[Tensor, Tensor]:
-    """Gauss-Legendre nodes and weights between 0 and 1."""
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
-
-
-@functools.cache
 def _panels() -> tuple[Tensor, Tensor]:
     """Nodes and weights between -_REACH and 0."""
-    nodes, weights = _rule(12)
+    nodes, weights = legendre(12)
     step = _REACH / _PANELS
     left = -_REACH + step * torch.arange(_PANELS, dtype=torch.float64)
     return (left[:, None] + step * nodes).flatten(), (step * weights).repeat(_PANELS)

@@ -20,12 +20,11 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
+from fastdiff.choices import SHARED
 from fastdiff.decision.design import NAMES, Term
 from fastdiff.decision.problem import FAILED, Problem
 from fastdiff.errors import FastdiffError
 
-# Parameters that subjects share in HDDM, too: one subject's trials hardly identify them.
-SHARED = ("sv", "sz", "st0", "p_outlier")
 _SMALL = {"validate_args": False}
 
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from fastdiff.choices import SHARED
 from fastdiff.decision.fit import make_problem, minimise
 from fastdiff.decision.hierarchical import HierarchicalFit, fit_hierarchical, group_problem
-from fastdiff.decision.log_posterior import SHARED, LogPosterior, Stacked
+from fastdiff.decision.log_posterior import LogPosterior, Stacked
 from fastdiff.decision.problem import Problem, curvature
 from fastdiff.errors import FastdiffError
 

@@ -44,7 +44,7 @@ def log_start_mean(t: Tensor, p: Walk) -> Tensor:
     if not bool(p.sz.any()):
         return first_passage_density(t, p.v, p.a, p.w, p.sv)
     low, high = _start_window(torch.where(t > 0, t, 1.0), p)
-    x, weights = _legendre(START_NODES)
+    x, weights = legendre(START_NODES)
     width = high - low
     w = low[..., None] + width[..., None] * x
     more = p.with_axis()
@@ -79,7 +79,7 @@ def log_time_integral(
 
 
 def _log_panel(low: Tensor, high: Tensor, p: Walk, ramp: tuple[Tensor, Tensor] | None, nodes: int) -> Tensor:
-    x, weights = _legendre(nodes)
+    x, weights = legendre(nodes)
     y = low[..., None] + (high - low)[..., None] * x
     t = y.exp()
     values = log_start_mean(t, p.with_axis()) + y + weights.log()
@@ -141,7 +141,7 @@ def _time_window(begin: Tensor, end: Tensor, p: Walk) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def _legendre(count: int) -> tuple[Tensor, Tensor]:
+def legendre(count: int) -> tuple[Tensor, Tensor]:
     """Nodes in (0, 1) and weights that sum to 1."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
@@ -149,7 +149,7 @@ def _legendre(count: int) -> tuple[Tensor, Tensor]:
 
 def start_nodes(steepest: float) -> tuple[Tensor, Tensor]:
     """For a mean of something like exp(steepest x) over -1/2 < x < 1/2: nodes there, weights that sum to 1."""
-    nodes, weights = _legendre(min(96, 16 + 8 * math.ceil(abs(steepest) / 8)))
+    nodes, weights = legendre(min(96, 16 + 8 * math.ceil(abs(steepest) / 8)))
     return nodes - 0.5, weights
 
 

@@ -44,7 +44,7 @@ class Run:
     Args:
         out: the folder.
         options: what decides the result, by name; a run in the folder with others is not continued.
-        resume: "auto" continues the run in the folder, "never" begins anew and replaces it.
+        resume: "auto" continues the run in the folder, "never" is an error if there is one.
         checkpoint_every, val_every: number of iterations between checkpoints, and between estimates of K.
 
     Raises:
@@ -104,7 +104,9 @@ class Run:
         path = self.out / CHECKPOINT
         if not path.exists() and (self.out / "log.jsonl").exists():
             raise FastdiffError(f"{self.out} holds the log of another program's run; give another --out")
-        if path.exists() and self.resume == "auto":
+        if path.exists() and self.resume == "never":
+            raise FastdiffError(f"{self.out} holds an earlier run; resume it or give another --out")
+        if path.exists():
             return self._load(path, training)
         self._save(training, 0.0)  # the folder is this run's from now on
         return 0.0
@@ -131,7 +133,7 @@ class Run:
                 if isinstance(error, DamagedFile)
                 else f"{path} is no whole checkpoint of this experiment"
             )
-            raise FastdiffError(f"{told}; --resume never begins anew") from None
+            raise FastdiffError(f"{told}; give another --out") from None
 
     def _check(self, about: dict[str, Any]) -> None:
         if about["layout"] != _LAYOUT:
@@ -141,6 +143,5 @@ class Run:
         if other:
             was, wanted = (", ".join(f"{name} = {o.get(name)}" for name in other) for o in (before, now))
             raise FastdiffError(
-                f"{self.out} holds a run with {was}, now {wanted} is asked for;"
-                " give another --out, or --resume never to replace it"
+                f"{self.out} holds a run with {was}, now {wanted} is asked for; give another --out"
             )

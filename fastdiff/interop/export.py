@@ -129,10 +129,15 @@ def _onnx(model: UNet | Classifier, target: Path) -> str:
         ) from None
     inputs = _inputs(model)
     options = {"input_names": list(inputs), "output_names": ["output"], "dynamic_shapes": _dynamic(inputs)}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of libraries that are not needed here
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # between PyTorch's own parts
-        made: Any = torch.onnx.export(plain_program(model), dynamo=True, verbose=False, **options)
+    program, log = plain_program(model), logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of libraries that are not needed here
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # between PyTorch's own parts
+            made: Any = torch.onnx.export(program, dynamo=True, verbose=False, **options)
+    finally:
+        log.setLevel(level)
     made.model.metadata_props[METADATA_KEY] = json.dumps(description(model))
     large = sum(p.nbytes for p in model.parameters()) > MOST_IN_ONE_FILE
     with atomic_path(target) as temporary:

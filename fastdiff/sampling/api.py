@@ -349,6 +349,11 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x + 1) * 127.5).clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous()
 
 
+def from_uint8(images: Tensor) -> Tensor:
+    """Images of 8 bits [...,H,W,C] as models take them, [...,C,H,W] float32 in [-1, 1]: x / 127.5 - 1."""
+    return images.movedim(-1, -3).float() / 127.5 - 1
+
+
 def _then_close(sampler: Sampler, batches: Iterator[Tensor]) -> Iterator[Tensor]:
     with sampler:
         yield from batches

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import sample_seeds
-from fastdiff.sampling.api import Sampler, to_uint8
+from fastdiff.sampling.api import Sampler, from_uint8, to_uint8
 from fastdiff.sampling.request import Classes
 from fastdiff.scalars import whole
 
@@ -26,7 +26,7 @@ def upsampler_seeds(n: int, seed: int = 0, first: int = 0) -> Tensor:
 
 def low_resolution(images: Tensor) -> Tensor:
     """Images [n,C,h,w] in [-1, 1] as an upsampler sees them, rounded to 8 bits."""
-    return to_uint8(images).movedim(-1, 1).float() / 127.5 - 1
+    return from_uint8(to_uint8(images))
 
 
 def upsample(

@@ -196,9 +196,8 @@ class TrainConfig:
     @property
     def weighting(self) -> LossWeighting:
         """The weights of the squared error."""
-        from fastdiff.diffusion.weighting import (
-            LossWeighting,  # and with it PyTorch, which --help does without
-        )
+        # And with it PyTorch, which --help does without.
+        from fastdiff.diffusion.weighting import LossWeighting
 
         return LossWeighting(self.loss_weighting, self.min_snr_gamma, self.p2_gamma, self.p2_k)
 

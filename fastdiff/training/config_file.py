@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fastdiff.errors import FastdiffError, reason
+from fastdiff.errors import FastdiffError, nearest, reason
 from fastdiff.files import atomic_path, parse_json
 from fastdiff.training.config import TrainConfig
 
@@ -39,8 +38,7 @@ def read_options(path: Path) -> dict[str, Any]:
     known = [field.name for field in fields(TrainConfig)]
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, cutoff=0.0)[0]
-            raise FastdiffError(f"{path} has the unknown option {name!r}; the nearest is {near!r}")
+            raise FastdiffError(f"{path} has the unknown option {name!r}{nearest(name, known, cutoff=0.0)}")
     return options
 
 

@@ -24,7 +24,6 @@ from fastdiff.sampling.api import sample_batches, to_uint8
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.distributed import Processes
 
-SAMPLER, STEPS = "dpmpp", 20  # as for the grids of samples
 _LOG = logging.getLogger(__name__)
 
 
@@ -106,8 +105,6 @@ class HeldOutFid:
             len(rows),
             seeds=sample_seeds(self._config.fid_samples, self._config.seed)[rows],
             classes=classes,
-            sampler=SAMPLER,
-            steps=STEPS,
             batch_size=self._batch_size,
             progress=False,
         )

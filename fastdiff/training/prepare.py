@@ -16,9 +16,8 @@ from fastdiff.training.setup import architecture, follow, load_pretrained
 from fastdiff.training.state import checkpoints, followed
 from fastdiff.training.tasks import UPSCALING, Task, make_task
 
-CHECKED = (
-    1000  # images that are decoded before the first step, some seconds of work; fastdiff data check takes all
-)
+# Images that are decoded before the first step, some seconds of work; fastdiff data check takes all.
+CHECKED = 1000
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,7 @@ def prepare(config: TrainConfig, *, progress: bool = False) -> Prepared:
         FastdiffError: bad options, or data that cannot be read.
     """
     pretrained = load_pretrained(config)
-    make_task(
-        config, *architecture(config, pretrained)
-    )  # mistakes in the options are told before the data are read
+    make_task(config, *architecture(config, pretrained))  # tells mistakes in the options before data are read
     raw = read(config.data, config.labels, progress=progress, skip_broken=config.skip_broken)
     found = _checked(raw, config.data, progress)
     earlier = checkpoints(config.out)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from fastdiff.data.readers import is_grey
 from fastdiff.models import ClassifierConfig
+from fastdiff.scalars import duration
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.prepare import Prepared
 
@@ -156,18 +157,6 @@ def next_commands(config: TrainConfig, prepared: Prepared, *, finished: bool) ->
 def _few(number: float) -> str:
     """A number to two digits, or all of them before the point."""
     return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
-
-
-def duration(seconds: float) -> str:
-    """For example "45 s", "12 min", "3 h 20 min", "2 days 4 h"."""
-    minutes, hours = round(seconds / 60), round(seconds / 3600)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 90:
-        return f"{minutes} min"
-    if hours < 48:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{hours // 24} days {hours % 24} h"
 
 
 def _about(

@@ -35,7 +35,6 @@ from fastdiff.training.timesteps import UniformTimes
 HELD = 8  # images that an upsampler's picture shows
 _ROWS, _COLUMNS = 4, 10  # of a denoiser's picture; half as many of images larger than _SMALL pixels
 _SMALL = 64
-_PICTURE_STEPS = 20
 UPSCALING = 4  # of both released upsamplers, 64 to 256 and 128 to 512
 
 Network = Callable[..., Tensor]
@@ -206,8 +205,6 @@ def _samples(model: UNet, at_once: int) -> Image.Image:
         model,
         rows * columns,
         classes=classes,
-        sampler="dpmpp",
-        steps=_PICTURE_STEPS,
         batch_size=at_once,
         progress=False,
     )
@@ -223,7 +220,7 @@ def _enlarged(model: UNet, originals: Tensor, small: Tensor, labels: Tensor | No
         small: the same images, reduced.
         labels: their classes.
     """
-    made = upsample(model, small, classes=labels, sampler="dpmpp", steps=_PICTURE_STEPS, progress=False)
+    made = upsample(model, small, classes=labels, progress=False)
     squares = torch.nn.functional.interpolate(small, size=originals.shape[2:], mode="nearest")
     rows = [to_uint8(images).cpu().numpy() for images in (squares, made, originals)]
     return grid(np.concatenate(rows), columns=len(originals), tile=64)

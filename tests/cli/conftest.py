@@ -10,26 +10,10 @@ from typing import NamedTuple
 import pytest
 import tiny
 import torch
+from tiny_checkpoint import NAMES, TINY, write_checkpoint
 
-import fastdiff
 from fastdiff.cli import main
-from fastdiff.models import ModelConfig, build_model
-
-TINY = replace(tiny.GRAY, null_label=True)
-NAMES = ("circle", "Square", "long triangle")
-
-
-def write_checkpoint(path: Path, config: ModelConfig, names: tuple[str, ...] = (), nan: bool = False) -> Path:
-    torch.manual_seed(0)
-    model = build_model(config)
-    for p in model.parameters():
-        p.data += 0.05 * torch.randn(p.shape)
-    if nan:
-        list(model.parameters())[-1].data.fill_(float("nan"))
-    model.diffusion = fastdiff.DiffusionConfig(steps=100, schedule="cosine")
-    model.class_names = names
-    fastdiff.save(model, path)
-    return path
+from fastdiff.models import ModelConfig
 
 
 @pytest.fixture(scope="session")

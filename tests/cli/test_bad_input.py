@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,10 @@ def test_sample(command, checkpoints, tmp_path, options: list[str], message: str
     [("file", "it is a file"), ("file/below", "Not a directory"), ("full", "is a folder")],
     ids=["out-is-a-file", "out-below-a-file", "a-folder-in-its-place"],
 )
-def test_place_that_cannot_be_written(command, checkpoints, tmp_path: Path, place: str, message: str) -> None:
+def test_place_that_cannot_be_written(
+    command, checkpoints, tmp_path: Path, monkeypatch, place: str, message: str
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # a terminal, which has progress bars
     (tmp_path / "file").touch()
     (tmp_path / "full" / "samples.png").mkdir(parents=True)
     ended = command("sample", "--checkpoint", checkpoints["tiny"], "--steps", 3, "--out", tmp_path / place)

@@ -10,7 +10,7 @@ import inception
 import numpy as np
 import pytest
 import tiny
-from conftest import write_checkpoint
+from tiny_checkpoint import write_checkpoint
 
 pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from conftest import write_checkpoint
+from tiny_checkpoint import write_checkpoint
 
 import fastdiff
 

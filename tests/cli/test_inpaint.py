@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,8 @@ def test_without_a_class(command, checkpoints, files, tmp_path, options) -> None
     assert ended.code == 0, ended.err
 
 
-def test_shows_progress(command, checkpoints, files, tmp_path) -> None:
+def test_shows_progress(command, checkpoints, files, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # a terminal, which has progress bars
     ended = command(
         "inpaint", files["image"], files["mask"], "--checkpoint", checkpoints["tiny"], "--out", tmp_path, "--n", 3,
         "--steps", 4, "--batch-size", 2,

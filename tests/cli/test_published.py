@@ -13,9 +13,10 @@ import torch
 from file_server import FileServer
 
 import fastdiff
-from fastdiff.bench.words import columns, seconds_in_words
+from fastdiff.bench.words import columns
 from fastdiff.checkpoint.released import RELEASED, Released
 from fastdiff.cli.fetch import sample_command
+from fastdiff.scalars import duration
 from fastdiff.zoo import PRESETS, Preset
 
 FILES = {  # networks of the three kinds, by the names of small presets
@@ -126,6 +127,6 @@ def test_presets(command) -> None:
 
 def test_words() -> None:
     assert columns([("a", "bb"), ("ccc", "d")], right=(1,)) == "a    bb\nccc   d"
-    assert [seconds_in_words(s) for s in (0.0012, 0.035, 0.2, 1.84, 30, 99.4, 99.6, 5000, 36000)] == [
-        "1.2 ms", "35 ms", "0.2 s", "1.8 s", "30 s", "99 s", "1.7 min", "83 min", "10 h",
+    assert [duration(s) for s in (0.0012, 0.035, 0.2, 1.84, 30, 99.4, 99.6, 5000, 36000, 1e6)] == [
+        "1.2 ms", "35 ms", "0.2 s", "1.8 s", "30 s", "99 s", "1.7 min", "83 min", "10 h", "12 days",
     ]  # fmt: skip

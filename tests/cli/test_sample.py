@@ -83,6 +83,7 @@ def test_second_run_replaces_the_first(command, checkpoints, tmp_path) -> None:
 def test_compares_to_eager_and_shows_progress_over_all_steps(
     command, checkpoints, tmp_path, monkeypatch
 ) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # a terminal, which has progress bars
     monkeypatch.setattr("fastdiff.bench.compare.SECONDS", 0.0)
     files = ("--checkpoint", checkpoints["tiny"], "--out", tmp_path)
     ended = command("sample", *files, "--n", 5, "--batch-size", 2, "--steps", 4, "--compare")

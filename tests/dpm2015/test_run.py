@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -104,8 +105,9 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     seen: list[int] = []
     again = _beat(run=_run(tmp_path), watch=lambda training: seen.append(training.iteration))
     assert seen == [12] and _same(first, again)
-    _beat(run=_run(tmp_path, resume="never"), watch=lambda training: seen.append(training.iteration))
-    assert seen == [12, *range(13)]
+    with pytest.raises(FastdiffError, match="holds an earlier run; resume it or give another --out"):
+        _beat(run=_run(tmp_path, resume="never"))
+    assert seen == [12] and _same(first, _beat(run=_run(tmp_path)))
     assert [line["step"] for line in _log(tmp_path)] == [3, 6, 9, 12]
 
 
@@ -127,10 +129,9 @@ def test_other_options_are_refused(tmp_path: Path) -> None:
         _beat(run=other)
     assert str(refused.value) == (
         f"{tmp_path} holds a run with --lr = 0.001, --steps = None, now --lr = 0.01, --steps = 30 is asked for; "
-        "give another --out, or --resume never to replace it"
+        "give another --out"
     )
-    _beat(run=replace(other, resume="never"))
-    _beat(run=other)  # which is the folder's now
+    assert _same(_beat(), _beat(run=_run(tmp_path)))  # the refusal has changed nothing
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,9 @@ def test_damage_is_told(tmp_path: Path, damage: Callable[[Path], None], words: s
 
 
 def _write_other(file: Path) -> None:
-    _roll(run=_run(file.parent, resume="never"))
+    other = file.parent / "other"
+    _roll(run=_run(other))
+    shutil.copy(other / CHECKPOINT, file)
 
 
 def test_divergence_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:

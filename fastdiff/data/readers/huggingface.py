@@ -15,12 +15,8 @@ from fastdiff.errors import FastdiffError, reason
 PREFIX = "hf:"
 _SPLIT = "train"  # where no other is named
 _SAVED = ("state.json", "dataset_dict.json")  # in a folder of save_to_disk
-_LABELS = (
-    "label",
-    "labels",
-    "class",
-    "fine_label",
-)  # columns of numbers or texts that are labels by their name
+# Columns of numbers or texts that are labels by their name.
+_LABELS = ("label", "labels", "class", "fine_label")
 
 
 @dataclass(frozen=True)
