@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,3 +47,4 @@ def workplace(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.syspath_prepend(str(folder))
     yield folder
     server.close()
+    sys.modules.pop("transforms", None)  # the page's own transforms.py; tests of other folders have theirs
