@@ -37,17 +37,31 @@ class ReverseMoments(NamedTuple):
     x0: Tensor
 
 
-def posterior(alphas_bar: np.ndarray, alphas_bar_prev: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Coefficients of q(x_s | x_t, x_0) for two noise levels s < t of one process (DDPM equations 6, 7).
+class Posterior(NamedTuple):
+    """q(x_s | x_t, x_0) = N(c_0 x_0 + c_t x_t, variance), and beta, the variance of q(x_t | x_s)."""
 
-    Returns:
-        (variance, c_0, c_t), each shaped like the arguments: the mean is c_0 x_0 + c_t x_t.
+    c_0: np.ndarray
+    c_t: np.ndarray
+    variance: np.ndarray
+    beta: np.ndarray
+
+
+def posterior(
+    signal: np.ndarray, noise: np.ndarray, signal_prev: np.ndarray, noise_prev: np.ndarray
+) -> Posterior:
+    """The posterior of the less noisy of two levels x = signal x_0 + noise z of one process (DDPM equations 6, 7).
+
+    With signal^2 = abar and noise^2 = 1 - abar, beta is DDPM's 1 - abar_t / abar_s.
     """
-    beta = 1 - alphas_bar / alphas_bar_prev  # variance of q(x_t | x_s)
-    variance = beta * (1 - alphas_bar_prev) / (1 - alphas_bar)
-    c_0 = beta * np.sqrt(alphas_bar_prev) / (1 - alphas_bar)
-    c_t = (1 - alphas_bar_prev) * np.sqrt(1 - beta) / (1 - alphas_bar)
-    return variance, c_0, c_t
+    ratio = signal / signal_prev
+    beta = noise**2 - (ratio * noise_prev) ** 2
+    share = (noise_prev / noise) ** 2
+    return Posterior(beta * signal_prev / noise**2, ratio * share, beta * share, beta)
+
+
+def _levels(alphas_bar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(signal, noise) of a process that preserves variance."""
+    return np.sqrt(alphas_bar), np.sqrt(1 - alphas_bar)
 
 
 def clipped_log(variance: np.ndarray, beta: np.ndarray) -> np.ndarray:
@@ -99,7 +113,7 @@ class GaussianDiffusion:
     def _set_tables(self, betas: np.ndarray) -> None:
         alphas_bar = np.cumprod(1 - betas)
         alphas_bar_prev = np.append(1.0, alphas_bar[:-1])
-        variance, c_0, c_t = posterior(alphas_bar, alphas_bar_prev)
+        c_0, c_t, variance, _ = posterior(*_levels(alphas_bar), *_levels(alphas_bar_prev))
         log_variance = clipped_log(variance, betas)
         # "fixed_large" also replaces its first variance: the likelihood of the last step is better (IDDPM).
         large = np.append(np.exp(log_variance[0]), betas[1:])

@@ -36,8 +36,8 @@ class Conditioner:
         self.draws_noise = condition.changes_moments and plan.is_reverse_chain
         whole = bool((plan.times == plan.times.round()).all())
         self._times = plan.times.to(table.device, torch.int64 if whole else table.dtype)
-        self._after: list[float] = plan.alphas_bar_after.tolist()
-        self._levels: list[float] = [*plan.alphas_bar.tolist(), self._after[-1]]
+        self._after: list[list[float]] = plan.levels_after.tolist()
+        self._levels: list[list[float]] = [*plan.levels.tolist(), self._after[-1]]
 
     def initial(self, x: Tensor) -> Tensor:
         """x_T with its known part replaced."""
@@ -46,12 +46,12 @@ class Conditioner:
     def output(
         self, step: int, x: Tensor, output: Tensor, uncond: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The model's outputs at x, shifted to shift the estimate of x_0 by (1 - abar) / sqrt(abar) grad log r."""
+        """The model's outputs at x, shifted to shift the estimate of x_0 by noise^2 / signal grad log r."""
         gradient = None if self.draws_noise else self._condition.score(x, self._times[step].expand(len(x)))
         if gradient is None:
             return output, uncond
-        level = self._levels[step]
-        shift = (1 - level) / level**0.5 / float(self._plan.table[step, _OUT_M]) * gradient
+        signal, noise = self._levels[step]
+        shift = noise**2 / signal / float(self._plan.table[step, _OUT_M]) * gradient
         # Guidance mixes the two outputs with weights that sum to 1, so shifting both shifts the mixture as much.
         return _shifted(output, shift), None if uncond is None else _shifted(uncond, shift)
 
@@ -59,10 +59,11 @@ class Conditioner:
         """The state after the step, from the result of ``reverse_step``, which is the mean if ``draws_noise``."""
         if self.draws_noise and bool(self._plan.table[step, [_STD, _NOISE_ON]].any()):
             x = self._drawn(step, x, output)  # a step without noise has no variance, so r does not change it
-        before, after = self._levels[step], self._after[step]
-        if self._levels[step + 1] < after:  # the step is made once more
-            noise = normal(self._seeds, x.shape[1:], step=step, stream=BACK_STREAM, dtype=x.dtype)
-            x = (before / after) ** 0.5 * x + (1 - before / after) ** 0.5 * noise
+        (signal, noise), (signal_after, noise_after) = self._levels[step], self._after[step]
+        if self._levels[step + 1] != self._after[step]:  # the step is made once more
+            drawn = normal(self._seeds, x.shape[1:], step=step, stream=BACK_STREAM, dtype=x.dtype)
+            ratio = signal / signal_after
+            x = ratio * x + (noise**2 - (ratio * noise_after) ** 2) ** 0.5 * drawn
         return self._with_known(x, step + 1)
 
     def _drawn(self, step: int, mean: Tensor, output: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ in docs/conditional_sampling.md.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -67,8 +66,8 @@ class Condition:
         """The gradient of log r at x_t, for samplers that follow the score instead of drawing from p(x_{t-1} | x_t)."""
         return None
 
-    def state(self, x: Tensor, alpha_bar: float, seeds: Tensor, counter: int) -> Tensor:
-        """x at level alpha_bar with its known part replaced; ``counter`` is the Philox counter of the noise."""
+    def state(self, x: Tensor, level: Sequence[float], seeds: Tensor, counter: int) -> Tensor:
+        """x, at the level (signal, noise), with its known part replaced; ``counter`` is the noise's Philox counter."""
         return x
 
 
@@ -245,11 +244,12 @@ class Inpaint(Condition):
     def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
         return replace(self, image=f(self.image), mask=f(self.mask))
 
-    def state(self, x: Tensor, alpha_bar: float, seeds: Tensor, counter: int) -> Tensor:
+    def state(self, x: Tensor, level: Sequence[float], seeds: Tensor, counter: int) -> Tensor:
         known = self.image.to(x.dtype)
-        if alpha_bar < 1:
-            noise = normal(seeds, x.shape[1:], step=counter, stream=KNOWN_STREAM, dtype=x.dtype)
-            known = math.sqrt(alpha_bar) * known + math.sqrt(1 - alpha_bar) * noise
+        signal, noise = level
+        if noise > 0:
+            drawn = normal(seeds, x.shape[1:], step=counter, stream=KNOWN_STREAM, dtype=x.dtype)
+            known = signal * known + noise * drawn
         return torch.empty_like(x).copy_(torch.where(self.mask, x, known))  # in the layout of x
 
 

@@ -23,12 +23,12 @@ def check_time(time: str) -> None:
 def with_time_convention(plan: Plan, time: Time, steps: int) -> Plan:
     """A plan of a process of ``steps`` timesteps, with the times in the convention of the model.
 
-    "index": i = 0 .. T - 1, as it is; "continuous": i / (T - 1); "sigma": sqrt(1 / abar - 1).
+    "index": i = 0 .. T - 1, as it is; "continuous": i / (T - 1); "sigma": noise over signal.
     """
     if time == "continuous":
         return replace(plan, times=plan.times / max(steps - 1, 1))
     if time == "sigma":
-        return replace(plan, times=torch.sqrt(1 / plan.alphas_bar - 1))
+        return replace(plan, times=plan.levels[:, 1] / plan.levels[:, 0])
     return plan
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -21,26 +23,42 @@ MAX_SIGMA = 80.0
 class Levels:
     """S + 1 noise levels for S steps, in the order they are visited.
 
-    Level i has x = sqrt(alphas_bar[i]) x_0 + sqrt(1 - alphas_bar[i]) noise, and the model is given times[i] for it.
-    alphas_bar = 1 is the clean image.
+    Level i has x = signal[i] x_0 + noise[i] z with a standard normal z, and the model is given this x with times[i].
+    A process that preserves variance, such as DDPM's, has signal = sqrt(abar) and noise = sqrt(1 - abar). noise = 0
+    is the clean image.
     """
 
-    alphas_bar: np.ndarray  # [S+1] float64
+    signal: np.ndarray  # [S+1] float64
+    noise: np.ndarray  # [S+1] float64
     times: np.ndarray  # [S+1] float64
+    path: Callable[[np.ndarray], Levels] | None = None  # the levels of the same process at any sigmas
+
+    @classmethod
+    def preserving_variance(
+        cls, alphas_bar: np.ndarray, times: np.ndarray, path: Callable[[np.ndarray], Levels] | None = None
+    ) -> Levels:
+        """The levels x = sqrt(abar) x_0 + sqrt(1 - abar) z."""
+        return cls(np.sqrt(alphas_bar), np.sqrt(1 - alphas_bar), np.asarray(times, np.float64), path)
 
     @property
     def steps(self) -> int:
-        return len(self.alphas_bar) - 1
+        return len(self.times) - 1
 
     @property
     def sigmas(self) -> np.ndarray:
-        """Noise over signal, sqrt((1 - abar) / abar): [S+1] float64."""
-        return np.sqrt(1 / self.alphas_bar - 1)
+        """Noise over signal: [S+1] float64."""
+        return self.noise / self.signal
+
+    def at(self, sigmas: np.ndarray) -> Levels:
+        """The levels of the same process at other sigmas above 0, such as the midpoints of steps."""
+        assert self.path is not None, "these levels were made without their process"
+        return self.path(sigmas)
 
     def up(self) -> Levels:
         """The same levels from the cleanest noisy one to the noisiest, for encoding: S - 1 steps."""
-        noisy = self.alphas_bar < 1
-        return Levels(self.alphas_bar[noisy][::-1], self.times[noisy][::-1])
+        noisy = self.noise > 0
+        signal, noise, times = (column[noisy][::-1] for column in (self.signal, self.noise, self.times))
+        return Levels(signal, noise, times, self.path)
 
 
 def make_levels(
@@ -70,20 +88,40 @@ def make_levels(
     """
     if spacing not in get_args(Spacing):
         raise FastdiffError(f"unknown spacing {spacing!r}; known: {', '.join(get_args(Spacing))}")
+    path = partial(_between, diffusion)
     if spacing == "uniform":
         short = diffusion.respaced(steps)
-        alphas_bar = short.alphas_bar.numpy()[::-1]
         times = short.timestep_map.numpy()[::-1] * short.time_scale
+        levels = Levels.preserving_variance(short.alphas_bar.numpy()[::-1], times, path)
     else:
-        table = np.sqrt(1 / diffusion.alphas_bar.numpy() - 1)
+        table = _sigmas(diffusion)
         low = sigma_min or float(table[0])
         high = sigma_max or min(float(table[-1]), MAX_SIGMA)
-        sigmas = _grid(_whole(steps, spacing, diffusion.steps), spacing, low, high, to_clean)
-        alphas_bar = 1 / (1 + sigmas**2)
-        times = _time_of(sigmas, table, diffusion)
-    if to_clean:
-        alphas_bar, times = np.append(alphas_bar, 1.0), np.append(times, times[-1])
-    return Levels(np.asarray(alphas_bar, np.float64), np.asarray(times, np.float64))
+        levels = path(_grid(_whole(steps, spacing, diffusion.steps), spacing, low, high, to_clean))
+    return _finished(levels) if to_clean else levels
+
+
+def _finished(levels: Levels) -> Levels:
+    """The levels with the clean image after them, at the time of the last one."""
+    return Levels(
+        np.append(levels.signal, 1.0),
+        np.append(levels.noise, 0.0),
+        np.append(levels.times, levels.times[-1]),
+        levels.path,
+    )
+
+
+def _between(diffusion: GaussianDiffusion, sigmas: np.ndarray) -> Levels:
+    """Levels between those of the process: the model's time is interpolated linearly in log sigma."""
+    table = _sigmas(diffusion)
+    position = np.interp(np.log(sigmas), np.log(table), np.arange(len(table)))
+    times = np.interp(position, np.arange(len(table)), diffusion.timestep_map.numpy()) * diffusion.time_scale
+    signal = 1 / np.sqrt(1 + sigmas**2)
+    return Levels(signal, sigmas * signal, times, partial(_between, diffusion))
+
+
+def _sigmas(diffusion: GaussianDiffusion) -> np.ndarray:
+    return np.sqrt(1 / diffusion.alphas_bar.numpy() - 1)
 
 
 def _grid(steps: int, spacing: Spacing, low: float, high: float, to_clean: bool) -> np.ndarray:
@@ -99,9 +137,3 @@ def _whole(steps: int | str, spacing: str, available: int) -> int:
             "specifications like 'ddim50' need spacing 'uniform'"
         )
     return int(text)
-
-
-def _time_of(sigmas: np.ndarray, table: np.ndarray, diffusion: GaussianDiffusion) -> np.ndarray:
-    position = np.interp(np.log(sigmas), np.log(table), np.arange(len(table)))
-    times = np.interp(position, np.arange(len(table)), diffusion.timestep_map.numpy())
-    return times * diffusion.time_scale

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +36,8 @@ class Row:
     """One model call and the update that follows it."""
 
     time: float  # the time that the model is given
-    alpha_bar: float  # level of the x it is given
+    signal: float  # the x it is given is signal x_0 + noise z
+    noise: float
     x: float = 0.0
     x0: float = 0.0
     h1: float = 0.0
@@ -58,8 +58,8 @@ class Plan:
     table: Tensor
     history: tuple[History, ...]
     variance: Literal["none", "learned", "learned_range"]  # how ``reverse_step`` finds the std
-    alphas_bar: Tensor  # [S], level of the state that each call is given
-    alphas_bar_after: Tensor  # [S], level that it leads to; the last one is taken to be the clean image
+    levels: Tensor  # [S, 2], signal and noise of the state that each call is given
+    levels_after: Tensor  # [S, 2], of the state that it leads to; the last one is taken to be the clean image
     is_reverse_chain: bool = False  # steps draw from p(x_{t-1} | x_t), whose moments can be conditioned
 
     @property
@@ -78,8 +78,8 @@ class Plan:
             times=self.times.repeat_interleave(count),
             table=self.table.repeat_interleave(count, 0),
             history=self.history * count,
-            alphas_bar=self.alphas_bar.repeat_interleave(count),
-            alphas_bar_after=self.alphas_bar_after.repeat_interleave(count),
+            levels=self.levels.repeat_interleave(count, 0),
+            levels_after=self.levels_after.repeat_interleave(count, 0),
         )
 
     def table_like(self, x: Tensor) -> Tensor:
@@ -104,23 +104,22 @@ def make_plan(
         variance: the diffusion's; it matters to rows with ``noise_on`` only.
         guidance_scale: w of uncond + w (cond - uncond); None without guidance.
     """
-    out_x, out_m = zip(*(_to_x0(prediction, row.alpha_bar) for row in rows), strict=True)
+    out_x, out_m = zip(*(_to_x0(prediction, row.signal, row.noise) for row in rows), strict=True)
     columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS if hasattr(Row, name)}
     guidance = 1.0 if guidance_scale is None else guidance_scale
     table = make_table(len(rows), out_x=out_x, out_m=out_m, **columns, guidance=guidance)
-    levels = torch.tensor([*(row.alpha_bar for row in rows), 1.0], dtype=torch.float64)
+    levels = torch.tensor([*((row.signal, row.noise) for row in rows), (1.0, 0.0)], dtype=torch.float64)
     learned = any(row.noise_on for row in rows) and variance in ("learned", "learned_range")
     return Plan(
         times=torch.tensor([row.time for row in rows], dtype=torch.float64),
         table=torch.from_numpy(table),
         history=tuple(row.history for row in rows),
         variance=variance if learned else "none",  # pyright: ignore[reportArgumentType]
-        alphas_bar=levels[:-1],
-        alphas_bar_after=levels[1:],
+        levels=levels[:-1],
+        levels_after=levels[1:],
     )
 
 
-def _to_x0(prediction: Prediction, alpha_bar: float) -> tuple[float, float]:
+def _to_x0(prediction: Prediction, signal: float, noise: float) -> tuple[float, float]:
     """(u, w) of x_0 = u x + w output: see ``GaussianDiffusion.predict_x0``."""
-    signal, noise = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
     return {"epsilon": (1 / signal, -noise / signal), "x0": (0.0, 1.0), "v": (signal, -noise)}[prediction]

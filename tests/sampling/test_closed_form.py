@@ -29,7 +29,9 @@ def test_ddim_shrinks_a_gaussian_by_a_product_of_cosines(steps, expected) -> Non
     Levels T, ..., 0 evenly, rounded, where 0 is the clean image and level k the process's step k - 1.
     """
     step = np.rint(np.linspace(1000, 0, steps + 1)).astype(int) - 1
-    levels = Levels(np.append(X0_LINEAR.alphas_bar.numpy(), 1.0)[step], np.maximum(step, 0.0))
+    levels = Levels.preserving_variance(
+        np.append(X0_LINEAR.alphas_bar.numpy(), 1.0)[step], np.maximum(step, 0.0)
+    )
     plan = make_plan(SAMPLERS["ddim"].rows(levels, "fixed_small", 0.0), "x0")
     x = torch.ones(1, 1, dtype=torch.float64)
     ratio = run(plan, gaussian_model(X0_LINEAR), x, clip=False).item()
@@ -41,7 +43,7 @@ def test_ddim_product_on_the_respaced_process() -> None:
     mean, std = 0.3, 0.5
     levels = make_levels(X0_LINEAR, 25)
     plan = sampling_plan(X0_LINEAR, sampler="ddim", steps=25)
-    alpha_bar = levels.alphas_bar[0]
+    alpha_bar = levels.signal[0] ** 2
     v = alpha_bar * std**2 + 1 - alpha_bar
     x = math.sqrt(alpha_bar) * mean + math.sqrt(v) * torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     out = run(plan, gaussian_model(X0_LINEAR, mean, std), x, clip=False)[:, 0]

@@ -24,8 +24,19 @@ def test_uniform_levels_are_the_respaced_process() -> None:
     levels = make_levels(diffusion, "ddim50")
     assert levels.steps == 50
     assert levels.times[:-1].tolist() == list(range(980, -1, -20))
-    assert levels.alphas_bar[-1] == 1
-    np.testing.assert_allclose(levels.alphas_bar[:-1], diffusion.alphas_bar[::20].flip(0), rtol=1e-12)
+    assert (levels.signal[-1], levels.noise[-1]) == (1, 0)
+    np.testing.assert_allclose(levels.signal[:-1] ** 2, diffusion.alphas_bar[::20].flip(0), rtol=1e-12)
+    np.testing.assert_allclose(levels.noise[:-1] ** 2, 1 - diffusion.alphas_bar[::20].flip(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("spacing", ["uniform", "karras"])
+def test_levels_at_other_sigmas_are_of_the_same_process(spacing) -> None:
+    levels = make_levels(GaussianDiffusion(), 10, spacing)
+    again = levels.at(levels.sigmas[:-1])
+    for name in ("signal", "noise", "times"):
+        np.testing.assert_allclose(getattr(again, name), getattr(levels, name)[:-1], rtol=1e-9, atol=1e-9)
+    between = again.at(np.sqrt(levels.sigmas[:-2] * levels.sigmas[1:-1]))
+    assert ((levels.times[1:-1] < between.times) & (between.times < levels.times[:-2])).all()
 
 
 @pytest.mark.parametrize("spacing", ["karras", "logsnr"])
@@ -53,7 +64,7 @@ def test_levels_up_are_the_noisy_ones_reversed() -> None:
     down = make_levels(GaussianDiffusion(), 10)
     up = down.up()
     assert up.steps == 9
-    assert up.alphas_bar.tolist() == down.alphas_bar[:-1][::-1].tolist()
+    assert up.noise.tolist() == down.noise[:-1][::-1].tolist()
     assert up.times.tolist() == down.times[:-1][::-1].tolist()
 
 
@@ -118,10 +129,10 @@ def test_calls_and_history() -> None:
     x0, x, none = History.PREVIOUS_X0, History.PREVIOUS_X, History.NONE
     assert sampling_plan(diffusion, sampler="heun", steps=3).history == (none, x, none, x, none)
     assert sampling_plan(diffusion, sampler="dpmpp", steps=4).history == (none, x0, x0, none)
-    levels = Levels(np.geomspace(1e-3, 0.9, 5), np.arange(5.0))
+    levels = Levels.preserving_variance(np.geomspace(1e-3, 0.9, 5), np.arange(5.0))
     few = [row.history for row in SAMPLERS["dpmpp"].rows(levels, "fixed_small", 0.0)]
     assert few == [none, x0, x0, none]  # fewer than 15 steps finish with first order
-    levels = Levels(np.geomspace(1e-3, 0.9, 17), np.arange(17.0))
+    levels = Levels.preserving_variance(np.geomspace(1e-3, 0.9, 17), np.arange(17.0))
     many = [row.history for row in SAMPLERS["dpmpp"].rows(levels, "fixed_small", 0.0)]
     assert many == [none] + [x0] * 15
 
@@ -129,14 +140,14 @@ def test_calls_and_history() -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_rows_are_consistent(sampler, schedule) -> None:
-    """If the model already knows x_0 exactly and x_t = sqrt(abar) x_0, every row keeps x on that line."""
+    """If the model already knows x_0 exactly and x_t = signal x_0, every row keeps x on that line."""
     diffusion = GaussianDiffusion(DiffusionConfig(schedule=schedule, prediction="x0"))
     for steps in (1, 2, 5, 25):
         levels = make_levels(diffusion, steps, SAMPLERS[sampler].spacing)
-        x, before = np.sqrt(levels.alphas_bar[0]), 0.0
+        x, before = levels.signal[0], 0.0
         for row in SAMPLERS[sampler].rows(levels, "fixed_small", 0.0):
             h1 = {History.NONE: 0.0, History.PREVIOUS_X0: 1.0, History.PREVIOUS_X: before}[row.history]
-            assert x == pytest.approx(np.sqrt(row.alpha_bar))
+            assert x == pytest.approx(row.signal)
             before, x = x, row.x * x + row.x0 + row.h1 * h1
         assert x == pytest.approx(1)
 

@@ -76,6 +76,6 @@ class FusedSteps:
         """[T, 12] float64, the row of t = 0 first: DDIM's, or ancestral sampling's where eta is None."""
         config, alphas_bar = self._process.config, self._process.alphas_bar.numpy()
         times = np.arange(self._process.steps, dtype=np.float64)
-        levels = Levels(np.append(alphas_bar[::-1], 1.0), np.append(times[::-1], 0.0))
+        levels = Levels.preserving_variance(np.append(alphas_bar[::-1], 1.0), np.append(times[::-1], 0.0))
         rows = ancestral.rows(levels, config.variance) if eta is None else ddim.rows(levels, eta)
         return make_plan(rows, config.prediction, config.variance).table.flip(0)

@@ -75,7 +75,13 @@ class GaussianDiffusion(Losses):
         self.sqrt_recipm1_alphas_cumprod = np.sqrt(1 / abar - 1)
         self.posterior_variance = self._process.posterior_variance.numpy()
         self.posterior_log_variance_clipped = self._process.posterior_log_variance_clipped.numpy()
-        _, self.posterior_mean_coef1, self.posterior_mean_coef2 = gaussian.posterior(abar, before)
+        levels = (
+            self.sqrt_alphas_cumprod,
+            self.sqrt_one_minus_alphas_cumprod,
+            np.sqrt(before),
+            np.sqrt(1 - before),
+        )
+        self.posterior_mean_coef1, self.posterior_mean_coef2, *_ = gaussian.posterior(*levels)
 
     # --- the forward process and conversions --------------------------------------------------------------
 

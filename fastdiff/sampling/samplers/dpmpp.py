@@ -11,15 +11,15 @@ FEW_STEPS = 15  # below this the last step is first order, for stability (``lowe
 
 
 def rows(levels: Levels) -> list[Row]:
-    """With lambda = log(sqrt(abar) / sqrt(1 - abar)), h = lambda' - lambda and r = h_previous / h:
+    """With lambda = log(signal / noise), h = lambda' - lambda and r = h_previous / h:
 
         D  = (1 + 1/(2r)) x_0 - 1/(2r) x_0_previous
-        x' = sqrt(1 - abar') / sqrt(1 - abar) x - sqrt(abar') (exp(-h) - 1) D
+        x' = noise' / noise x - signal' (exp(-h) - 1) D
 
     One model call a step. D = x_0 (first order) in the first step, which has no past, in the last of fewer
     than 15 steps, and in a step to the clean image, where h is infinite and x' = x_0.
     """
-    signal, noise = np.sqrt(levels.alphas_bar), np.sqrt(1 - levels.alphas_bar)
+    signal, noise = levels.signal, levels.noise
     steps = levels.steps
     h = np.full(steps, np.inf)
     noisy = noise[1:] > 0
@@ -34,7 +34,8 @@ def rows(levels: Levels) -> list[Row]:
         result.append(
             Row(
                 time=levels.times[i],
-                alpha_bar=levels.alphas_bar[i],
+                signal=signal[i],
+                noise=noise[i],
                 x=noise[i + 1] / noise[i],
                 x0=whole * (1 + past),
                 h1=-whole * past,
