@@ -50,6 +50,6 @@ def description(model: UNet | Classifier) -> dict[str, Any]:
     return {
         "kind": "classifier" if isinstance(model.config, ClassifierConfig) else "unet",
         "model": asdict(model.config),
-        "diffusion": asdict(diffusion) if isinstance(diffusion, DiffusionConfig) else None,
+        "diffusion": diffusion.stored() if isinstance(diffusion, DiffusionConfig) else None,
         "class_names": list(model.class_names),
     }

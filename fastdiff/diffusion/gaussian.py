@@ -5,7 +5,8 @@ Equation numbers: DDPM = Ho et al. 2020; IDDPM = Nichol & Dhariwal 2021. abar_t 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,10 +15,13 @@ import torch
 from torch import Tensor
 
 from fastdiff.diffusion import schedule
-from fastdiff.diffusion.config import DiffusionConfig
+from fastdiff.diffusion.config import DiffusionConfig, Prediction
+from fastdiff.diffusion.process import Model as Model
+from fastdiff.diffusion.process import NoiseLevels, Process
 from fastdiff.errors import FastdiffError
 
-Model = Callable[..., Tensor]  # model(x [N,C,*], t [N], **cond) -> [N,C,*] or [N,2C,*]
+# Above sigma = 80 data in [-1, 1] are lost in the noise (EDM, table 1); cosine schedules go on to 20000.
+MAX_SIGMA = 80.0
 
 
 class Moments(NamedTuple):
@@ -72,7 +76,7 @@ def clipped_log(variance: np.ndarray, beta: np.ndarray) -> np.ndarray:
     return np.log(np.append(variance[1] if len(variance) > 1 else beta[0], variance[1:]))
 
 
-class GaussianDiffusion:
+class GaussianDiffusion(Process):
     """The forward process q(x_t | x_0) in T discrete steps, and the reverse step that follows from a model's output.
 
     Tables are float64 on the CPU. Each device gets one copy in the working precision (float32; float64 for float64
@@ -88,8 +92,10 @@ class GaussianDiffusion:
         time_scale: factor of ``timestep_map`` in the times that the model is given.
 
     Raises:
-        FastdiffError: betas that are not strictly between 0 and 1.
+        FastdiffError: betas that are not strictly between 0 and 1; a config of a process in continuous time.
     """
+
+    starts_unscaled = True
 
     def __init__(
         self,
@@ -98,6 +104,11 @@ class GaussianDiffusion:
         betas: Sequence[float] | np.ndarray | Tensor | None = None,
     ) -> None:
         config = config or DiffusionConfig()
+        if config.parametrisation != "discrete":
+            raise FastdiffError(
+                f"a model of kind {config.parametrisation!r} has no discrete steps and so no GaussianDiffusion, as "
+                "bits per dimension and schedulers need them; sampling and training work without"
+            )
         if betas is None:
             table = schedule.betas(config.schedule, config.steps)
         else:
@@ -172,6 +183,42 @@ class GaussianDiffusion:
         time = self._cache[key][t]
         return time.float() * self.time_scale if self.config.rescale_timesteps else time
 
+    # --- sampling -----------------------------------------------------------------------------------------
+
+    @property
+    def most_steps(self) -> int:
+        return self.steps
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """The ends of the process's own levels, up to 80."""
+        sigmas = self._tables["sigmas"]
+        return float(sigmas[0]), min(float(sigmas[-1]), MAX_SIGMA)
+
+    def own_levels(self, steps: int | str) -> NoiseLevels:
+        """The steps that :meth:`respaced` keeps."""
+        short = self.respaced(steps)
+        times = short.timestep_map.numpy()[::-1] * short.time_scale
+        return NoiseLevels(*_levels(short.alphas_bar.numpy()[::-1]), times.astype(np.float64))
+
+    def levels(self, sigmas: np.ndarray) -> NoiseLevels:
+        """Between the steps the model's time is linear in log sigma (equally: in log-SNR), and held at the ends."""
+        steps = np.arange(self.steps)
+        position = np.interp(np.log(sigmas), np.log(self._tables["sigmas"]), steps)
+        times = np.interp(position, steps, self.timestep_map.numpy()) * self.time_scale
+        signal = 1 / np.sqrt(1 + sigmas**2)
+        return NoiseLevels(signal, sigmas * signal, times)
+
+    def to_x0(self, signal: float, noise: float) -> tuple[float, float]:
+        """See :meth:`predict_x0`."""
+        of = {"epsilon": (1 / signal, -noise / signal), "x0": (0.0, 1.0), "v": (signal, -noise)}
+        return of[self.config.prediction]
+
+    def with_prediction(self, prediction: Prediction) -> GaussianDiffusion:
+        result = copy.copy(self)
+        result.config = replace(self.config, prediction=prediction)
+        return result
+
     # --- the forward process ------------------------------------------------------------------------------
 
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -188,6 +235,10 @@ class GaussianDiffusion:
     def snr(self, t: Tensor, like: Tensor) -> Tensor:
         """Signal-to-noise ratio abar_t / (1 - abar_t) of x_t, [N,1,...,1] to broadcast against ``like`` [N,C,*]."""
         return self._at("snr", t, like)
+
+    def error_factor(self, t: Tensor, like: Tensor) -> Tensor:
+        snr = self.snr(t, like)
+        return {"epsilon": 1 / snr, "x0": torch.ones_like(snr), "v": 1 / (snr + 1)}[self.config.prediction]
 
     def q_posterior(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Moments:
         """Moments of q(x_{t-1} | x_t, x_0) (DDPM equations 6, 7); the log-variance is clipped at t = 0."""
@@ -220,23 +271,6 @@ class GaussianDiffusion:
     def predict_epsilon(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The noise that leads from x_0 to x_t: (x_t / sqrt(abar) - x_0) / sqrt(1 / abar - 1)."""
         return (self._at("recip_sqrt_alphas_bar", t, x_t) * x_t - x0) / self._at("sigmas", t, x_t)
-
-    def split(self, output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The model's output as (prediction [N,C,*], variance channels [N,C,*] or None), at least float32.
-
-        Raises:
-            FastdiffError: the output does not have the shape that the config promises.
-        """
-        channels = x.shape[1]
-        promised = 2 * channels if self.config.learns_variance else channels
-        expected = (x.shape[0], promised, *x.shape[2:])
-        if tuple(output.shape) != expected:
-            raise FastdiffError(
-                f"the model returned {list(output.shape)} for x {list(x.shape)}; "
-                f"variance {self.config.variance!r} needs {list(expected)}"
-            )
-        output = output.to(torch.promote_types(output.dtype, torch.float32))
-        return output[:, :channels], output[:, channels:] if promised > channels else None
 
     def p_mean_variance(
         self, model: Model, x: Tensor, t: Tensor, *, clip: bool = True, **cond: Any

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, get_args
 
@@ -14,7 +13,8 @@ from tqdm import tqdm
 
 from fastdiff.choices import INVERSION_SAMPLER, INVERSION_STEPS, SAMPLER, STEPS
 from fastdiff.diffusion.config import DiffusionConfig, Prediction
-from fastdiff.diffusion.gaussian import GaussianDiffusion, Model
+from fastdiff.diffusion.continuous import make_process
+from fastdiff.diffusion.process import Model, Process
 from fastdiff.errors import FastdiffError
 from fastdiff.inference import for_inference
 from fastdiff.sampling.capture import Captures
@@ -57,7 +57,7 @@ class Sampler:
     guidance_scale: float | None = None  # w of uncond + w (cond - uncond); None = no guidance
     clip: bool = True  # clamp each estimate of x_0 to [-1, 1]
     batch_size: int | None = None  # samples at a time; None = all
-    diffusion: DiffusionConfig | GaussianDiffusion | None = None  # None = model.diffusion
+    diffusion: DiffusionConfig | Process | None = None  # None = model.diffusion
     # What the model predicts: "epsilon", "x0", "v"; None = as in diffusion.
     predicts: Prediction | None = None
     # The form of the model's time: "index" i, "continuous" i / (T - 1), or "sigma", as in EDM and k-diffusion.
@@ -178,6 +178,7 @@ class Sampler:
             for start in starts:
                 batch = request.batch(start, start + size).to(self._device)
                 x = batch.initial_state(self.sample_shape)
+                x = x if plan.start == 1 else x * plan.start
                 if x.ndim == 4:
                     x = x.contiguous(memory_format=self.memory_format)
                 with in_eval_mode(model):
@@ -194,7 +195,7 @@ class Sampler:
                         on_step=bar.update,
                         captures=self._captures if self.capture else None,
                     )
-                yield x.contiguous()
+                yield (x if plan.end == 1 else x * plan.end).contiguous()
 
     def _prepared(self) -> Model:
         """The module to run: an optimized view of the model, or a copy of it in ``precision``, where these apply.
@@ -225,21 +226,18 @@ class Sampler:
         return self._plan.is_reverse_chain
 
     @cached_property
-    def _process(self) -> GaussianDiffusion:
+    def _process(self) -> Process:
         diffusion = self.diffusion or getattr(self.model, "diffusion", None)
         if diffusion is None and self.predicts is not None:
             diffusion = DiffusionConfig()
         if isinstance(diffusion, DiffusionConfig):
-            diffusion = GaussianDiffusion(diffusion)
-        if not isinstance(diffusion, GaussianDiffusion):
+            diffusion = make_process(diffusion)
+        if not isinstance(diffusion, Process):
             raise FastdiffError(
                 "the model does not say which diffusion it was trained with; give diffusion=DiffusionConfig(...),"
                 " or say at least what it predicts: predicts='epsilon'"
             )
-        if self.predicts is not None:
-            diffusion = copy.copy(diffusion)
-            diffusion.config = replace(diffusion.config, prediction=self.predicts)
-        return diffusion
+        return diffusion if self.predicts is None else diffusion.with_prediction(self.predicts)
 
     @cached_property
     def _plan(self) -> Plan:
@@ -251,12 +249,12 @@ class Sampler:
             eta=self.eta,
             guidance_scale=self.guidance_scale,
         )
-        return with_time_convention(plan, self.time, self._process.steps)
+        return with_time_convention(plan, self.time, self._process)
 
     @cached_property
     def _encoding_plan(self) -> Plan:
         plan = encoding_plan(self._process, steps=self.steps, guidance_scale=self.guidance_scale)
-        return with_time_convention(plan, self.time, self._process.steps)
+        return with_time_convention(plan, self.time, self._process)
 
     @cached_property
     def sample_shape(self) -> tuple[int, ...]:

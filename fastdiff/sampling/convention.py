@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from fastdiff.diffusion.process import Process
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.plan import Plan
 
@@ -20,13 +21,20 @@ def check_time(time: str) -> None:
         raise FastdiffError(f"time must be one of {', '.join(get_args(Time))}, got {time!r}")
 
 
-def with_time_convention(plan: Plan, time: Time, steps: int) -> Plan:
-    """A plan of a process of ``steps`` timesteps, with the times in the convention of the model.
+def with_time_convention(plan: Plan, time: Time, process: Process) -> Plan:
+    """A plan with the times in the convention of the model.
 
-    "index": i = 0 .. T - 1, as it is; "continuous": i / (T - 1); "sigma": noise over signal.
+    "index": as the process says, i = 0 .. T - 1 of discrete steps; "continuous": i / (T - 1); "sigma": noise over
+    signal. The last two are of processes in discrete steps.
+
+    Raises:
+        FastdiffError: one of the last two for a process in continuous time, which has a time of its own.
     """
+    kind = process.config.parametrisation
+    if time != "index" and process.most_steps == float("inf"):
+        raise FastdiffError(f"a model of kind {kind!r} has its own time; leave out time (got {time!r})")
     if time == "continuous":
-        return replace(plan, times=plan.times / max(steps - 1, 1))
+        return replace(plan, times=plan.times / max(process.most_steps - 1, 1))
     if time == "sigma":
         return replace(plan, times=plan.levels[:, 1] / plan.levels[:, 0])
     return plan

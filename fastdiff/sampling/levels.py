@@ -9,14 +9,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from fastdiff.diffusion.gaussian import GaussianDiffusion
+from fastdiff.diffusion.process import Process
 from fastdiff.diffusion.schedule import karras_sigmas
 from fastdiff.errors import FastdiffError
 
 Spacing = Literal["uniform", "karras", "logsnr"]
-
-# Above sigma = 80 data in [-1, 1] are lost in the noise (EDM, table 1); cosine schedules go on to 20000.
-MAX_SIGMA = 80.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Levels:
 
 
 def make_levels(
-    diffusion: GaussianDiffusion,
+    process: Process,
     steps: int | str,
     spacing: Spacing = "uniform",
     *,
@@ -70,16 +67,18 @@ def make_levels(
     sigma_max: float | None = None,
     to_clean: bool = True,
 ) -> Levels:
-    """Levels for a run of ``steps`` steps over a discrete diffusion process.
+    """Levels for a run of ``steps`` steps over a process.
 
-    ``uniform``: timesteps of the process picked by ``space_timesteps``, as ADM does; ``steps`` may be any of
-    its specifications. ``karras``: :func:`karras_sigmas`. ``logsnr``: sigmas evenly spaced in log sigma.
-    The last two lie between the process's own levels; there the model's time is interpolated linearly in
+    ``uniform``: the process's own grid. Of discrete steps, timesteps picked by ``space_timesteps``, as ADM does;
+    ``steps`` may be any of its specifications. Of EDM and consistency models, Karras's grid between the config's
+    ends; of flows, evenly spaced times.
+    ``karras``: :func:`karras_sigmas`. ``logsnr``: sigmas evenly spaced in log sigma.
+    Of a discrete process the last two lie between its levels; there the model's time is interpolated linearly in
     log sigma (equally: in log-SNR), and held at the ends of the process's range.
 
     Args:
-        sigma_min, sigma_max: ends of the karras and logsnr grids; by default the cleanest level of the
-            process, and the noisiest one or 80 if that is less.
+        sigma_min, sigma_max: ends of the karras and logsnr grids; by default the process's ``sigma_range``: of discrete
+            steps its cleanest level, and the noisiest one or 80 if that is less.
         to_clean: finish with a step to the clean image; False: stop at the last noisy level.
 
     Raises:
@@ -88,16 +87,16 @@ def make_levels(
     """
     if spacing not in get_args(Spacing):
         raise FastdiffError(f"unknown spacing {spacing!r}; known: {', '.join(get_args(Spacing))}")
-    path = partial(_between, diffusion)
     if spacing == "uniform":
-        short = diffusion.respaced(steps)
-        times = short.timestep_map.numpy()[::-1] * short.time_scale
-        levels = Levels.preserving_variance(short.alphas_bar.numpy()[::-1], times, path)
+        levels = Levels(*process.own_levels(steps), partial(_at, process))
     else:
-        table = _sigmas(diffusion)
-        low = sigma_min or float(table[0])
-        high = sigma_max or min(float(table[-1]), MAX_SIGMA)
-        levels = path(_grid(_whole(steps, spacing, diffusion.steps), spacing, low, high, to_clean))
+        low, high = sigma_min or process.sigma_range[0], sigma_max or process.sigma_range[1]
+        points = _whole(steps, spacing, process.most_steps) + (not to_clean)
+        karras = spacing == "karras"
+        levels = _at(
+            process,
+            karras_sigmas(points, low, high, process.rho) if karras else np.geomspace(high, low, points),
+        )
     return _finished(levels) if to_clean else levels
 
 
@@ -111,29 +110,19 @@ def _finished(levels: Levels) -> Levels:
     )
 
 
-def _between(diffusion: GaussianDiffusion, sigmas: np.ndarray) -> Levels:
-    """Levels between those of the process: the model's time is interpolated linearly in log sigma."""
-    table = _sigmas(diffusion)
-    position = np.interp(np.log(sigmas), np.log(table), np.arange(len(table)))
-    times = np.interp(position, np.arange(len(table)), diffusion.timestep_map.numpy()) * diffusion.time_scale
-    signal = 1 / np.sqrt(1 + sigmas**2)
-    return Levels(signal, sigmas * signal, times, partial(_between, diffusion))
+def _at(process: Process, sigmas: np.ndarray) -> Levels:
+    return Levels(*process.levels(sigmas), partial(_at, process))
 
 
-def _sigmas(diffusion: GaussianDiffusion) -> np.ndarray:
-    return np.sqrt(1 / diffusion.alphas_bar.numpy() - 1)
-
-
-def _grid(steps: int, spacing: Spacing, low: float, high: float, to_clean: bool) -> np.ndarray:
-    points = steps if to_clean else steps + 1
-    return karras_sigmas(points, low, high) if spacing == "karras" else np.geomspace(high, low, points)
-
-
-def _whole(steps: int | str, spacing: str, available: int) -> int:
+def _whole(steps: int | str, spacing: str, available: float) -> int:
     text = str(steps).strip()
     if not text.isdecimal() or not 1 <= int(text) <= available:
         raise FastdiffError(
-            f"steps with {spacing!r} spacing must be a whole number from 1 to {available}, got {steps!r}; "
+            f"steps with {spacing!r} spacing must be a whole number {_upto(available)}, got {steps!r}; "
             "specifications like 'ddim50' need spacing 'uniform'"
         )
     return int(text)
+
+
+def _upto(available: float) -> str:
+    return "of at least 1" if available == float("inf") else f"from 1 to {available}"

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastdiff.diffusion.config import Prediction, Variance
+from fastdiff.diffusion.process import Process
 from fastdiff.ops.reverse_step import COLUMNS
 from fastdiff.ops.reverse_step.table import make_table
 
@@ -61,6 +61,9 @@ class Plan:
     levels: Tensor  # [S, 2], signal and noise of the state that each call is given
     levels_after: Tensor  # [S, 2], of the state that it leads to; the last one is taken to be the clean image
     is_reverse_chain: bool = False  # steps draw from p(x_{t-1} | x_t), whose moments can be conditioned
+    # The first state is ``start`` times the noise that a run is given, its result ``end`` times the last state.
+    start: float = 1.0
+    end: float = 1.0
 
     @property
     def calls(self) -> int:
@@ -94,32 +97,25 @@ class Plan:
 
 def make_plan(
     rows: Sequence[Row],
-    prediction: Prediction,
-    variance: Variance = "fixed_small",
+    process: Process,
     guidance_scale: float | None = None,
 ) -> Plan:
-    """The table for a sampler's rows and a model that predicts ``prediction``.
+    """The table for a sampler's rows and a model of ``process``.
 
     Args:
-        variance: the diffusion's; it matters to rows with ``noise_on`` only.
         guidance_scale: w of uncond + w (cond - uncond); None without guidance.
     """
-    out_x, out_m = zip(*(_to_x0(prediction, row.signal, row.noise) for row in rows), strict=True)
+    out_x, out_m = zip(*(process.to_x0(row.signal, row.noise) for row in rows), strict=True)
     columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS if hasattr(Row, name)}
     guidance = 1.0 if guidance_scale is None else guidance_scale
     table = make_table(len(rows), out_x=out_x, out_m=out_m, **columns, guidance=guidance)
     levels = torch.tensor([*((row.signal, row.noise) for row in rows), (1.0, 0.0)], dtype=torch.float64)
-    learned = any(row.noise_on for row in rows) and variance in ("learned", "learned_range")
+    learned = any(row.noise_on for row in rows) and process.config.learns_variance
     return Plan(
         times=torch.tensor([row.time for row in rows], dtype=torch.float64),
         table=torch.from_numpy(table),
         history=tuple(row.history for row in rows),
-        variance=variance if learned else "none",  # pyright: ignore[reportArgumentType]
+        variance=process.config.variance if learned else "none",  # pyright: ignore[reportArgumentType]
         levels=levels[:-1],
         levels_after=levels[1:],
     )
-
-
-def _to_x0(prediction: Prediction, signal: float, noise: float) -> tuple[float, float]:
-    """(u, w) of x_0 = u x + w output: see ``GaussianDiffusion.predict_x0``."""
-    return {"epsilon": (1 / signal, -noise / signal), "x0": (0.0, 1.0), "v": (signal, -noise)}[prediction]

@@ -104,7 +104,7 @@ def identity(
 ) -> dict[str, Any]:
     """The settings in which a checkpoint and the run that resumes from it must agree."""
     fixed = {f.name: getattr(config, f.name) for f in fields(TrainConfig) if f.name not in _FREE}
-    about = {"model": asdict(model), "diffusion": asdict(diffusion), "augment": augment}
+    about = {"model": asdict(model), "diffusion": diffusion.stored(), "augment": augment}
     whole = {**fixed, "images": images, **about}
     return json.loads(json.dumps(whole))  # as it comes back from a file: tuples are lists
 

@@ -78,4 +78,4 @@ class FusedSteps:
         times = np.arange(self._process.steps, dtype=np.float64)
         levels = Levels.preserving_variance(np.append(alphas_bar[::-1], 1.0), np.append(times[::-1], 0.0))
         rows = ancestral.rows(levels, config.variance) if eta is None else ddim.rows(levels, eta)
-        return make_plan(rows, config.prediction, config.variance).table.flip(0)
+        return make_plan(rows, self._process).table.flip(0)

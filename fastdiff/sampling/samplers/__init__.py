@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from fastdiff.choices import SamplerName
 from fastdiff.diffusion.config import Variance
-from fastdiff.diffusion.gaussian import GaussianDiffusion
+from fastdiff.diffusion.process import Process
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.levels import Levels, Spacing, make_levels
 from fastdiff.sampling.plan import Plan, Row, make_plan
@@ -42,7 +42,7 @@ SAMPLERS: dict[SamplerName, Method] = {
 
 
 def sampling_plan(
-    diffusion: GaussianDiffusion,
+    process: Process,
     *,
     sampler: str,
     steps: int | str,
@@ -62,24 +62,26 @@ def sampling_plan(
         raise FastdiffError(f"sampler {sampler!r} has no eta (got {eta}); only 'ddim' has")
     if not 0 <= eta <= 1:
         raise FastdiffError(f"eta must be between 0 (deterministic) and 1 (ancestral), got {eta}")
-    levels = make_levels(diffusion, steps, spacing or method.spacing)
-    rows = method.rows(levels, diffusion.config.variance, eta)
-    plan = make_plan(rows, diffusion.config.prediction, diffusion.config.variance, guidance_scale)
-    return replace(plan, is_reverse_chain=sampler == "ancestral" or eta == 1)
+    levels = make_levels(process, steps, spacing or method.spacing)
+    rows = method.rows(levels, process.config.variance, eta)
+    plan = make_plan(rows, process, guidance_scale)
+    start = 1.0 if process.starts_unscaled else float(levels.noise[0])
+    return replace(plan, is_reverse_chain=sampler == "ancestral" or eta == 1, start=start)
 
 
-def encoding_plan(
-    diffusion: GaussianDiffusion, *, steps: int | str, guidance_scale: float | None = None
-) -> Plan:
+def encoding_plan(process: Process, *, steps: int | str, guidance_scale: float | None = None) -> Plan:
     """The plan that takes an image to the x_T that ``ddim`` decodes, over the same levels.
 
-    The image is taken to be at the cleanest level, as in ADM's ``ddim_reverse_sample``, so that S levels
-    are S - 1 calls.
+    The image (times the signal, unless the process starts unscaled) is taken to be at the cleanest level, as in ADM's
+    ``ddim_reverse_sample``, so that S levels are S - 1 calls.
 
     Raises:
         FastdiffError: fewer than two steps, or steps that do not fit.
     """
-    levels = make_levels(diffusion, steps).up()
+    levels = make_levels(process, steps).up()
     if levels.steps < 1:
         raise FastdiffError(f"encoding needs at least 2 steps, got {steps!r}")
-    return make_plan(ddim.rows(levels), diffusion.config.prediction, guidance_scale=guidance_scale)
+    plan = make_plan(ddim.rows(levels), process, guidance_scale)
+    if process.starts_unscaled:
+        return plan
+    return replace(plan, start=float(levels.signal[0]), end=1 / float(levels.noise[-1]))
