@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help sample test proofs bench gpu build lint clean
+.PHONY: help sample test proofs bench gpu build wheel lint clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,14 @@ bench: build $(VENV)/test-ready  ## set up, then time ops, networks, sampling an
 
 gpu:  ## on a machine with a GPU: build, test and measure; installs nothing (ARGS="--part ops --minutes 9")
 	$(PYTHON) benchmarks/gpu.py $(ARGS)
+
+# Excluded are torch's own libraries. OpenMP's runtime is torch's as well: nothing is linked with it (csrc/libraries.py).
+wheel: build $(VENV)/test-ready  ## the wheel for this Python, with compiled kernels, checked by auditwheel, into dist/
+	@rm -rf build/lib* build/wheel
+	@FASTDIFF_COMPILE=1 $(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair --exclude libtorch_cpu.so --exclude libc10.so \
+		--wheel-dir dist build/wheel/*.whl
+	@ls -l dist
 
 lint: build $(VENV)/test-ready  ## format and fix what can be fixed automatically
 	$(BIN)/ruff format .

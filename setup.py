@@ -1,149 +1,144 @@
-"""Builds the compiled parts with ninja: kernels, the operators that give them to PyTorch, and a small Python module.
+"""Builds the package: with compiled parts where this machine can compile them (csrc/libraries.py says which), with
+ninja, in parallel, and what did not change is not compiled again.
 
-    fastdiff/lib/cpu_<isa>.so   the CPU's kernels, once per instruction set; no torch, no Python
-    fastdiff/lib/cuda.so        CUDA's, where nvcc and a CUDA build of torch are
-    fastdiff/lib/ops.so         the operators, on LibTorch's stable ABI: one build for every Python and torch from 2.11
-    fastdiff/_C.<python>.so     what is no operator, by pybind11
+What is not compiled is left out, and fastdiff then runs on its reference. That is never silent: the build says what and
+why, also from inside of pip, and writes it into fastdiff/lib/not_compiled.txt, which `fastdiff info` prints.
 
-FASTDIFF_CUDA=1 builds CUDA's also where torch has none, 0 never; TORCH_CUDA_ARCH_LIST is like "8.0;9.0+PTX".
-What cannot be compiled is left out, with the compiler's words: fastdiff then runs on its reference.
+    FASTDIFF_COMPILE=0      compile nothing: a wheel that runs everywhere (py3-none-any)
+    FASTDIFF_COMPILE=1      whatever does not compile is an error
+    FASTDIFF_REPOSITORY     where the project's pages are, such as https://example.org/fastdiff/blob/main: the README's
+                            relative links are made absolute with it, so that they hold on the page of a package
 """
 
-import importlib.util
+import contextlib
 import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
-from dataclasses import dataclass
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-MACOS = platform.system() == "Darwin"
-# Never -march=native: the build machine is not the machine it runs on.
-AVX2 = "-mavx2 -mfma -mf16c"
-AVX512 = f"{AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
-ISA_FLAGS = {"default": ""}
-if platform.machine().lower() in ("x86_64", "amd64"):
-    ISA_FLAGS |= {"avx2": AVX2, "avx512": AVX512}
-OPENMP = "" if MACOS else "-fopenmp"  # Apple's compiler has none: the kernels run on one thread there
-HOST = "-fPIC -Wall -Wno-psabi"
-# No -ffast-math: NaN and infinity must come through. errno and traps are not needed here.
-KERNEL = f"{HOST} {OPENMP} -std=c++17 -DNDEBUG -fwrapv -fno-math-errno -fno-trapping-math -ffp-contract=fast"
-# For torch 2.11 and later: fastdiff/ops/_library.py, OLDEST_TORCH.
-DOOR = f"{HOST} -std=c++20 -fvisibility=hidden -Wno-maybe-uninitialized -DTORCH_TARGET_VERSION=0x020b000000000000"
-LINK = "-undefined dynamic_lookup" if MACOS else "-s"  # the process brings what is undefined
+sys.path.insert(0, str(ROOT / "csrc"))
+from libraries import Library, cxx, libraries, ninja_file  # noqa: E402
 
-RULES = """
-rule compile
-  command = $compiler $flags -MMD -MF $out.d -c $in -o $out
-  depfile = $out.d
-  deps = gcc
-rule link
-  command = $compiler -shared $in -o $out $flags
-"""
+WANTED = os.environ.get("FASTDIFF_COMPILE", "")
+NOTE = "fastdiff/lib/not_compiled.txt"
 
 
-@dataclass(frozen=True)
-class Library:
-    module: str  # lib.cpu_avx2, _C
-    sources: str
-    flags: str
-    link: str = ""
-    compiler: str = "$cxx"
-
-    def statements(self, output: Path) -> str:
-        lines, objects, always = [], [], f"  compiler = {self.compiler}"
-        for source in sorted(ROOT.glob(f"csrc/{self.sources}")):
-            objects.append(f"{self.module}/{source.stem}.o")
-            flags = f'  flags = -O3 -I"{ROOT}/csrc" {self.flags}'
-            lines += [f"build {objects[-1]}: compile {_escaped(source)}", flags, always]
-        lines += [f"build {_escaped(output)}: link {' '.join(objects)}", f"  flags = {self.link}", always, ""]
-        return "\n".join(lines)
+def why_not_compiled(system: str, wanted: str, compiler: str | None) -> str | None:
+    """Why a package that is built here has no compiled parts; None: it has."""
+    if wanted == "0":
+        return "this package was built without them (FASTDIFF_COMPILE=0), for systems that have no package of their own"
+    if system not in ("Linux", "Darwin"):
+        return f"they are made for Linux and macOS, and this is {system}"
+    if compiler is None:
+        return (
+            f"there is no C++ compiler here ({cxx()} was not found); install one and install fastdiff again"
+        )
+    return None
 
 
-def _escaped(path: Path) -> str:
-    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+def say(reason: str) -> None:
+    """Loudly: also on the terminal behind pip, which hides what a build prints. Or an error, if asked for."""
+    text = f"fastdiff: NOT COMPILED: {reason}\nfastdiff runs without, on PyTorch alone, and is slower."
+    if WANTED == "1":
+        raise SystemExit(text)
+    print(f"\n{text}\n", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        if not sys.stderr.isatty():
+            Path("/dev/tty").write_text(f"\n{text}\n")
 
 
-def libraries() -> list[Library]:
-    found = []
-    for isa, flags in ISA_FLAGS.items():
-        found.append(Library(f"lib.cpu_{isa}", "cpu/*.cpp", f"{KERNEL} {flags}", f"{OPENMP} {LINK}"))
-    if spec := importlib.util.find_spec("torch"):
-        torch = Path(str(spec.origin)).parent
-        link = f"-L'{torch}/lib' -ltorch_cpu -lc10 {LINK}"
-        found.append(Library("lib.ops", "torch/*.cpp", f"{DOOR} -isystem '{torch}/include'", link))
-    if importlib.util.find_spec("pybind11"):
-        import pybind11
-
-        headers = f"-isystem '{pybind11.get_include()}' -isystem '{sysconfig.get_paths()['include']}'"
-        found.append(Library("_C", "bindings.cpp", f"{HOST} -std=c++17 -fvisibility=hidden {headers}", LINK))
-    if nvcc():
-        flags = f"-std=c++17 -lineinfo -Xcompiler -fPIC {architectures()}"
-        found.append(Library("lib.cuda", "cuda/*.cu", flags, compiler="$nvcc"))
-    return found
+def write_note(base: Path, reason: str | None) -> None:
+    note = base / NOTE
+    note.unlink(missing_ok=True)
+    if reason is not None:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(f"{reason}\n")
+        say(reason)
 
 
-def nvcc() -> str | None:
-    """The compiler, or None where CUDA is not to be built."""
-    home, wanted = os.environ.get("CUDA_HOME", "/usr/local/cuda"), os.environ.get("FASTDIFF_CUDA")
-    if wanted is None and importlib.util.find_spec("torch"):
-        import torch
-
-        wanted = "1" if torch.version.cuda else "0"
-    return (shutil.which("nvcc") or shutil.which(f"{home}/bin/nvcc")) if wanted == "1" else None
-
-
-def architectures() -> str:
-    """nvcc's flags for TORCH_CUDA_ARCH_LIST: numbers, each with "+PTX" if later cards shall run it too."""
-    flags = []
-    for name in os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX").replace(";", " ").split():
-        if not (parts := re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", name)):
-            raise SystemExit(f"TORCH_CUDA_ARCH_LIST: {name!r} is not like 9.0 or 9.0+PTX")
-        arch = parts[1] + parts[2]
-        flags.append(f"-gencode=arch=compute_{arch},code=[sm_{arch}{f',compute_{arch}' if parts[3] else ''}]")
-    return " ".join(flags)
+class BuildPackage(build_py):
+    def run(self) -> None:
+        super().run()
+        if NOTHING and not self.editable_mode:
+            write_note(Path(self.build_lib), NOTHING)
 
 
 class BuildWithNinja(build_ext):
-    """One ninja file for everything: in parallel, and what did not change is not compiled again."""
+    """One ninja file for everything."""
 
     def get_ext_filename(self, fullname: str) -> str:
         name = super().get_ext_filename(fullname)
         return name if fullname.endswith("_C") else fullname.replace(".", "/") + ".so"
 
     def run(self) -> None:
-        folder = Path(self.build_temp).absolute()
+        folder = ROOT / self.build_temp
+        if self.editable_mode:  # which has a temporary folder: compile where `setup.py build_ext` does
+            folder = ROOT / "build" / f"temp.{self.plat_name}-{sys.implementation.cache_tag}"
         folder.mkdir(parents=True, exist_ok=True)
         base = ROOT if self.inplace else Path(self.build_lib).absolute()
         outputs = {lib: base / self.get_ext_filename(f"fastdiff.{lib.module}") for lib in LIBRARIES}
         (base / "fastdiff" / "lib").mkdir(parents=True, exist_ok=True)
-        text = [f"cxx = {os.environ.get('CXX', 'c++')}", f"nvcc = {nvcc()}", RULES]
-        text += [library.statements(path) for library, path in outputs.items()]
-        (folder / "build.ninja").write_text("\n".join(text))
-        if self._ninja(folder, "--quiet", "-k", "0").returncode:
-            self._give_up(folder, outputs)
+        (folder / "build.ninja").write_text(ninja_file(folder, outputs))
+        done = self._ninja(folder, "--quiet", "-k", "0", stderr=subprocess.STDOUT)
+        sys.stderr.write(done.stdout)
+        failed = self._remove_stale(folder, outputs) if done.returncode else []
+        for module, package in (("lib.ops", "torch"), ("_C", "pybind11")):
+            if module not in {library.module for library in LIBRARIES}:
+                failed.append(f"{module} ({package} is not installed here)")
+        error = re.search(r".*error: .*|.*: not found.*", done.stdout)
+        why = f": {error[0].strip()}" if error else ""
+        write_note(base, f"{', '.join(failed)}{why}" if failed else None)
 
-    def _ninja(self, folder: Path, *arguments: str, **options) -> subprocess.CompletedProcess:
+    def _ninja(self, folder: Path, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
         program = shutil.which("ninja", path=f"{sysconfig.get_path('scripts')}:{os.environ.get('PATH', '')}")
         if program is None:
             raise SystemExit("fastdiff: not compiled: there is no ninja (pip install ninja)")
-        return subprocess.run([program, *arguments], cwd=folder, check=False, **options)
+        command = [program, "-f", str(folder / "build.ninja"), *arguments]
+        return subprocess.run(command, cwd=ROOT, check=False, text=True, stdout=subprocess.PIPE, **options)
 
-    def _give_up(self, folder: Path, outputs: dict[Library, Path]) -> None:
+    def _remove_stale(self, folder: Path, outputs: dict[Library, Path]) -> list[str]:
         """A library that does not match its sources is worse than none."""
-        left = {p: self._ninja(folder, "-n", str(p), capture_output=True).stdout for p in outputs.values()}
-        failed = [path for path, plan in left.items() if b"no work to do" not in plan]
+        targets = {
+            path: os.path.relpath(path, ROOT) if path.is_relative_to(ROOT) else path
+            for path in outputs.values()
+        }
+        plans = {path: self._ninja(folder, "-n", str(target)).stdout for path, target in targets.items()}
+        failed = [path for path, plan in plans.items() if "no work to do" not in plan]
         for path in failed:
             path.unlink(missing_ok=True)
-        self.warn(f"not compiled: {', '.join(p.name for p in failed)}, see above; fastdiff is slower without")
+        return [path.name for path in failed]
 
 
-LIBRARIES = libraries()
+def readme(pages: str) -> str:
+    """README.md, with its relative links below the address ``pages`` (as they are without one)."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    if not pages:
+        return text
+    raw = re.sub(r"/blob/", "/raw/", pages)  # where a picture itself is, and not the page that shows it
+    text = re.sub(r"(!\[[^\]]*\]\()(?![a-z]+:|#)", rf"\g<1>{raw}/", text)
+    return re.sub(r"((?<!!)\[[^\]]*\]\()(?![a-z]+:|#)", rf"\g<1>{pages}/", text)
+
+
+NOTHING = why_not_compiled(platform.system(), WANTED, shutil.which(cxx()))
+LIBRARIES = [] if NOTHING else libraries()
 EXTENSIONS = [Extension(f"fastdiff.{library.module}", [], optional=True) for library in LIBRARIES]
-setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": BuildWithNinja})
+PAGES = os.environ.get("FASTDIFF_REPOSITORY", "").rstrip("/")
+if __name__ == "__main__":
+    setup(
+        ext_modules=EXTENSIONS,
+        cmdclass={"build_ext": BuildWithNinja, "build_py": BuildPackage},
+        long_description=readme(PAGES),
+        long_description_content_type="text/markdown",
+        project_urls={"Source": re.sub(r"/blob/.*", "", PAGES), "Documentation": f"{PAGES}/docs/README.md"}
+        if PAGES
+        else {},
+    )

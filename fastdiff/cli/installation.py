@@ -42,6 +42,8 @@ def _devices() -> list[str]:
 def _compiled_parts() -> list[str]:
     """The library that registers the operators with PyTorch and the Python module, or why they are missing."""
     lines = [f"  operators    {LIBRARIES.door or 'compiled, ' + LIBRARIES.folder.name + '/ops.so'}"]
+    if note := LIBRARIES.note():
+        lines.append(f"  left out     {note}")
     try:
         from fastdiff import _C
     except ImportError as error:

@@ -21,6 +21,7 @@ LIBRARY_DIR = Path(__file__).resolve().parent.parent / "lib"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # that kernels read and write: csrc/common/dtype.h
 OLDEST_TORCH = (2, 11)  # csrc/torch is compiled for it: setup.py's TORCH_TARGET_VERSION
 _BUILD = "python setup.py build_ext --inplace"
+_NEEDS = f"{_BUILD} needs a C++ compiler"
 
 # torch's name of the processor's capability -> libraries that run there, best first.
 _RUNS_ON = {"AVX512": ("avx512", "avx2", "default"), "AVX2": ("avx2", "default")}
@@ -48,7 +49,7 @@ class Libraries:
             oldest = ".".join(map(str, OLDEST_TORCH))
             return f"the compiled operators need torch {oldest} or later, and this is {torch.__version__}"
         if not path.exists():
-            return f"the compiled operators are not built ({_BUILD} needs a C++ compiler)"
+            return f"the compiled operators are not built ({self.note() or _NEEDS})"
         try:
             torch.ops.load_library(str(path))
         except OSError as error:
@@ -64,9 +65,12 @@ class Libraries:
                 self.open(Backend.CPU, path, "")
                 self.instruction_set = None if Backend.CPU in self.reasons else isa
                 return
-        self.reasons[Backend.CPU] = (
-            self.door or f"the CPU library is not built ({_BUILD} needs a C++ compiler)"
-        )
+        self.reasons[Backend.CPU] = self.door or f"the CPU library is not built ({self.note() or _NEEDS})"
+
+    def note(self) -> str:
+        """What setup.py left out, and why; empty if nothing."""
+        path = self.folder / "not_compiled.txt"
+        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
     def open(self, backend: Backend, path: Path, how_to_build: str) -> None:
         """Open one backend's kernels; if that fails, ``reasons`` gets the reason."""

@@ -26,12 +26,15 @@ def folder() -> Path:
         pytest.skip("setup.py build_ext --inplace has not been run here, or has no AVX2")
     folder = ROOT / "build" / "sanitized"
     (folder / "lib").mkdir(parents=True, exist_ok=True)
-    plan = re.sub(r"^cxx = .*$", f"cxx = g++ {SANITIZE}", plans[0].read_text(), flags=re.MULTILINE)
-    plan = plan.replace("-O3", "-O1").replace(f"{ROOT}/fastdiff/lib/", f"{folder}/lib/")
+    plan = plans[0].read_text().replace("-O3", "-O1")
+    plan = re.sub(r"^cxx = .*$", f"cxx = g++ {SANITIZE}", plan, flags=re.MULTILINE)
+    plan = re.sub(r"^(objects|builddir) = .*$", r"\1 = build/sanitized", plan, flags=re.MULTILINE)
+    plan = plan.replace("build fastdiff/lib/", "build build/sanitized/lib/")
     (folder / "build.ninja").write_text(re.sub(r" -s$", "", plan, flags=re.MULTILINE))
-    targets = [str(folder / "lib" / f"{name}.so") for name in (LIBRARY, "ops")]
-    subprocess.run([Path(sys.executable).with_name("ninja"), "--quiet", *targets], cwd=folder, check=True)
-    assert all(b"__asan_init" in Path(target).read_bytes() for target in targets)
+    targets = [f"build/sanitized/lib/{name}.so" for name in (LIBRARY, "ops")]
+    ninja = [Path(sys.executable).with_name("ninja"), "-f", folder / "build.ninja", "--quiet"]
+    subprocess.run([*ninja, *targets], cwd=ROOT, check=True)
+    assert all(b"__asan_init" in (ROOT / target).read_bytes() for target in targets)
     return folder / "lib"
 
 
