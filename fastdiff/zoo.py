@@ -16,6 +16,8 @@ class Preset:
     diffusion: DiffusionConfig
     released: str | None = None  # file name of the published checkpoint
     note: str = ""
+    # The file's projections of attention are 2-d convolutions, [3C, C, 1, 1], in the order q, k, v and then heads.
+    planar_attention: bool = False
 
 
 _LEVELS = {  # channel_mult by image size: Dhariwal & Nichol 2021, tables 11 to 13
@@ -56,6 +58,37 @@ def _classifier(size: int, depth: int = 2) -> Preset:
 def _lsun(scene: str, dropout: float = 0.1, suffix: str = "") -> Preset:
     model = _adm(256, num_classes=None, dropout=dropout)
     return Preset(model, _ADM, f"lsun_{scene}{suffix}.pt", f"LSUN {scene}")
+
+
+# openai/consistency_models: the networks of Song et al. 2023, appendix C. One network for each data set; the distilled
+# ones have no dropout.
+_CM_NETWORKS = {
+    "imagenet-64": _adm(
+        64, model_channels=192, num_res_blocks=3, learn_sigma=False, use_new_attention_order=True
+    ),
+    "bedroom-256": _adm(
+        256, num_classes=None, learn_sigma=False, use_scale_shift_norm=False, use_new_attention_order=True
+    ),
+}
+_CM_NETWORKS["cat-256"] = _CM_NETWORKS["bedroom-256"]
+_CM_DATA = {"imagenet-64": "ImageNet", "bedroom-256": "LSUN bedroom", "cat-256": "LSUN cat"}
+_EDM = DiffusionConfig(parametrisation="edm")
+_CONSISTENCY = DiffusionConfig(parametrisation="consistency")
+
+
+def _cm(data: str) -> dict[str, Preset]:
+    """The four published models of a data set: EDM, consistency distillation by two distances, consistency training."""
+    model, file, images = _CM_NETWORKS[data], data.replace("-", ""), _CM_DATA[data]
+    kinds = {
+        f"edm-{data}": (replace(model, dropout=0.1), _EDM, f"edm_{file}_ema.pt", "EDM"),
+        f"cd-{data}-l2": (model, _CONSISTENCY, f"cd_{file}_l2.pt", "consistency distillation, l2"),
+        f"cd-{data}-lpips": (model, _CONSISTENCY, f"cd_{file}_lpips.pt", "consistency distillation, LPIPS"),
+        f"ct-{data}": (model, _CONSISTENCY, f"ct_{file}.pt", "consistency training"),
+    }
+    return {
+        name: Preset(network, diffusion, released, f"{images}, {note}", planar_attention=True)
+        for name, (network, diffusion, released, note) in kinds.items()
+    }
 
 
 _DDPM_CIFAR10 = UNetConfig(
@@ -148,6 +181,9 @@ PRESETS: dict[str, Preset] = {
     "adm-128-classifier": _classifier(128),
     "adm-256-classifier": _classifier(256),
     "adm-512-classifier": _classifier(512),
+    **_cm("imagenet-64"),
+    **_cm("bedroom-256"),
+    **_cm("cat-256"),
     "ddpm-cifar10": Preset(_DDPM_CIFAR10, DiffusionConfig(variance="fixed_large"), note="Ho et al. 2020"),
     "iddpm-cifar10": Preset(_IDDPM_CIFAR10, _IDDPM, note="Nichol & Dhariwal 2021"),
     "iddpm-imagenet-64": Preset(

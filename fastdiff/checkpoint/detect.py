@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -10,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
 from fastdiff.models import ClassifierConfig, ModelConfig, UNetConfig, build_model
 from fastdiff.zoo import PRESETS
+
+_LOG = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]
 _UNTOLD = {"image_size", "num_heads", "num_head_channels"}  # leave no trace in the weights' shapes
@@ -32,7 +37,9 @@ class Found:
 def detect(file: Path, shapes: Shapes, options: dict[str, Any]) -> Found:
     """The configuration that fits ``shapes``.
 
-    A file with the shapes of a published model is that model, unless ``options`` name image size or heads.
+    A file with the shapes of a published model is that model, unless ``options`` name image size or heads. Published
+    models of one network but of several kinds of diffusion are told apart by the file's name alone; under another name
+    the diffusion is not known, and the log says which presets there are.
     Otherwise levels, widths, depths and switches are read off the weights, while image size and heads, which
     leave no trace in them, must be in ``options``.
 
@@ -45,10 +52,20 @@ def detect(file: Path, shapes: Shapes, options: dict[str, Any]) -> Found:
         )
     kind = UNetConfig if "output_blocks.0.0.in_layers.0.weight" in shapes else ClassifierConfig
     _check_names(kind, options)
+    planar = any(_is_planar(name, shape) for name, shape in shapes.items())
+    shapes = {name: shape[:3] if _is_planar(name, shape) else shape for name, shape in shapes.items()}
     if not options.keys() & _UNTOLD:
-        for preset in PRESETS.values():
-            if _could_be(preset.model, shapes) and _shapes_of(preset.model) == dict(shapes):
-                return Found(with_options(preset.model, options), preset.diffusion)
+        fitting = [
+            name
+            for name, preset in PRESETS.items()
+            if preset.planar_attention == planar
+            and _could_be(preset.model, shapes)
+            and _shapes_of(replace(preset.model, dropout=0.0)) == shapes
+        ]
+        if fitting:
+            return _published(file, fitting, options)
+    if planar:
+        options = {"use_new_attention_order": True, **options}
     missing = [] if "image_size" in options else ["image_size=..."]
     if any(".qkv." in name for name in shapes) and not {"num_heads", "num_head_channels"} & options.keys():
         missing.append("num_heads=... or num_head_channels=...")
@@ -64,6 +81,30 @@ def detect(file: Path, shapes: Shapes, options: dict[str, Any]) -> Found:
     except (KeyError, IndexError, ZeroDivisionError) as error:
         lacking = f"it lacks {error}" if isinstance(error, KeyError) else "its weights have unknown shapes"
         raise FastdiffError(f"{file} is not a whole ADM-class model: {lacking}") from None
+
+
+def _published(file: Path, fitting: list[str], options: dict[str, Any]) -> Found:
+    """The one of several published models of the same shapes that the file's name tells, else the first."""
+    named = [name for name in fitting if Path(str(PRESETS[name].released)).stem == file.stem]
+    preset = PRESETS[(named or fitting)[0]]
+    model = with_options(preset.model, options)
+    if not named and len({PRESETS[name].diffusion for name in fitting}) > 1:
+        _LOG.warning(
+            "%s: the weights do not tell which diffusion they belong to; give preset, one of %s",
+            file,
+            ", ".join(fitting),
+        )
+        return Found(model, None)
+    return Found(model, preset.diffusion)
+
+
+def of_tokens(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights whose projections of attention are 2-d convolutions, [3C, C, 1, 1], as they are here, [3C, C, 1]."""
+    return {name: t.squeeze(-1) if _is_planar(name, tuple(t.shape)) else t for name, t in tensors.items()}
+
+
+def _is_planar(name: str, shape: tuple[int, ...]) -> bool:
+    return name.endswith((".qkv.weight", ".proj_out.weight")) and len(shape) == 4 and shape[2:] == (1, 1)
 
 
 def with_options(model: ModelConfig, options: dict[str, Any]) -> ModelConfig:
@@ -88,6 +129,7 @@ def _could_be(model: ModelConfig, shapes: Shapes) -> bool:
     return shapes["input_blocks.0.0.weight"] == first and shapes["time_embed.0.weight"] == time
 
 
+@functools.lru_cache(maxsize=8)
 def _shapes_of(model: ModelConfig) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
         return {name: tuple(value.shape) for name, value in build_model(model).state_dict().items()}

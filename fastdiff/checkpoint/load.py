@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.checkpoint.detect import Found, detect, with_options
+from fastdiff.checkpoint.detect import Found, detect, of_tokens, with_options
 from fastdiff.checkpoint.lora import base_of, with_base
 from fastdiff.checkpoint.read import read
 from fastdiff.checkpoint.released import find
@@ -53,7 +53,8 @@ def load(
         model = fastdiff.load("runs/a/checkpoints/step-00001000.safetensors")   # of fastdiff train: its average
 
     The configuration is that of ``preset``; else the one stored in the file; else it is detected from the
-    weights. Weights do not determine everything; an error message asks for what is missing.
+    weights. Weights do not determine everything; an error message asks for what is missing. EDM and consistency models
+    of one network are told apart by the names of the published files, or by ``preset`` or ``diffusion``.
 
     Args:
         path: a .safetensors or .pt file, or the name of a bundled model (:func:`bundled`) or of a published one that
@@ -88,6 +89,7 @@ def load(
     elif base is not None:
         raise FastdiffError(f"{file} is no file of low-rank adapters; leave out base")
     found = _configuration(file, tensors, metadata.get(METADATA_KEY), preset, options)
+    tensors = of_tokens(tensors)
     model = _build(file, found.model, tensors)
     _fit(file, model, tensors)
     model.load_state_dict({name: value.to(dtype) for name, value in tensors.items()}, assign=True)
@@ -113,7 +115,7 @@ def check_weights(file: Path, preset: str) -> int:
         FastdiffError: a broken file, or other tensors.
     """
     tensors, _ = read(file, mapped=True)
-    _fit(file, _build(file, PRESETS[preset].model, tensors), tensors)
+    _fit(file, _build(file, PRESETS[preset].model, tensors), of_tokens(tensors))
     return len(tensors)
 
 

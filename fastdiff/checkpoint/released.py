@@ -51,6 +51,9 @@ _ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
 # Katherine Crowson's; size and checksum are those of its Git LFS pointer.
 _FINETUNED = "https://huggingface.co/lowlevelware/512x512_diffusion_unconditional_ImageNet/resolve/main"
 
+# The README of openai/consistency_models, which has neither sizes nor checksums.
+_CONSISTENCY = "https://openaipublic.blob.core.windows.net/consistency"
+
 RELEASED = {
     row.name: row
     for row in (
@@ -80,6 +83,11 @@ RELEASED = {
         Released("adm-128-classifier", _ADM),
         Released("adm-256-classifier", _ADM),
         Released("adm-512-classifier", _ADM),
+        *(
+            Released(f"{kind}-{data}{loss}", _CONSISTENCY)
+            for data in ("imagenet-64", "bedroom-256", "cat-256")
+            for kind, loss in (("edm", ""), ("cd", "-l2"), ("cd", "-lpips"), ("ct", ""))
+        ),
     )
 }
 
