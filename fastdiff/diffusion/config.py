@@ -62,6 +62,8 @@ class DiffusionConfig:
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
+    # The model was trained for consistency: it gives x_0 from any level in one call.
+    few_steps: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
@@ -73,7 +75,7 @@ class DiffusionConfig:
             if choices and value not in choices:
                 raise FastdiffError(f"unknown diffusion {field.name} {value!r}; known: {', '.join(choices)}")
         self._check_numbers()
-        known = {"parametrisation", *_APPLIES[self.parametrisation]}
+        known = {"parametrisation", "few_steps", *_APPLIES[self.parametrisation]}
         for field in fields(self):
             if field.name not in known and getattr(self, field.name) != field.default:
                 raise FastdiffError(
@@ -97,7 +99,13 @@ class DiffusionConfig:
         """True when the model's output has twice the channels of x, the second half for the variance."""
         return self.variance in ("learned", "learned_range")
 
+    @property
+    def is_consistent(self) -> bool:
+        """True if the model gives x_0 from any level in one call, so that one to four steps are enough."""
+        return self.few_steps or self.parametrisation == "consistency"
+
     def stored(self) -> dict[str, Any]:
-        """The fields that the kind of process has: what a checkpoint says of it."""
-        kind = {} if self.parametrisation == "discrete" else {"parametrisation": self.parametrisation}
+        """The fields that the kind of process has, and those that are not as usual: what a checkpoint says of it."""
+        usual = {"parametrisation": "discrete", "few_steps": False}
+        kind = {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
         return kind | {name: getattr(self, name) for name in _APPLIES[self.parametrisation]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +59,17 @@ class ContinuousDiffusion(Process):
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         signal, deviation = self._scales(_column(t, x0))
         return signal * x0 + deviation * noise
+
+    def sigmas(self, t: Tensor) -> Tensor:
+        return t.double()
+
+    def nearest(self, sigma: Tensor) -> Tensor:
+        return sigma
+
+    def predict_x0(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        levels: Any = self._scales(_column(t, x_t))
+        of_x, of_output = self.to_x0(*levels)
+        return of_x * x_t + of_output * prediction
 
     def snr(self, t: Tensor, like: Tensor) -> Tensor:
         return _column(t, like) ** -2.0

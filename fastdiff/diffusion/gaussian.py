@@ -246,6 +246,13 @@ class GaussianDiffusion(Process):
         variance = self._at("posterior_variance", t, x_t)
         return Moments(mean, variance, self._at("posterior_log_variance_clipped", t, x_t))
 
+    def sigmas(self, t: Tensor) -> Tensor:
+        return torch.from_numpy(self._tables["sigmas"]).to(t.device)[t]
+
+    def nearest(self, sigma: Tensor) -> Tensor:
+        logs = torch.from_numpy(np.log(self._tables["sigmas"])).to(sigma.device)
+        return torch.searchsorted((logs[1:] + logs[:-1]) / 2, torch.log(sigma.double()))
+
     # --- what a model's output means ----------------------------------------------------------------------
 
     def target(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from fastdiff.choices import Loss
-from fastdiff.diffusion.gaussian import GaussianDiffusion, Model
+from fastdiff.diffusion.gaussian import GaussianDiffusion
 from fastdiff.diffusion.likelihood import bound_term, mean_flat
+from fastdiff.diffusion.process import Model, Process
 from fastdiff.diffusion.weighting import LossWeighting
 from fastdiff.errors import FastdiffError
 
 
 def training_losses(
-    diffusion: GaussianDiffusion,
+    diffusion: Process,
     model: Model,
     x0: Tensor,
     t: Tensor,
@@ -56,6 +57,7 @@ def training_losses(
     x_t = diffusion.q_sample(x0, t, noise)
     output = model(x_t, diffusion.model_time(t), **cond)
     if loss in ("kl", "rescaled_kl"):
+        assert isinstance(diffusion, GaussianDiffusion)
         vb = bound_term(diffusion, output, x0, x_t, t, clip=False).bits
         return {"loss": vb * diffusion.steps if loss == "rescaled_kl" else vb, "vb": vb}
 
@@ -65,6 +67,7 @@ def training_losses(
         mse = mse * weighting(diffusion, t, x0)
     if variance is None:
         return {"loss": mse, "mse": mse}
+    assert isinstance(diffusion, GaussianDiffusion)
     frozen = torch.cat([prediction.detach(), variance], dim=1)
     vb = bound_term(diffusion, frozen, x0, x_t, t, clip=False).bits
     weight = diffusion.steps / 1000 if loss.startswith("rescaled") else 1.0
@@ -80,9 +83,14 @@ def check_weighting(loss: str, weighting: LossWeighting | None) -> None:
         )
 
 
-def _check(diffusion: GaussianDiffusion, x0: Tensor, noise: Tensor, loss: str) -> None:
+def _check(diffusion: Process, x0: Tensor, noise: Tensor, loss: str) -> None:
     if loss not in get_args(Loss):
         raise FastdiffError(f"unknown loss {loss!r}; known: {', '.join(get_args(Loss))}")
+    if "kl" in loss and not isinstance(diffusion, GaussianDiffusion):
+        raise FastdiffError(
+            f"loss {loss!r} is a bound in discrete steps, which a diffusion of parametrisation "
+            f"{diffusion.config.parametrisation!r} does not have; use 'mse'"
+        )
     if "hybrid" in loss and not diffusion.config.learns_variance:
         raise FastdiffError(
             f"loss {loss!r} trains a learned variance, but the diffusion's variance is "

@@ -84,6 +84,18 @@ class Process(ABC):
         """The times [N] that the model is given."""
 
     @abstractmethod
+    def sigmas(self, t: Tensor) -> Tensor:
+        """sigma of t, [N] float64."""
+
+    @abstractmethod
+    def nearest(self, sigma: Tensor) -> Tensor:
+        """The t [N] whose sigma is nearest to ``sigma`` [N], in its logarithm."""
+
+    @abstractmethod
+    def predict_x0(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """x_0 from the model's prediction [N,C,*] at x_t."""
+
+    @abstractmethod
     def target(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """The output of a perfect model that knew x_0 and the noise, [N,C,*]."""
 

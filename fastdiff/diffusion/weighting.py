@@ -11,7 +11,7 @@ from fastdiff.errors import FastdiffError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastdiff.diffusion.gaussian import GaussianDiffusion
+    from fastdiff.diffusion.process import Process
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class LossWeighting:
         if not 0 <= self.p2_gamma < float("inf"):
             raise FastdiffError(f"p2_gamma must be at least 0, got {self.p2_gamma}")
 
-    def __call__(self, diffusion: GaussianDiffusion, t: Tensor, like: Tensor) -> Tensor:
+    def __call__(self, diffusion: Process, t: Tensor, like: Tensor) -> Tensor:
         """w_t [N], on the device of ``like`` [N,C,*] and in its precision, for t [N]."""
         snr = diffusion.snr(t, like).flatten()
         if self.kind == "min-snr":

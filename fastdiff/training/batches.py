@@ -19,7 +19,7 @@ from fastdiff.data.loading import ImageLoader
 from fastdiff.ops.philox import normal, sample_seeds
 from fastdiff.training.augment import Augment, Augmented
 from fastdiff.training.config import TrainConfig
-from fastdiff.training.timesteps import LossSecondMomentTimes, UniformTimes
+from fastdiff.training.timesteps import TimeSampler
 
 NOISE_STREAM = 4  # of Philox; those below it are sampling's
 
@@ -89,7 +89,7 @@ class Batches:
             data, self._indices, config.workers, pin_memory=pin_memory, transform=transform
         )
 
-    def draw(self, step: int, times: UniformTimes | LossSecondMomentTimes) -> Batch:
+    def draw(self, step: int, times: TimeSampler) -> Batch:
         """The rows of update ``step`` (counted from 0), on the CPU."""
         config, rows = self._config, self._rows
         n = config.batch_size

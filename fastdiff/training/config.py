@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_type_hints
 
-from fastdiff.choices import Fit, Loss, LossWeights, Precision, Recompute
+from fastdiff.choices import Distance, Fit, Loss, LossWeights, Pairs, Precision, Recompute, TaskName
 from fastdiff.errors import FastdiffError
 from fastdiff.training.values import typed
 
@@ -64,6 +64,16 @@ class TrainConfig:
 
     init: str | None = None
     """Checkpoint to fine-tune: a file, or the name of a bundled model. Its architecture is used; what fits is kept."""
+    task: TaskName = "diffusion"
+    """What to train: "diffusion", with the loss of the network's kind, or "consistency", to sample in 1 to 4 steps."""
+    teacher: str | None = None
+    """Denoiser to distil, a checkpoint, with whose weights training begins. Default: learn from the data alone."""
+    pairs: Pairs = "halving"
+    """Noise levels whose images are compared: "halving" their gap (ECT), "doubling" a grid (iCT), or one "grid"."""
+    pair_levels: int = 40
+    """Number of noise levels of the pairs' "grid"."""
+    distance: Distance = "pseudo-huber"
+    """Distance of the images of two noise levels, in consistency training."""
     lora: int = 0
     """Rank of low-rank adapters, which are trained in place of the weights of INIT. 0: all weights are trained."""
     preset: str = DEFAULT_PRESET
@@ -187,6 +197,13 @@ class TrainConfig:
             raise FastdiffError(f"ema must be one to {MOST_AVERAGES} different decays, got {self.ema}")
         if self.channels not in (None, 1, 3):
             raise FastdiffError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
+        if self.task != "consistency":
+            for name in ("teacher", "pairs", "pair_levels", "distance"):
+                if getattr(self, name) != getattr(TrainConfig, name):
+                    option = name.replace("_", "-")
+                    raise FastdiffError(
+                        f"{name} is of consistency training; give --task consistency with --{option}"
+                    )
         if self.lora and (self.init is None or self.strategy == "fsdp"):
             raise FastdiffError(
                 "adapters are trained on a checkpoint and not sharded; give --init with --lora, and --strategy ddp"

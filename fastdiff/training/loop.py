@@ -20,6 +20,7 @@ from fastdiff.backend import device_name, usable_device, use_backend
 from fastdiff.checkpoint import save
 from fastdiff.checkpoint.lora import save_lora
 from fastdiff.diffusion.config import DiffusionConfig
+from fastdiff.diffusion.continuous import make_process
 from fastdiff.errors import FastdiffError
 from fastdiff.files import locked, remove_halves
 from fastdiff.models import Classifier, ModelConfig, UNet, build_model
@@ -134,9 +135,8 @@ class Trainer:
         self._batches = Batches(data, config, self._task.null_class, rows, augment)
         self._validation = None
         if prepared.val_data is not None:
-            self._validation = Validation(
-                config, self._task, prepared.val_data, diffusion.steps, self._processes
-            )
+            times = make_times(replace(config, timesteps="uniform"), make_process(diffusion))
+            self._validation = Validation(config, self._task, prepared.val_data, times, self._processes)
         self._fid = self._make_fid(model_config)
         self._identity = identity(
             config, len(data), model_config, diffusion, None if augment is None else describe(augment)
@@ -175,7 +175,7 @@ class Trainer:
         optimizer = AdamWEMA(learning, config.lr, weight_decay=config.weight_decay, ema_rates=config.ema)
         optimizer.prepare()
         scale = LossScale() if config.precision == "float16" else None
-        return TrainState(model, optimizer, make_times(config.timesteps, diffusion.steps), scale)
+        return TrainState(model, optimizer, make_times(config, make_process(diffusion)), scale)
 
     def _make_fid(self, model: ModelConfig) -> Any:
         if not self.config.fid_every:

@@ -9,12 +9,14 @@ from fastdiff.data.images import ImageData, load_data
 from fastdiff.data.readers import Arrays, EncodedImages, read
 from fastdiff.data.survey import Survey, count_classes, survey
 from fastdiff.diffusion.config import DiffusionConfig
+from fastdiff.diffusion.continuous import make_process
 from fastdiff.errors import FastdiffError
 from fastdiff.models import Classifier, ClassifierConfig, ModelConfig, UNet
 from fastdiff.training.config import TrainConfig
+from fastdiff.training.consistency import Consistency
 from fastdiff.training.setup import architecture, follow, load_pretrained
 from fastdiff.training.state import checkpoints, followed
-from fastdiff.training.tasks import UPSCALING, Task, make_task
+from fastdiff.training.tasks import UPSCALING, Classification, Denoising, Task, Upsampling
 
 # Images that are decoded before the first step, some seconds of work; fastdiff data check takes all.
 CHECKED = 1000
@@ -55,8 +57,11 @@ def prepare(config: TrainConfig, *, progress: bool = False) -> Prepared:
     Raises:
         FastdiffError: bad options, or data that cannot be read.
     """
-    pretrained = load_pretrained(config)
-    make_task(config, *architecture(config, pretrained))  # tells mistakes in the options before data are read
+    pretrained = load_pretrained(config.init or config.teacher, config)
+    teacher = pretrained if config.init is None else load_pretrained(config.teacher, config)
+    make_task(
+        config, *architecture(config, pretrained), teacher
+    )  # tells mistakes in the options before data are read
     raw = read(config.data, config.labels, progress=progress, skip_broken=config.skip_broken)
     found = _checked(raw, config.data, progress)
     earlier = checkpoints(config.out)
@@ -66,7 +71,7 @@ def prepare(config: TrainConfig, *, progress: bool = False) -> Prepared:
     else:
         config, notes = follow(config, raw, found, pretrained)
     model, diffusion = architecture(config, pretrained)
-    task = make_task(config, model, diffusion)
+    task = make_task(config, model, diffusion, teacher)
     data = _load(config, model, task, raw, progress)
     config = replace(
         config,
@@ -85,6 +90,41 @@ def prepare(config: TrainConfig, *, progress: bool = False) -> Prepared:
         val_data = _load(val_config, model, task, val_raw, progress)
     classes = count_classes(None if data.labels is None else data.labels.numpy(), data.class_names)
     return Prepared(config, model, diffusion, task, data, val_data, pretrained, found, classes, notes)
+
+
+def make_task(
+    config: TrainConfig,
+    model: ModelConfig,
+    diffusion: DiffusionConfig,
+    teacher: UNet | Classifier | None = None,
+) -> Task:
+    """The task that the options name, for a network of this kind.
+
+    Args:
+        teacher: the model that ``config.teacher`` names.
+
+    Raises:
+        FastdiffError: options that belong to another task.
+    """
+    process = make_process(diffusion)
+    if config.task == "consistency":
+        if isinstance(model, ClassifierConfig) or model.low_res is not None:
+            raise FastdiffError("consistency training is for denoisers, and this network is none")
+        return Consistency(config, process, model, teacher)
+    if isinstance(model, ClassifierConfig):
+        return Classification(config, model, process)
+    if not config.noised:
+        raise FastdiffError("only a classifier can be trained without noise; leave out --no-noised")
+    if model.low_res is None:
+        if config.small_size is not None:
+            raise FastdiffError("small_size is an upsampler's option, and this model enlarges nothing")
+        return Denoising(config, process, model)
+    small_size = config.small_size or model.image_size // UPSCALING
+    if not 1 <= small_size < model.image_size:
+        raise FastdiffError(
+            f"small_size must be at least 1 and below the image size, {model.image_size}, got {small_size}"
+        )
+    return Upsampling(config, process, model, small_size)
 
 
 def _checked(raw: Arrays | EncodedImages, path: Path, progress: bool) -> Survey:

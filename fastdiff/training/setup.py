@@ -32,22 +32,26 @@ class _Base(NamedTuple):
     fixed: frozenset[str] = frozenset()
 
 
-def load_pretrained(config: TrainConfig) -> UNet | Classifier | None:
-    """The model that a run is to fine-tune, on the CPU, of several sets of weights the average; None without ``init``.
+def load_pretrained(source: str | None, config: TrainConfig) -> UNet | Classifier | None:
+    """The model of a checkpoint that a run begins with, on the CPU, of several sets of weights the average.
+
+    Args:
+        source: the checkpoint, or the name of a bundled model; None: none.
+        config: whose preset says what the checkpoint does not.
 
     Raises:
         FastdiffError: no such checkpoint, or one that does not say which diffusion it belongs to.
     """
-    if config.init is None:
+    if source is None:
         return None
     given: dict[str, Any] = {}
     if config.preset != DEFAULT_PRESET:
         preset = _preset(config.preset)
         given = {**vars(preset.model), "diffusion": preset.diffusion}
-    model = load(config.init, **given)
+    model = load(source, **given)
     if model.diffusion is None:
         raise FastdiffError(
-            f"{config.init} does not say which diffusion it was trained with; give the --preset that it belongs to"
+            f"{source} does not say which diffusion it was trained with; give the --preset that it belongs to"
         )
     return model
 
@@ -64,6 +68,7 @@ def architecture(
         FastdiffError: an unknown preset, a broken file, an override that does not fit the model.
     """
     model, diffusion, _ = _base(config, pretrained)
+    diffusion = replace(diffusion, few_steps=config.task == "consistency")
     if pretrained is not None:
         model = at_size(model, config.image_size or model.image_size)
     changes: dict[str, Any] = {}

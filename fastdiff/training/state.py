@@ -22,7 +22,7 @@ from fastdiff.models.lora import merge
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.optimizer import AdamWEMA, LossScale
 from fastdiff.training.parallel import fill, full
-from fastdiff.training.timesteps import LossSecondMomentTimes, UniformTimes
+from fastdiff.training.timesteps import TimeSampler
 
 _LOG = logging.getLogger(__name__)
 FOLDER = "checkpoints"
@@ -59,7 +59,7 @@ class TrainState:
 
     model: UNet | Classifier
     optimizer: AdamWEMA
-    times: UniformTimes | LossSecondMomentTimes
+    times: TimeSampler
     scale: LossScale | None = None  # of float16
     step: int = 0
     seconds: float = 0.0  # spent training, over all resumptions

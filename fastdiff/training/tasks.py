@@ -18,19 +18,18 @@ from torch import Tensor, nn
 
 from fastdiff.choices import Loss
 from fastdiff.data.images import ImageData
-from fastdiff.diffusion.config import DiffusionConfig
-from fastdiff.diffusion.gaussian import GaussianDiffusion
 from fastdiff.diffusion.loss import check_weighting, training_losses
+from fastdiff.diffusion.process import Process
 from fastdiff.errors import FastdiffError
 from fastdiff.images import grid
-from fastdiff.models import Classifier, ClassifierConfig, ModelConfig, UNet, UNetConfig
+from fastdiff.models import Classifier, ClassifierConfig, UNet, UNetConfig
 from fastdiff.sampling.api import sample, to_uint8
 from fastdiff.sampling.cascade import upsample
 from fastdiff.training.batches import Batch, Batches
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.distributed import Processes
 from fastdiff.training.optimizer import autocast
-from fastdiff.training.timesteps import UniformTimes
+from fastdiff.training.timesteps import TimeSampler
 
 HELD = 8  # images that an upsampler's picture shows
 _ROWS, _COLUMNS = 4, 10  # of a denoiser's picture; half as many of images larger than _SMALL pixels
@@ -62,33 +61,10 @@ class Task(Protocol):
         ...
 
 
-def make_task(config: TrainConfig, model: ModelConfig, diffusion: DiffusionConfig) -> Task:
-    """The task of a network of this kind.
-
-    Raises:
-        FastdiffError: options that belong to another task.
-    """
-    process = GaussianDiffusion(diffusion)
-    if isinstance(model, ClassifierConfig):
-        return Classification(config, model, process)
-    if not config.noised:
-        raise FastdiffError("only a classifier can be trained without noise; leave out --no-noised")
-    if model.low_res is None:
-        if config.small_size is not None:
-            raise FastdiffError("small_size is an upsampler's option, and this model enlarges nothing")
-        return Denoising(config, process, model)
-    small_size = config.small_size or model.image_size // UPSCALING
-    if not 1 <= small_size < model.image_size:
-        raise FastdiffError(
-            f"small_size must be at least 1 and below the image size, {model.image_size}, got {small_size}"
-        )
-    return Upsampling(config, process, model, small_size)
-
-
 class Denoising:
     """x_t -> noise, x_0 or v, and perhaps a variance: see :func:`fastdiff.diffusion.loss.training_losses`."""
 
-    def __init__(self, config: TrainConfig, diffusion: GaussianDiffusion, model: UNetConfig) -> None:
+    def __init__(self, config: TrainConfig, diffusion: Process, model: UNetConfig) -> None:
         check_weighting(config.loss, config.weighting)
         self._diffusion, self._weighting = diffusion, config.weighting
         self._loss: Loss = config.loss
@@ -125,9 +101,7 @@ class Upsampling(Denoising):
     Source: Dhariwal & Nichol 2021, section 6.3; the reduction is the one of guided-diffusion's super_res_train.
     """
 
-    def __init__(
-        self, config: TrainConfig, diffusion: GaussianDiffusion, model: UNetConfig, small_size: int
-    ) -> None:
+    def __init__(self, config: TrainConfig, diffusion: Process, model: UNetConfig, small_size: int) -> None:
         super().__init__(config, diffusion, model)
         self._small_size = small_size
 
@@ -152,7 +126,7 @@ class Classification:
     Source: Dhariwal & Nichol 2021, section 4.
     """
 
-    def __init__(self, config: TrainConfig, model: ClassifierConfig, diffusion: GaussianDiffusion) -> None:
+    def __init__(self, config: TrainConfig, model: ClassifierConfig, diffusion: Process) -> None:
         if config.loss != "mse":
             raise FastdiffError(
                 f"a classifier is trained by cross entropy, not {config.loss!r}; leave out --loss"
@@ -201,13 +175,7 @@ def _samples(model: UNet, at_once: int) -> Image.Image:
         chosen = [round(i * (count - 1) / max(columns - 1, 1)) for i in range(columns)] * rows
         classes = torch.tensor(chosen)
         captions = [names[number] if names else str(number) for number in chosen]
-    images = sample(
-        model,
-        rows * columns,
-        classes=classes,
-        batch_size=at_once,
-        progress=False,
-    )
+    images = sample(model, rows * columns, classes=classes, batch_size=at_once, progress=False)
     return grid(to_uint8(images).cpu().numpy(), captions, columns=columns, tile=64)
 
 
@@ -233,19 +201,24 @@ class Validation:
         config: settings of the run; no image is mirrored and no label dropped.
         task: the task to measure.
         data: the validation images.
-        times: number of diffusion times, which are drawn uniformly.
+        times: distribution of the diffusion times.
         processes: the processes that share the work.
     """
 
     def __init__(
-        self, config: TrainConfig, task: Task, data: ImageData, times: int, processes: Processes
+        self,
+        config: TrainConfig,
+        task: Task,
+        data: ImageData,
+        times: TimeSampler,
+        processes: Processes,
     ) -> None:
         self._config, self._task, self._processes, self.data = config, task, processes, data
         rows = processes.rows(config.batch_size)
         self._batches = Batches(
             data, replace(config, flip=False, flip_vertical=False), null_class=None, rows=rows
         )
-        self._times = UniformTimes(times)
+        self._times = times
 
     @torch.no_grad()
     def measure(self, model: nn.Module, device: torch.device) -> dict[str, float]:

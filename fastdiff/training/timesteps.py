@@ -7,7 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastdiff.diffusion.process import Process
+from fastdiff.training.config import TrainConfig
+
 HISTORY = 10  # number of losses kept for each time
+CONSISTENCY = -1.1, 2.0  # mean and standard deviation of ln sigma
 UNIFORM_SHARE = 0.001  # share of uniform sampling, so that every time stays possible
 
 
@@ -18,7 +22,25 @@ class Times(NamedTuple):
     weight: Tensor
 
 
-class UniformTimes:
+class TimeSampler:
+    """A distribution of t: of the step of a process in discrete steps, else of sigma. This one learns nothing."""
+
+    def draw(self, n: int, generator: torch.Generator) -> Times:
+        """n times."""
+        raise NotImplementedError
+
+    def update(self, t: Tensor, loss: Tensor) -> None:
+        """Learn from the unweighted losses [N] of times t [N]."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What was learned."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what was learned."""
+
+
+class UniformTimes(TimeSampler):
     """Every time with the same probability, all weights 1."""
 
     def __init__(self, count: int) -> None:
@@ -27,17 +49,24 @@ class UniformTimes:
     def draw(self, n: int, generator: torch.Generator) -> Times:
         return Times(torch.randint(self.count, (n,), generator=generator), torch.ones(n))
 
-    def update(self, t: Tensor, loss: Tensor) -> None:
-        """Ignore the losses."""
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
+class LogNormalTimes(TimeSampler):
+    r"""ln sigma ~ N(mean, std^2), at the level of the process that is nearest; all weights 1.
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """No tensors: the sampler has no state."""
+    Source: Karras et al. 2022, table 1; in consistency training Song & Dhariwal 2023, section 3.4.
+    """
+
+    def __init__(self, process: Process, mean: float, std: float) -> None:
+        self._process, self._mean, self._std = process, mean, std
+
+    def draw(self, n: int, generator: torch.Generator) -> Times:
+        low, high = self._process.sigma_range
+        drawn = torch.randn(n, generator=generator, dtype=torch.float64)
+        sigma = torch.exp(self._mean + self._std * drawn).clamp(low, high)
+        return Times(self._process.nearest(sigma), torch.ones(n))
 
 
-class LossSecondMomentTimes:
+class LossSecondMomentTimes(TimeSampler):
     r"""Importance sampling: p_t proportional to sqrt(E[L_t^2]), weight 1 / (T p_t) (IDDPM, equation 17).
 
     E[L_t^2] is the mean over the last ten losses of time t; until every time has ten, p is uniform.
@@ -78,6 +107,9 @@ class LossSecondMomentTimes:
         self._seen.copy_(state["seen"])
 
 
-def make_times(name: str, count: int) -> UniformTimes | LossSecondMomentTimes:
-    """The sampler of ``TrainConfig.timesteps`` for a process of ``count`` steps."""
-    return LossSecondMomentTimes(count) if name == "loss-second-moment" else UniformTimes(count)
+def make_times(config: TrainConfig, process: Process) -> TimeSampler:
+    """The distribution of times of a run."""
+    if config.task == "consistency":
+        return LogNormalTimes(process, *CONSISTENCY)
+    count = int(process.most_steps)
+    return LossSecondMomentTimes(count) if config.timesteps == "loss-second-moment" else UniformTimes(count)

@@ -17,8 +17,8 @@ from fastdiff.cli import main
 from fastdiff.models import Classifier, ClassifierConfig, SuperResUNet
 from fastdiff.training import TrainConfig, train
 from fastdiff.training.batches import Batch
+from fastdiff.training.prepare import make_task
 from fastdiff.training.setup import architecture
-from fastdiff.training.tasks import make_task
 
 MODEL = {"image_size": 8, "in_channels": 1, "model_channels": 32, "channel_mult": [1], "num_res_blocks": 1}
 PIXELS = torch.randint(256, (4, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

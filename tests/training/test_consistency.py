@@ -1,0 +1,116 @@
+"""Consistency training as a run: it follows its teacher, resumes bit for bit, and refuses what does not fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import fastdiff
+from fastdiff.errors import FastdiffError
+from fastdiff.training import TrainConfig, train
+from fastdiff.training.prepare import prepare
+
+
+@pytest.fixture
+def teacher(toy: dict[str, Any]) -> dict[str, Any]:
+    """Options of a run that distils a model which the toy's options have trained for two steps."""
+    trained = train(TrainConfig(**{**toy, "out": toy["out"].with_name("teacher")}, steps=2))
+    return {**toy, "task": "consistency", "teacher": str(trained.model)}
+
+
+@pytest.mark.parametrize("pairs", ["halving", "doubling", "grid"])
+def test_a_run_that_is_resumed_is_the_unbroken_one(teacher: dict[str, Any], pairs) -> None:
+    config = TrainConfig(**teacher, pairs=pairs, steps=8, checkpoint_every=4, max_minutes=None)
+    whole = train(config).model
+    parts = replace(config, out=config.out.with_name("parts"))
+    train(replace(parts, max_minutes=1e-9))  # stops before its first step
+    broken = train(parts).model
+    assert whole is not None and broken is not None
+    a, b = load_file(whole), load_file(broken)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    first = load_file(str(teacher["teacher"]))
+    moved = [key for key in a if not torch.equal(a[key], first[key])]
+    assert moved and set(a) == set(first)
+
+
+def test_the_model_says_that_it_needs_few_steps(teacher: dict[str, Any]) -> None:
+    taught = fastdiff.load(teacher["teacher"])
+    found = fastdiff.load(train(TrainConfig(**teacher, steps=1)).model)
+    assert found.diffusion == replace(taught.diffusion, few_steps=True)
+    assert found.diffusion.is_consistent and not taught.diffusion.is_consistent
+    again = train(TrainConfig(**{**teacher, "out": teacher["out"].with_name("more")}, steps=1, lr=1e-9))
+    weights = load_file(again.model)
+    for key, value in load_file(str(teacher["teacher"])).items():
+        torch.testing.assert_close(weights[key], value, rtol=1e-4, atol=1e-6)  # it began with the teacher's
+
+
+def test_without_a_teacher_it_learns_from_the_data(toy: dict[str, Any]) -> None:
+    config = TrainConfig(**toy, task="consistency", steps=4, val_data=toy["data"], val_every=2, val_batches=2)
+    train(config)
+    rows = [json.loads(line) for line in (config.out / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "val_loss" in row] == [2, 4]
+    assert all(row["loss"] >= 0 for row in rows if "loss" in row)
+
+
+def test_stages_follow_the_steps(teacher: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pairs of each step come from its share of the run, those of held-out images from the last stage."""
+    seen = []
+    from fastdiff.diffusion.consistency import LevelPairs
+
+    whole = LevelPairs.__call__
+
+    def noted(self: LevelPairs, sigma: torch.Tensor, progress: float) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append((progress, torch.is_grad_enabled()))
+        return whole(self, sigma, progress)
+
+    monkeypatch.setattr(LevelPairs, "__call__", noted)
+    train(TrainConfig(**teacher, steps=4, val_data=teacher["data"], val_every=4, val_batches=1))
+    assert [progress for progress, learning in seen if learning] == [0, 0.25, 0.5, 0.75]
+    assert [progress for progress, learning in seen if not learning] == pytest.approx([1.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"loss_weighting": "p2"}, "consistency training has a loss of its own; leave out --loss-weighting"),
+        ({"timesteps": "loss-second-moment"}, "a loss of its own; leave out --timesteps"),
+        ({"pairs": "grid", "pair_levels": 1}, "a grid of consistency training has at least 2 levels, got 1"),
+        ({"task": "diffusion"}, "teacher is of consistency training; give --task consistency with --teacher"),
+        ({"teacher": "missing.safetensors"}, "missing.safetensors"),
+        (
+            {"teacher": "fashion-mnist-classifier", "preset": "fashion-mnist"},
+            "consistency training is for denoisers, and this network is none",
+        ),
+        ({"num_classes": 0}, "the teacher has num_classes 2 and the model None"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_data_are_read(
+    teacher: dict[str, Any], options, sentence
+) -> None:
+    with pytest.raises(FastdiffError) as caught:
+        prepare(TrainConfig(**{**teacher, "data": Path("nowhere"), **options}, steps=1))
+    assert sentence in str(caught.value)
+
+
+def test_a_teacher_of_other_levels_is_refused(teacher: dict[str, Any], toy: dict[str, Any]) -> None:
+    preset = json.loads(Path(toy["preset"]).read_text())
+    preset["diffusion"] = {"schedule": "sigmoid"}
+    path = Path(toy["preset"]).with_name("other.json")
+    path.write_text(json.dumps(preset))
+    out = toy["out"].with_name("other")
+    other = train(TrainConfig(**{**toy, "preset": str(path), "out": out}, steps=1)).model
+    with pytest.raises(
+        FastdiffError, match="levels and times must be the same; begin with the teacher's weights"
+    ):
+        prepare(
+            TrainConfig(
+                **{**teacher, "teacher": str(other), "init": teacher["teacher"], "preset": "fashion-mnist"},
+                steps=1,
+            )
+        )
