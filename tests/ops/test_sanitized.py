@@ -29,7 +29,7 @@ def folder() -> Path:
     plan = plans[0].read_text().replace("-O3", "-O1")
     plan = re.sub(r"^cxx = .*$", f"cxx = g++ {SANITIZE}", plan, flags=re.MULTILINE)
     plan = re.sub(r"^(objects|builddir) = .*$", r"\1 = build/sanitized", plan, flags=re.MULTILINE)
-    plan = plan.replace("build fastdiff/lib/", "build build/sanitized/lib/")
+    plan = re.sub(r"^build \S*fastdiff/lib/", "build build/sanitized/lib/", plan, flags=re.MULTILINE)
     (folder / "build.ninja").write_text(re.sub(r" -s$", "", plan, flags=re.MULTILINE))
     targets = [f"build/sanitized/lib/{name}.so" for name in (LIBRARY, "ops")]
     ninja = [Path(sys.executable).with_name("ninja"), "-f", folder / "build.ninja", "--quiet"]

@@ -90,5 +90,29 @@ def test_declared_versions_agree() -> None:
     assert declared["torch"] == torch
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is new in Python 3.11")
+def test_a_wheel_for_each_python_that_is_promised() -> None:
+    import tomllib
+
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    promised = re.findall(r"Python :: (3)\.(\d+)", "\n".join(about["project"]["classifiers"]))
+    assert about["tool"]["cibuildwheel"]["build"] == [f"cp{major}{minor}-*" for major, minor in promised]
+    assert about["project"]["requires-python"] == ">=" + ".".join(promised[0])
+
+
+def test_workflows_can_be_read() -> None:
+    """As YAML, and they run what there is: targets of the Makefile, and files."""
+    yaml = pytest.importorskip("yaml")
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    files = sorted((ROOT / ".github").rglob("*.yml"))
+    assert len(files) >= 6
+    for file in files:
+        text = file.read_text()
+        assert isinstance(yaml.safe_load(text), dict)
+        assert set(re.findall(r"\bmake (\w+)", text)) <= targets
+        for used in re.findall(r"(?:bash|-r) ([\w./]+)", text):
+            assert (ROOT / used).exists(), f"{file.name}: {used}"
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
