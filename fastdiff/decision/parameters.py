@@ -77,7 +77,8 @@ def parameters(
             or its middle ("mid": HDDM, Ratcliff's Ter).
         s: standard deviation of the noise after one second: 1, or 0.1 in Ratcliff's papers.
         sv: standard deviation of the drift rate between trials.
-        All are numbers, arrays or tensors that broadcast.
+
+    All arguments are numbers, arrays or tensors that broadcast.
 
     Raises:
         FastdiffError: not finite; a or s not positive; a range negative; a start on or outside the boundaries; a

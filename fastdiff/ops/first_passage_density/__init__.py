@@ -38,7 +38,8 @@ def first_passage_density(
         a: separation of the boundaries.
         w: start as a fraction of a.
         upper: bool, true for the upper boundary; None: the lower one.
-        All broadcast against one another.
+
+    All arguments broadcast against one another.
 
     Returns:
         log f, of the broadcast shape, -inf where t <= 0; differentiable in t, v, a, w and sv.

@@ -1,0 +1,49 @@
+"""The documentation site builds with warnings as errors, and its reference has what the package exports."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastdiff
+
+ROOT = Path(__file__).parents[2]
+NO_ENTRY = {"__version__", "decision", "dpm2015"}  # a number, and packages that have pages of their own
+
+pytestmark = pytest.mark.proof
+
+
+def test_site(tmp_path: Path) -> None:
+    for needed in ("material", "mkdocstrings"):
+        pytest.importorskip(needed)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    pages = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.html")}
+    written = {path.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for path in _pages()}
+    assert written - {"README.html"} <= pages
+    assert {"index.html", "contents.html", "CONTRIBUTING.html", "api/fastdiff.html"} <= pages
+    reference = (tmp_path / "api" / "fastdiff.html").read_text()
+    headings = set(re.findall(r"<h2[^>]*>\s*fastdiff\.(\w+)", reference))
+    assert headings == set(fastdiff.__all__) - NO_ENTRY
+    _check_links(tmp_path)
+
+
+def _pages() -> list[Path]:
+    return list((ROOT / "docs").rglob("*.md"))
+
+
+def _check_links(site: Path) -> None:
+    """Of pages to each other, to pictures and to files: what they name is there."""
+    broken = []
+    for page in site.rglob("*.html"):
+        if page.name == "404.html":  # its links are the server's
+            continue
+        for target in re.findall(r'(?:href|src)="([^"#?]+)', page.read_text()):
+            if not re.match(r"[a-z]+:", target) and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(site)}: {target}")
+    assert not broken
