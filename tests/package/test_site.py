@@ -38,7 +38,7 @@ def _pages() -> list[Path]:
 
 
 def _check_links(site: Path) -> None:
-    """Of pages to each other, to pictures and to files: what they name is there."""
+    """Links of pages to each other, to pictures and to files name what is there."""
     broken = []
     for page in site.rglob("*.html"):
         if page.name == "404.html":  # its links are the server's
