@@ -7,6 +7,8 @@ from typing import Literal
 SamplerName = Literal["ancestral", "ddim", "dpmpp", "euler", "heun"]  # sampling/samplers has a row for each
 Fit = Literal["crop", "random-crop", "pad"]
 Loss = Literal["mse", "rescaled_mse", "hybrid", "rescaled_hybrid", "kl", "rescaled_kl"]
+Parametrisation = Literal["discrete", "edm", "consistency", "flow"]
+Denoised = Literal["edm", "flow"]  # kinds beside the preset's own that fastdiff train can make a denoiser of
 Recompute = Literal["none", "selective", "full"]
 Precision = Literal["float32", "bfloat16", "float16"]
 LossWeights = Literal["none", "min-snr", "p2"]

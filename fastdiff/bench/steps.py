@@ -12,8 +12,10 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from fastdiff.bench.sides import SIDES, Side
 from fastdiff.choices import UTILISATION, Loss
-from fastdiff.diffusion import DiffusionConfig, GaussianDiffusion
+from fastdiff.diffusion import DiffusionConfig
+from fastdiff.diffusion.continuous import make_process
 from fastdiff.diffusion.loss import training_losses
+from fastdiff.diffusion.process import Process
 from fastdiff.models import UNet, UNetConfig, build_model
 from fastdiff.training.optimizer import EMA, AdamWEMA, clip_factor
 
@@ -51,7 +53,7 @@ def make_step(
     assert isinstance(model, UNet)
     placed = model.to(device, memory_format=chosen.memory_format)  # pyright: ignore[reportCallIssue]
     inputs = _inputs(config, diffusion, options.batch, device)
-    return Step(chosen, placed, GaussianDiffusion(diffusion), inputs, options.dtype)
+    return Step(chosen, placed, make_process(diffusion), inputs, options.dtype)
 
 
 def sides(
@@ -79,10 +81,13 @@ def _inputs(
 ) -> dict[str, Any]:
     g = torch.Generator().manual_seed(1)
     size, channels = config.image_size, config.in_channels
+    discrete = diffusion.parametrisation == "discrete"
     inputs: dict[str, Any] = {
         "x0": torch.rand(batch, channels, size, size, generator=g) * 2 - 1,
         "noise": torch.randn(batch, channels, size, size, generator=g),
-        "t": torch.randint(diffusion.steps, (batch,), generator=g),
+        "t": torch.randint(diffusion.steps, (batch,), generator=g)
+        if discrete
+        else torch.rand(batch, generator=g),
     }
     if config.num_classes is not None:
         inputs["y"] = torch.randint(config.num_classes, (batch,), generator=g)
@@ -106,7 +111,7 @@ class Step:
         self,
         side: Side,
         model: UNet,
-        diffusion: GaussianDiffusion,
+        diffusion: Process,
         inputs: dict[str, Any],
         dtype: torch.dtype,
     ) -> None:

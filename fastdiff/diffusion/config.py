@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
 
+from fastdiff.choices import Parametrisation
 from fastdiff.errors import FastdiffError
 from fastdiff.scalars import is_finite, number
 
 Schedule = Literal["linear", "cosine", "scaled_linear", "sigmoid"]
 Prediction = Literal["epsilon", "x0", "v"]
 Variance = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
-Parametrisation = Literal["discrete", "edm", "consistency", "flow"]
 
 _RANGE = ("sigma_min", "sigma_max", "rho")
 # The fields that a kind of process has, beside ``parametrisation``.

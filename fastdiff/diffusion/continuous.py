@@ -80,7 +80,12 @@ class ContinuousDiffusion(Process):
 
 
 class EDMDiffusion(ContinuousDiffusion):
-    """Karras et al. 2022, table 1, last column. The target of F is (sigma x_0 / s - s z) / sqrt(sigma^2 + s^2)."""
+    """Karras et al. 2022, table 1, last column. The target of F is (sigma x_0 / s - s z) / sqrt(sigma^2 + s^2).
+
+    The plain squared error of F is the published loss: its weight of the error of x_0 is 1 / c_out^2.
+    """
+
+    training_noise = (-1.2, 1.2)
 
     def levels(self, sigmas: np.ndarray) -> NoiseLevels:
         signal = 1 / np.sqrt(sigmas**2 + self.config.sigma_data**2)

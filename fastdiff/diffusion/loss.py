@@ -16,7 +16,7 @@ from fastdiff.errors import FastdiffError
 
 
 def training_losses(
-    diffusion: Process,
+    process: Process,
     model: Model,
     x0: Tensor,
     t: Tensor,
@@ -42,35 +42,38 @@ def training_losses(
     Beside an mse, vb trains only the variance: the mean it sees is detached (IDDPM, section 3.1).
 
     Args:
-        model: called once, as ``model(x_t, diffusion.model_time(t), **cond)``.
-        x0: [N,C,*] data in [-1, 1]. t: [N] int64 steps. noise: like x0.
+        model: called once, as ``model(x_t, process.model_time(t), **cond)``.
+        x0: [N,C,*] data in [-1, 1]. t: [N], int64 steps, or sigmas of a process in continuous time. noise: like x0.
         weighting: w_t of the squared error; None: 1. As in P2's code, vb has no weight.
 
     Returns:
         ``loss`` [N], and its parts ``mse`` and ``vb`` [N] where they are used.
 
     Raises:
-        FastdiffError: unknown loss, a hybrid loss without learned variance, a weighting of vb alone, wrong shapes.
+        FastdiffError: unknown loss, a hybrid loss without learned variance, the bound of a process that has none, a
+            weighting of vb alone, wrong shapes.
     """
-    _check(diffusion, x0, noise, loss)
+    check_loss(process, loss)
     check_weighting(loss, weighting)
-    x_t = diffusion.q_sample(x0, t, noise)
-    output = model(x_t, diffusion.model_time(t), **cond)
+    if noise.shape != x0.shape:
+        raise FastdiffError(f"noise must have the shape of x0 {list(x0.shape)}, got {list(noise.shape)}")
+    x_t = process.q_sample(x0, t, noise)
+    output = model(x_t, process.model_time(t), **cond)
     if loss in ("kl", "rescaled_kl"):
-        assert isinstance(diffusion, GaussianDiffusion)
-        vb = bound_term(diffusion, output, x0, x_t, t, clip=False).bits
-        return {"loss": vb * diffusion.steps if loss == "rescaled_kl" else vb, "vb": vb}
+        assert isinstance(process, GaussianDiffusion)
+        vb = bound_term(process, output, x0, x_t, t, clip=False).bits
+        return {"loss": vb * process.steps if loss == "rescaled_kl" else vb, "vb": vb}
 
-    prediction, variance = diffusion.split(output, x_t)
-    mse = mean_flat((diffusion.target(x0, t, noise) - prediction) ** 2)
+    prediction, variance = process.split(output, x_t)
+    mse = mean_flat((process.target(x0, t, noise) - prediction) ** 2)
     if weighting is not None and weighting.kind != "none":
-        mse = mse * weighting(diffusion, t, x0)
+        mse = mse * weighting(process, t, x0)
     if variance is None:
         return {"loss": mse, "mse": mse}
-    assert isinstance(diffusion, GaussianDiffusion)
+    assert isinstance(process, GaussianDiffusion)
     frozen = torch.cat([prediction.detach(), variance], dim=1)
-    vb = bound_term(diffusion, frozen, x0, x_t, t, clip=False).bits
-    weight = diffusion.steps / 1000 if loss.startswith("rescaled") else 1.0
+    vb = bound_term(process, frozen, x0, x_t, t, clip=False).bits
+    weight = process.steps / 1000 if loss.startswith("rescaled") else 1.0
     return {"loss": mse + weight * vb, "mse": mse, "vb": vb}
 
 
@@ -83,18 +86,17 @@ def check_weighting(loss: str, weighting: LossWeighting | None) -> None:
         )
 
 
-def _check(diffusion: Process, x0: Tensor, noise: Tensor, loss: str) -> None:
+def check_loss(process: Process, loss: str) -> None:
+    """Raise FastdiffError for an unknown loss, or one that the process does not have."""
     if loss not in get_args(Loss):
         raise FastdiffError(f"unknown loss {loss!r}; known: {', '.join(get_args(Loss))}")
-    if "kl" in loss and not isinstance(diffusion, GaussianDiffusion):
+    if "kl" in loss and not isinstance(process, GaussianDiffusion):
         raise FastdiffError(
-            f"loss {loss!r} is a bound in discrete steps, which a diffusion of parametrisation "
-            f"{diffusion.config.parametrisation!r} does not have; use 'mse'"
+            f"loss {loss!r} is the bound of a process in discrete steps, and this one is of kind "
+            f"{process.config.parametrisation!r}; use 'mse'"
         )
-    if "hybrid" in loss and not diffusion.config.learns_variance:
+    if "hybrid" in loss and not process.config.learns_variance:
         raise FastdiffError(
             f"loss {loss!r} trains a learned variance, but the diffusion's variance is "
-            f"{diffusion.config.variance!r}; use 'mse' or 'kl', or variance 'learned_range'"
+            f"{process.config.variance!r}; use 'mse' or 'kl', or variance 'learned_range'"
         )
-    if noise.shape != x0.shape:
-        raise FastdiffError(f"noise must have the shape of x0 {list(x0.shape)}, got {list(noise.shape)}")

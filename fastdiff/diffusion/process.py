@@ -36,6 +36,8 @@ class Process(ABC):
     # encoding starts from.
     starts_unscaled: bool = False
     rho: float = 7.0  # exponent of Karras grids
+    # Mean and deviation of ln sigma in training, where the kind's authors say so.
+    training_noise: tuple[float, float] | None = None
 
     # --- sampling: float64 on the host --------------------------------------------------------------------
 

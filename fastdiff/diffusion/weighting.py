@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LossWeighting:
-    r"""The factor w_t of the squared error at time t, from SNR_t = abar_t / (1 - abar_t).
+    r"""The factor w_t of the squared error at time t, from SNR_t = signal^2 / noise^2.
 
     ========= =============================== ========================== ===========================
     kind      epsilon                         x0                         v
@@ -27,7 +27,8 @@ class LossWeighting:
     ========= =============================== ========================== ===========================
 
     The columns of a row are one and the same loss: an error e of epsilon is an error of e / sqrt(SNR) of x0, and one of
-    e sqrt(1 + 1 / SNR) of v.
+    e sqrt(1 + 1 / SNR) of v. Where the model predicts something else, as EDM's and flows do, the weight is that of x0
+    times the squared error of x0 over that of the output.
 
     Source: Hang et al. 2023, "Efficient diffusion training via min-SNR weighting strategy", section 3.4; Choi et al.
     2022, "Perception prioritized training of diffusion models", equation 8, which weights the error of epsilon.
@@ -58,13 +59,13 @@ class LossWeighting:
         if not 0 <= self.p2_gamma < float("inf"):
             raise FastdiffError(f"p2_gamma must be at least 0, got {self.p2_gamma}")
 
-    def __call__(self, diffusion: Process, t: Tensor, like: Tensor) -> Tensor:
+    def __call__(self, process: Process, t: Tensor, like: Tensor) -> Tensor:
         """w_t [N], on the device of ``like`` [N,C,*] and in its precision, for t [N]."""
-        snr = diffusion.snr(t, like).flatten()
+        snr = process.snr(t, like).flatten()
         if self.kind == "min-snr":
-            weight = snr.clamp(max=self.min_snr_gamma) / snr
+            weight = snr.clamp(max=self.min_snr_gamma)
         elif self.kind == "p2":
-            weight = (self.p2_k + snr) ** -self.p2_gamma
+            weight = snr * (self.p2_k + snr) ** -self.p2_gamma
         else:
             return snr.new_ones(len(t))
-        return weight * {"epsilon": 1, "x0": snr, "v": snr / (snr + 1)}[diffusion.config.prediction]
+        return weight * process.error_factor(t, like).flatten()

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_type_hints
 
-from fastdiff.choices import Distance, Fit, Loss, LossWeights, Pairs, Precision, Recompute, TaskName
+from fastdiff.choices import (
+    Denoised,
+    Distance,
+    Fit,
+    Loss,
+    LossWeights,
+    Pairs,
+    Precision,
+    Recompute,
+    TaskName,
+)
 from fastdiff.errors import FastdiffError
 from fastdiff.training.values import typed
 
@@ -125,6 +135,12 @@ class TrainConfig:
     """Constant k of p2's weight 1 / (k + SNR)^gamma."""
     timesteps: Timesteps = "uniform"
     """Distribution of the diffusion times; "loss-second-moment" is IDDPM's importance sampling."""
+    parametrisation: Denoised | None = None
+    """Train as an EDM model (Karras et al. 2022) or a rectified flow. Default: the preset's diffusion."""
+    noise_mean: float | None = None
+    """Mean of ln sigma of edm (default -1.2), or of the logit of a flow's time (default: times are uniform)."""
+    noise_std: float | None = None
+    """Deviation of the same: default 1.2 of edm, 1 of a flow that is given its mean."""
     precision: Precision = "float32"
     """Precision of the forward and backward pass, by autocast; weights stay float32. float16 uses loss scaling."""
     recompute: Recompute = "none"
@@ -185,6 +201,10 @@ class TrainConfig:
             raise FastdiffError(
                 "decay is the length of the fall of a linear or cosine learning rate; give --lr-schedule linear with it"
             )
+        if self.noise_std is not None and not 0 < self.noise_std < float("inf"):
+            raise FastdiffError(f"noise_std must be a positive number, got {self.noise_std}")
+        if self.noise_mean is not None and not math.isfinite(self.noise_mean):
+            raise FastdiffError(f"noise_mean must be a finite number, got {self.noise_mean}")
         if self.max_minutes is not None and not 0 < self.max_minutes < float("inf"):
             raise FastdiffError(f"max_minutes must be a positive number, got {self.max_minutes}")
         if not 0 < self.lr < float("inf"):

@@ -17,6 +17,7 @@ from fastdiff.training.consistency import Consistency
 from fastdiff.training.setup import architecture, follow, load_pretrained
 from fastdiff.training.state import checkpoints, followed
 from fastdiff.training.tasks import UPSCALING, Classification, Denoising, Task, Upsampling
+from fastdiff.training.timesteps import make_times
 
 # Images that are decoded before the first step, some seconds of work; fastdiff data check takes all.
 CHECKED = 1000
@@ -107,6 +108,7 @@ def make_task(
         FastdiffError: options that belong to another task.
     """
     process = make_process(diffusion)
+    make_times(config, process)  # tells mistakes in its options
     if config.task == "consistency":
         if isinstance(model, ClassifierConfig) or model.low_res is not None:
             raise FastdiffError("consistency training is for denoisers, and this network is none")
@@ -115,6 +117,11 @@ def make_task(
         return Classification(config, model, process)
     if not config.noised:
         raise FastdiffError("only a classifier can be trained without noise; leave out --no-noised")
+    if diffusion.parametrisation == "consistency":
+        raise FastdiffError(
+            "a consistency model is not trained by denoising; give --task consistency, or --parametrisation edm to "
+            "train its network as an EDM model"
+        )
     if model.low_res is None:
         if config.small_size is not None:
             raise FastdiffError("small_size is an upsampler's option, and this model enlarges nothing")

@@ -137,7 +137,8 @@ def next_commands(config: TrainConfig, prepared: Prepared, *, finished: bool) ->
     if denoiser:
         sampled = ["--n", "16", "--out", os.path.join(out, "sampled")]
         commands["sample"] = ["fastdiff", "sample", "--checkpoint", model, *sampled]
-    if denoiser and prepared.found.channels <= prepared.model.in_channels:
+    has_bound = prepared.diffusion.parametrisation == "discrete"
+    if denoiser and has_bound and prepared.found.channels <= prepared.model.in_channels:
         how = ["--timestep-respacing", str(min(_BOUND_STEPS, prepared.diffusion.steps))]
         how += ["--n", str(min(64, len(prepared.data))), "--out", os.path.join(out, "evaluation")]
         labels = [] if config.labels is None else ["--labels", str(config.labels)]

@@ -68,6 +68,11 @@ def architecture(
         FastdiffError: an unknown preset, a broken file, an override that does not fit the model.
     """
     model, diffusion, _ = _base(config, pretrained)
+    if config.parametrisation not in (None, diffusion.parametrisation):
+        # A network tells times apart that are as many as those of the other kinds: a flow's are scaled to 1000.
+        diffusion = DiffusionConfig(
+            parametrisation=config.parametrisation, rescale_timesteps=config.parametrisation == "flow"
+        )
     diffusion = replace(diffusion, few_steps=config.task == "consistency")
     if pretrained is not None:
         model = at_size(model, config.image_size or model.image_size)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastdiff.choices import Loss
 from fastdiff.data.images import ImageData
-from fastdiff.diffusion.loss import check_weighting, training_losses
+from fastdiff.diffusion.loss import check_loss, check_weighting, training_losses
 from fastdiff.diffusion.process import Process
 from fastdiff.errors import FastdiffError
 from fastdiff.images import grid
@@ -62,9 +62,10 @@ class Task(Protocol):
 
 
 class Denoising:
-    """x_t -> noise, x_0 or v, and perhaps a variance: see :func:`fastdiff.diffusion.loss.training_losses`."""
+    """x_t -> what a model of the process predicts: see :func:`fastdiff.diffusion.loss.training_losses`."""
 
     def __init__(self, config: TrainConfig, diffusion: Process, model: UNetConfig) -> None:
+        check_loss(diffusion, config.loss)
         check_weighting(config.loss, config.weighting)
         self._diffusion, self._weighting = diffusion, config.weighting
         self._loss: Loss = config.loss

@@ -1,4 +1,7 @@
-"""Distributions of the diffusion times in training, with the weights that keep the loss unbiased."""
+"""Distributions of the diffusion times in training, with the weights that keep the loss unbiased.
+
+The time of a process in discrete steps is its step, that of one in continuous time sigma.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,17 @@ import torch
 from torch import Tensor
 
 from fastdiff.diffusion.process import Process
+from fastdiff.errors import FastdiffError
 from fastdiff.training.config import TrainConfig
 
 HISTORY = 10  # number of losses kept for each time
 CONSISTENCY = -1.1, 2.0  # mean and standard deviation of ln sigma
 UNIFORM_SHARE = 0.001  # share of uniform sampling, so that every time stays possible
+EDGE = 1e-6  # the least distance of a flow's time from 0 and 1
 
 
 class Times(NamedTuple):
-    """Times [N] int64 and the weights [N] float32 of their losses."""
+    """Times [N], int64 steps or float64 sigmas, and the weights [N] float32 of their losses."""
 
     t: Tensor
     weight: Tensor
@@ -53,7 +58,10 @@ class UniformTimes(TimeSampler):
 class LogNormalTimes(TimeSampler):
     r"""ln sigma ~ N(mean, std^2), at the level of the process that is nearest; all weights 1.
 
-    Source: Karras et al. 2022, table 1; in consistency training Song & Dhariwal 2023, section 3.4.
+    For a flow, whose ln sigma is the logit of its time, these are logit-normal times.
+
+    Source: Karras et al. 2022, table 1; for flows Esser et al. 2024, section 3.1; in consistency training
+    Song & Dhariwal 2023, section 3.4.
     """
 
     def __init__(self, process: Process, mean: float, std: float) -> None:
@@ -64,6 +72,14 @@ class LogNormalTimes(TimeSampler):
         drawn = torch.randn(n, generator=generator, dtype=torch.float64)
         sigma = torch.exp(self._mean + self._std * drawn).clamp(low, high)
         return Times(self._process.nearest(sigma), torch.ones(n))
+
+
+class UniformFlowTimes(TimeSampler):
+    """Sigmas t / (1 - t) of times t that are uniform in (0, 1), all weights 1 (Liu et al. 2022)."""
+
+    def draw(self, n: int, generator: torch.Generator) -> Times:
+        t = torch.rand(n, generator=generator, dtype=torch.float64).clamp(EDGE, 1 - EDGE)
+        return Times(t / (1 - t), torch.ones(n))
 
 
 class LossSecondMomentTimes(TimeSampler):
@@ -108,8 +124,28 @@ class LossSecondMomentTimes(TimeSampler):
 
 
 def make_times(config: TrainConfig, process: Process) -> TimeSampler:
-    """The distribution of times of a run."""
-    if config.task == "consistency":
-        return LogNormalTimes(process, *CONSISTENCY)
-    count = int(process.most_steps)
-    return LossSecondMomentTimes(count) if config.timesteps == "loss-second-moment" else UniformTimes(count)
+    """The distribution of times of a run.
+
+    Raises:
+        FastdiffError: options of a process in discrete steps for one in continuous time, or the reverse.
+    """
+    steps, kind = process.most_steps, process.config.parametrisation
+    mean, std = config.noise_mean, config.noise_std
+    told = {"noise_mean": mean is not None, "noise_std": std is not None}
+    if steps != float("inf") and any(told.values()) and config.task != "consistency":
+        name = next(name for name, given in told.items() if given)
+        raise FastdiffError(f"{name} is of parametrisations edm and flow; this model has discrete steps")
+    if steps == float("inf") and config.timesteps != "uniform":
+        raise FastdiffError(
+            f"timesteps {config.timesteps!r} are of models in discrete steps, and this one is of kind {kind!r}; "
+            "leave them out"
+        )
+    usual = CONSISTENCY if config.task == "consistency" else process.training_noise
+    if usual or any(told.values()):
+        default_mean, default_std = usual or (0.0, 1.0)
+        return LogNormalTimes(
+            process, default_mean if mean is None else mean, default_std if std is None else std
+        )
+    if steps == float("inf"):
+        return UniformFlowTimes()
+    return (LossSecondMomentTimes if config.timesteps == "loss-second-moment" else UniformTimes)(int(steps))

@@ -48,7 +48,9 @@ def log(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", fastdiff.PRESETS)
 def test_every_preset_has_a_task(name: str) -> None:
-    config = TrainConfig(data=Path(), out=Path(), preset=name)
+    """The networks of consistency models have one as EDM models."""
+    kind = "edm" if fastdiff.PRESETS[name].diffusion.parametrisation == "consistency" else None
+    config = TrainConfig(data=Path(), out=Path(), preset=name, parametrisation=kind)
     model, diffusion = architecture(config)
     task = make_task(config, model, diffusion)
     classes = model.num_outputs if isinstance(model, ClassifierConfig) else model.num_classes
