@@ -2,9 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
-SamplerName = Literal["ancestral", "ddim", "dpmpp", "euler", "heun"]  # sampling/samplers has a row for each
+# sampling/samplers has a method for each.
+SamplerName = Literal[
+    "ancestral",
+    "ddim",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "lms",
+    "dpmpp",
+    "dpmpp_2s",
+    "dpmpp_3m",
+    "dpmpp_2s_ancestral",
+    "dpmpp_sde",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde_heun",
+    "dpmpp_3m_sde",
+    "unipc",
+    "unipc_bh1",
+    "deis",
+    "ipndm",
+    "pndm",
+    "restart",
+    "dpm_fast",
+    "lcm",
+    "consistency",
+]
+# Other names of the same samplers: k-diffusion's, diffusers' and those of programs built on them.
+SAMPLER_ALIASES = {
+    "ddpm": "ancestral",
+    "dpmpp_2m": "dpmpp",
+    "euler_a": "euler_ancestral",
+    "plms": "pndm",
+    "uni_pc": "unipc_bh1",
+    "uni_pc_bh2": "unipc",
+    "unipc_bh2": "unipc",
+}
+
+
+def canonical_sampler(name: str) -> str:
+    """The name in ``SamplerName`` for a sampler in another project's spelling; an unknown name as it is."""
+    plain = name.lower().replace("-", "_").removeprefix("sample_")
+    plain = SAMPLER_ALIASES.get(plain, plain)
+    return plain if plain in get_args(SamplerName) else name
+
+
+# Grids of noise levels: by timesteps of the process, then by sigma. sampling/grids.py makes them.
+TimeSpacing = Literal["uniform", "simple", "trailing", "beta", "zero-terminal-snr"]
+SigmaSpacing = Literal["karras", "logsnr", "exponential", "polyexponential", "vp", "consistency"]
+Spacing = Literal[TimeSpacing, SigmaSpacing]
 Fit = Literal["crop", "random-crop", "pad"]
 Loss = Literal["mse", "rescaled_mse", "hybrid", "rescaled_hybrid", "kl", "rescaled_kl"]
 Parametrisation = Literal["discrete", "edm", "consistency", "flow"]

@@ -90,7 +90,7 @@ class Evaluate:
     sampler: SamplerName = SAMPLER
     """Sampling method for a checkpoint; "dpmpp" is DPM-Solver++ 2M. fastdiff sample has more options."""
     steps: Steps = str(STEPS)
-    eta: Eta = 0.0
+    eta: Eta = None
     guidance_scale: GuidanceScale = 1.0
     seed: int = 0
     """Random seed of the samples, of the noise for bits per dimension and of the Inception Score's splits."""

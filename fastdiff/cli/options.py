@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from fastdiff.choices import Spacing
+
 Checkpoint = Annotated[
     str,
     arg(
@@ -51,9 +53,43 @@ Steps = Annotated[
     ),
 ]
 Eta = Annotated[
-    float,
+    float | None,
     arg(
-        help="Amount of noise that ddim adds at each step: 0 is deterministic, 1 is as noisy as ancestral sampling."
+        help="Amount of noise in the steps of ddim, dpm_fast, and the ancestral and SDE samplers: 0 is deterministic,"
+        " 1 is as noisy as ancestral sampling. Default: 0 for ddim and dpm_fast, 1 for the others."
+    ),
+]
+GridSpacing = Annotated[
+    Spacing | None,
+    arg(
+        help="Grid of noise levels: uniform, simple, trailing, beta or zero-terminal-snr timesteps, or a grid by sigma."
+        " Default: the sampler's own."
+    ),
+]
+Sigmas = Annotated[
+    tuple[float, ...],
+    arg(help="All noise levels of the run, descending to 0, in place of STEPS and SPACING."),
+]
+SigmaMin = Annotated[float | None, arg(help="Least sigma of a grid by sigma. Default: the process's.")]
+SigmaMax = Annotated[
+    float | None, arg(help="Largest sigma of a grid by sigma. Default: the process's, 80 at most.")
+]
+Rho = Annotated[float | None, arg(help="Exponent of the karras grid (default 7) and of polyexponential (1).")]
+Churn = Annotated[
+    float | None,
+    arg(help="Noise that euler, heun and dpm_2 add before their steps, over the run. Default: 0."),
+]
+ChurnFrom = Annotated[float | None, arg(help="Least sigma with churn.")]
+ChurnTo = Annotated[float | None, arg(help="Largest sigma with churn.")]
+NoiseFactor = Annotated[float | None, arg(help="Factor of all noise in the steps. Default: 1.")]
+Order = Annotated[
+    int | None, arg(help="Order of lms, unipc, deis, ipndm or pndm. Default: the sampler's own.")
+]
+Restarts = Annotated[
+    tuple[tuple[float, float, int, int], ...],
+    arg(
+        help="For the sampler restart: rows of least and largest sigma, times and steps. Default: 0.1 2 1 9.",
+        metavar="MIN MAX TIMES STEPS",
     ),
 ]
 GuidanceScale = Annotated[

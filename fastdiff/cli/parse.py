@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 import tyro
 
+from fastdiff.choices import canonical_sampler
 from fastdiff.cli.commands import Group, command_type, find, tyro_type
 from fastdiff.cli.config_file import with_file
 from fastdiff.errors import FastdiffError, nearest
@@ -31,10 +32,24 @@ def parse(argv: Sequence[str]) -> Any:
         raise FastdiffError(f"{_no_command(found, rest)}; see {program} --help")
     if found == "train:Train":
         rest = with_file(rest)
+    rest = _with_canonical_sampler(rest)
     kind = tyro_type(found)
     description = found.description if isinstance(found, Group) else None
     with _errors_in_words(program, object if isinstance(found, Group) else command_type(found)):
         return tyro.cli(kind, prog=program, args=rest, description=description)
+
+
+def _with_canonical_sampler(words: list[str]) -> list[str]:
+    """The words with the sampler in this project's spelling: "--sampler sample_dpmpp_2m" is "--sampler dpmpp"."""
+    result: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if result[-1:] == ["--sampler"]:
+            word = canonical_sampler(word)
+        elif name == "--sampler" and equals:
+            word = f"{name}={canonical_sampler(value)}"
+        result.append(word)
+    return result
 
 
 def _no_command(group: Group, rest: list[str]) -> str:

@@ -18,15 +18,26 @@ from fastdiff.cli import INTERRUPTED
 from fastdiff.cli.options import (
     BatchSize,
     Checkpoint,
+    Churn,
+    ChurnFrom,
+    ChurnTo,
     Classes,
     Count,
     Device,
     DType,
     Eta,
+    GridSpacing,
     GuidanceScale,
+    NoiseFactor,
+    Order,
     Out,
     Preset,
     Progress,
+    Restarts,
+    Rho,
+    SigmaMax,
+    SigmaMin,
+    Sigmas,
     Steps,
     Weights,
 )
@@ -70,7 +81,18 @@ class Sample:
     sampler: SamplerName = SAMPLER
     """Sampling method; "dpmpp" is DPM-Solver++ 2M."""
     steps: Steps = str(STEPS)
-    eta: Eta = 0.0
+    spacing: GridSpacing = None
+    sigma_min: SigmaMin = None
+    sigma_max: SigmaMax = None
+    rho: Rho = None
+    sigmas: Sigmas = ()
+    eta: Eta = None
+    s_churn: Churn = None
+    s_tmin: ChurnFrom = None
+    s_tmax: ChurnTo = None
+    s_noise: NoiseFactor = None
+    order: Order = None
+    restarts: Restarts = ()
     guidance_scale: GuidanceScale = 1.0
     classifier: str | None = None
     """Checkpoint of a noisy-image classifier for classifier guidance, such as 256x256_classifier.pt."""
@@ -139,11 +161,18 @@ class Sample:
     @property
     def _options(self) -> dict[str, Any]:
         scale = None if self.guidance_scale == 1 else self.guidance_scale
-        return {"sampler": self.sampler, "steps": self.steps, "eta": self.eta, "guidance_scale": scale}
+        grid = {name: getattr(self, name) for name in ("spacing", "sigma_min", "sigma_max", "rho")}
+        steps = {"steps": self.steps, "sigmas": self.sigmas or None}
+        return {**self._method, **grid, **steps, "guidance_scale": scale}
 
     @property
     def _upsampler_options(self) -> dict[str, Any]:
-        return {"sampler": self.sampler, "steps": self.upsampler_steps or self.steps, "eta": self.eta}
+        return {**self._method, "steps": self.upsampler_steps or self.steps}
+
+    @property
+    def _method(self) -> dict[str, Any]:
+        names = ("sampler", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "order")
+        return {name: getattr(self, name) for name in names} | {"restarts": self.restarts or None}
 
     def _settings(self, models: dict[str, Any]) -> dict[str, Any]:
         """The settings that the images depend on, as they are read back from JSON."""

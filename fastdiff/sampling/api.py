@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastdiff.choices import INVERSION_SAMPLER, INVERSION_STEPS, SAMPLER, STEPS
+from fastdiff.choices import INVERSION_SAMPLER, INVERSION_STEPS, SAMPLER, STEPS, Spacing
 from fastdiff.diffusion.config import DiffusionConfig, Prediction
 from fastdiff.diffusion.continuous import make_process
 from fastdiff.diffusion.process import Model, Process
@@ -21,17 +21,33 @@ from fastdiff.sampling.capture import Captures
 from fastdiff.sampling.conditioning import adapt_plan
 from fastdiff.sampling.conditions import Condition
 from fastdiff.sampling.convention import ScaledInput, Time, check_time, with_time_convention
-from fastdiff.sampling.levels import Spacing
 from fastdiff.sampling.loop import run
 from fastdiff.sampling.plan import Plan
 from fastdiff.sampling.precision import CASTS, Cast, Precision, check_precision
 from fastdiff.sampling.request import REQUEST_ARGUMENTS, Classes, Request, RequestArguments, make_request
-from fastdiff.sampling.samplers import encoding_plan, sampling_plan
+from fastdiff.sampling.samplers import encoding_plan, sampler_name, sampling_plan
+from fastdiff.sampling.samplers.options import OPTIONS
 from fastdiff.sampling.view import in_eval_mode, view_in_eval_mode
 from fastdiff.scalars import is_finite, number, whole, wholes
 
 # Fields that are numbers: NumPy's and PyTorch's own kinds of numbers are converted to Python's.
-_NUMBERS = {"shape": wholes, "steps": whole, "batch_size": whole, "eta": number, "guidance_scale": number}
+_NUMBERS = {
+    "shape": wholes,
+    "steps": whole,
+    "batch_size": whole,
+    **dict.fromkeys(("guidance_scale", "sigma_min", "sigma_max", "rho", *OPTIONS), number),
+}
+_OF_PLAN = (
+    "sampler",
+    "steps",
+    "spacing",
+    "guidance_scale",
+    "sigmas",
+    "sigma_min",
+    "sigma_max",
+    "rho",
+    *OPTIONS,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +66,26 @@ class Sampler:
 
     model: Model  # model(x, t, **cond) -> [N,C,*], or [N,2C,*] with learned variance; any callable
     shape: Sequence[int] | None = None  # (C, H, W) of one sample; None = from model.config
-    sampler: str = SAMPLER  # a name in fastdiff.sampling.samplers.SAMPLERS; "dpmpp"
+    sampler: str = SAMPLER  # a name in fastdiff.sampling.samplers.SAMPLERS, or k-diffusion's for it; "dpmpp"
     steps: int | str = STEPS  # 20; a count, or for uniform spacing "ddim50", or "90,60,60,20,20" per section
-    spacing: Spacing | None = None  # "uniform" timesteps, "karras", "logsnr"; None = the sampler's own
-    eta: float = 0.0  # noise of "ddim": 0 = none, 1 = as much as ancestral
+    spacing: Spacing | None = None  # grid of levels: fastdiff.sampling.grids; None = the sampler's own
+    sigma_min: float | None = None  # ends of a grid by sigma; None = those of the process, 80 at most
+    sigma_max: float | None = None
+    rho: float | None = None  # exponent of the grid; None = 7, and 1 for "polyexponential"
+    sigmas: Sequence[float] | Tensor | None = (
+        None  # all levels, descending to 0, in place of steps and spacing
+    )
+    eta: float | None = (
+        None  # noise of the steps: 0 = none, 1 = as much as ancestral; None = the sampler's own
+    )
+    s_churn: float | None = (
+        None  # noise added over the run before steps of "euler", "heun", "dpm_2"; None = 0
+    )
+    s_tmin: float | None = None  # churn at sigmas from s_tmin
+    s_tmax: float | None = None  # to s_tmax only
+    s_noise: float | None = None  # factor of all noise in the steps; None = 1
+    order: int | None = None  # of "lms", "unipc", "deis", "ipndm", "pndm"; None = the sampler's own
+    restarts: Sequence[tuple[float, float, int, int]] | None = None  # (sigma_min, sigma_max, times, steps)
     guidance_scale: float | None = None  # w of uncond + w (cond - uncond); None = no guidance
     clip: bool = True  # clamp each estimate of x_0 to [-1, 1]
     batch_size: int | None = None  # samples at a time; None = all
@@ -74,8 +106,6 @@ class Sampler:
             object.__setattr__(self, name, kind(getattr(self, name)))
         if self.guidance_scale is not None and not is_finite(self.guidance_scale):
             raise FastdiffError(f"guidance_scale must be a finite number, got {self.guidance_scale!r}")
-        if not is_finite(self.eta):
-            raise FastdiffError(f"eta must be a finite number, got {self.eta!r}")
         if self.guidance_scale is not None and getattr(self.model, "null_class", None) is None:
             raise FastdiffError(
                 "guidance needs a model that was trained with a null class, and this one has none; "
@@ -147,7 +177,12 @@ class Sampler:
         Raises:
             FastdiffError: the sampler is not deterministic DDIM; arguments that do not fit.
         """
-        if self.sampler != "ddim" or self.eta or self.spacing not in (None, "uniform"):
+        if (
+            sampler_name(self.sampler) != "ddim"
+            or self.eta
+            or self.spacing not in (None, "uniform")
+            or self.sigmas is not None
+        ):
             raise FastdiffError("encoding reverses sampler 'ddim' with eta 0 and uniform spacing only")
         request = self._request(len(images), RequestArguments(classes, noise=images, cond=cond))
         return torch.cat(list(self._run(self._encoding_plan, request, progress)))
@@ -195,6 +230,8 @@ class Sampler:
                         on_step=bar.update,
                         captures=self._captures if self.capture else None,
                     )
+                if self.clip and plan.overshoots:
+                    x = x.clamp(-1, 1)
                 yield (x if plan.end == 1 else x * plan.end).contiguous()
 
     def _prepared(self) -> Model:
@@ -241,14 +278,8 @@ class Sampler:
 
     @cached_property
     def _plan(self) -> Plan:
-        plan = sampling_plan(
-            self._process,
-            sampler=self.sampler,
-            steps=self.steps,
-            spacing=self.spacing,
-            eta=self.eta,
-            guidance_scale=self.guidance_scale,
-        )
+        options: dict[str, Any] = {name: getattr(self, name) for name in _OF_PLAN}
+        plan = sampling_plan(self._process, **options)
         return with_time_convention(plan, self.time, self._process)
 
     @cached_property
@@ -300,8 +331,9 @@ def sample(
         images = fastdiff.sample(model, 16, classes=3, sampler="dpmpp", steps=20, guidance_scale=2.0)
 
     The named arguments are those of :meth:`Sampler.__call__`; ``options`` are the fields of
-    :class:`Sampler`: shape, sampler, steps, spacing, eta, guidance_scale, clip, batch_size, diffusion, predicts,
-    time, device, memory_format, optimize, precision, capture. Any callable f(x, t) is a model:
+    :class:`Sampler`: shape, sampler, steps, guidance_scale, clip, batch_size, diffusion, predicts, time, device,
+    memory_format, optimize, precision, capture; levels by spacing, sigma_min, sigma_max, rho or sigmas; and the
+    sampler's eta, s_churn, s_tmin, s_tmax, s_noise, order, restarts. Any callable f(x, t) is a model:
 
         fastdiff.sample(f, 16, shape=(3, 64, 64), predicts="x0", time="sigma", sampler="heun", spacing="karras")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastdiff.backend import forced, is_eager
 from fastdiff.sampling.convention import ScaledInput
-from fastdiff.sampling.plan import History, Plan
+from fastdiff.sampling.plan import Launches, Plan
 from fastdiff.sampling.step import StaticStep, Step
 
 logger = logging.getLogger("fastdiff")
@@ -49,7 +49,7 @@ def why_not_captured(model: Any) -> str | None:
 
 
 class CapturedLoop:
-    """The steps of one plan on static buffers, one CUDA graph for each kind of history.
+    """The steps of one plan on static buffers, one CUDA graph for each kind of row.
 
     Raises:
         RuntimeError: CUDA refused to record what the model does (a wait for the device, for one).
@@ -58,27 +58,27 @@ class CapturedLoop:
     def __init__(self, step: Step, plan: Plan, x: Tensor) -> None:
         self._plan = plan  # kept: loops are found by its address
         self._static = StaticStep(step, plan, x)
-        self._graphs: dict[History, torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[Launches, torch.cuda.CUDAGraph] = {}
         with _side_stream(x) as pool:
-            for history in dict.fromkeys(plan.history):
-                self._graphs[history] = self._captured(history, pool)
+            for row in dict.fromkeys(plan.launches):
+                self._graphs[row] = self._captured(row, pool)
 
-    def _captured(self, history: History, pool: Any) -> torch.cuda.CUDAGraph:
+    def _captured(self, row: Launches, pool: Any) -> torch.cuda.CUDAGraph:
         def step() -> None:
             self._static.index.zero_()  # a plan may have fewer rows than there are calls
-            self._static(history)
+            self._static(row)
 
         for _ in range(WARM_UP):
             step()
         self._static.index.zero_()
-        return _record(lambda: self._static(history), pool)
+        return _record(lambda: self._static(row), pool)
 
     def run(self, step: Step, x: Tensor, on_step: Callable[[], object] | None) -> tuple[Tensor, Tensor]:
         """Run all steps: the final state and the flags [S, N], both overwritten by the next run."""
         with torch.cuda.device_of(x):
             self._static.load(step, x)
-            for history in self._plan.history:
-                self._graphs[history].replay()
+            for row in self._plan.launches:
+                self._graphs[row].replay()
                 if on_step:
                     on_step()
         return self._static.x, self._static.flags

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
 
 import numpy as np
 
+from fastdiff.choices import Spacing
+from fastdiff.diffusion.gaussian import GaussianDiffusion
 from fastdiff.diffusion.process import Process
-from fastdiff.diffusion.schedule import karras_sigmas
 from fastdiff.errors import FastdiffError
-
-Spacing = Literal["uniform", "karras", "logsnr"]
+from fastdiff.sampling.grids import (
+    check_ends,
+    check_spacing,
+    is_by_sigma,
+    own_sigmas,
+    sigma_grid,
+    time_grid,
+    zero_terminal_signal,
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ def make_levels(
     *,
     sigma_min: float | None = None,
     sigma_max: float | None = None,
+    rho: float | None = None,
     to_clean: bool = True,
 ) -> Levels:
     """Levels for a run of ``steps`` steps over a process.
@@ -72,32 +80,69 @@ def make_levels(
     ``uniform``: the process's own grid. Of discrete steps, timesteps picked by ``space_timesteps``, as ADM does;
     ``steps`` may be any of its specifications. Of EDM and consistency models, Karras's grid between the config's
     ends; of flows, evenly spaced times.
-    ``karras``: :func:`karras_sigmas`. ``logsnr``: sigmas evenly spaced in log sigma.
-    Of a discrete process the last two lie between its levels; there the model's time is interpolated linearly in
-    log sigma (equally: in log-SNR), and held at the ends of the process's range.
+    Other grids: :func:`~.grids.time_grid` by timesteps, :func:`~.grids.sigma_grid` by sigma. Between the levels of a
+    discrete process the model's time is interpolated linearly in log sigma (equally: in log-SNR), and held at the ends
+    of the process's range.
 
     Args:
-        sigma_min, sigma_max: ends of the karras and logsnr grids; by default the process's ``sigma_range``: of discrete
-            steps its cleanest level, and the noisiest one or 80 if that is less.
+        sigma_min, sigma_max: ends of a grid by sigma; by default the process's ``sigma_range``: of discrete steps its
+            cleanest level, and the noisiest one or 80 if that is less.
+        rho: exponent of a grid that has one; by default the process's.
         to_clean: finish with a step to the clean image; False: stop at the last noisy level.
 
     Raises:
         FastdiffError: fewer than 1 step or more than the process has, a specification that ``spacing``
-            cannot use, an unknown spacing.
+            cannot use, an unknown spacing, ends that it does not have or that are no interval.
     """
-    if spacing not in get_args(Spacing):
-        raise FastdiffError(f"unknown spacing {spacing!r}; known: {', '.join(get_args(Spacing))}")
+    check_spacing(spacing)
+    check_ends(spacing, sigma_min, sigma_max, rho)
     if spacing == "uniform":
         levels = Levels(*process.own_levels(steps), partial(_at, process))
-    else:
+    elif is_by_sigma(spacing):
         low, high = sigma_min or process.sigma_range[0], sigma_max or process.sigma_range[1]
         points = _whole(steps, spacing, process.most_steps) + (not to_clean)
-        karras = spacing == "karras"
-        levels = _at(
-            process,
-            karras_sigmas(points, low, high, process.rho) if karras else np.geomspace(high, low, points),
-        )
+        exponent = process.rho if rho is None and spacing != "polyexponential" else rho
+        levels = _at(process, sigma_grid(spacing, points, low, high, exponent))
+    else:
+        levels = _at_times(process, spacing, _whole(steps, spacing, process.most_steps))
     return _finished(levels) if to_clean else levels
+
+
+def levels_of(process: Process, sigmas: Sequence[float] | np.ndarray) -> Levels:
+    """The levels of a user's own sigmas, which descend to 0: see :func:`~.grids.own_sigmas`."""
+    return _finished(_at(process, own_sigmas(sigmas)[:-1]))
+
+
+def _at_times(process: Process, spacing: str, steps: int) -> Levels:
+    """Levels at timesteps of a process in discrete steps."""
+    if not isinstance(process, GaussianDiffusion):
+        kind = process.config.parametrisation
+        raise FastdiffError(
+            f"spacing {spacing!r} picks timesteps, and a model of kind {kind!r} has none; use 'karras'"
+        )
+    signal = np.sqrt(process.alphas_bar.numpy())
+    times = process.timestep_map.numpy() * process.time_scale
+    path = partial(_at, process)
+    if spacing == "zero-terminal-snr":
+        if process.config.prediction == "epsilon":
+            raise FastdiffError(
+                "spacing 'zero-terminal-snr' begins with pure noise, of which a prediction of epsilon says nothing; "
+                "it needs a model that predicts x0 or v"
+            )
+        signal = zero_terminal_signal(signal)
+        path = partial(_between, np.sqrt(1 / signal**2 - 1), times)
+    position = time_grid(spacing, steps, process.steps)
+    if spacing == "beta":
+        return path(np.exp(np.interp(position, np.arange(process.steps), np.log(np.sqrt(1 / signal**2 - 1)))))
+    index = position.astype(int)
+    return Levels.preserving_variance(signal[index] ** 2, times[index], path)
+
+
+def _between(known: np.ndarray, known_times: np.ndarray, sigmas: np.ndarray) -> Levels:
+    """Levels between known ones: the model's time is interpolated linearly in log sigma."""
+    times = np.interp(np.log(sigmas), np.log(known), known_times)
+    signal = 1 / np.sqrt(1 + sigmas**2)
+    return Levels(signal, sigmas * signal, times, partial(_between, known, known_times))
 
 
 def _finished(levels: Levels) -> Levels:

@@ -85,18 +85,20 @@ def _walk(
 ) -> Tensor:
     """Call every step, each with a new state."""
     index = torch.arange(plan.calls, device=x.device)
-    previous: dict[History, Tensor | None] = dict.fromkeys(History)
+    memory: dict[History, Tensor | None] = {}
     flags: list[Tensor] = []
-    for number, history in enumerate(plan.history):
+    for number, row in enumerate(plan.launches):
         noise = step_noise(number, x) if step_noise else None
         output, uncond = step.denoiser(index[number], x)
         if conditioner:
             output, uncond = conditioner.output(number, x, output, uncond)
-        x_next, x0, nonfinite = step.update(index[number], x, output, uncond, previous[history], noise)
+        h1, h2 = memory.get(row.h1), memory.get(row.h2)
+        x_next, x0, nonfinite = step.update(index[number], x, output, uncond, h1, h2, noise)
         flags.append(nonfinite)
         if x.device.type == "cpu":
             raise_if_any(nonfinite[None], number, plan, first_sample)
-        previous[History.PREVIOUS_X0], previous[History.PREVIOUS_X] = x0, x
+        now = step.remember(index[number], x, x0, memory, row.keeps)
+        memory = {kind: now[kind] for kind in plan.remembered}
         x = conditioner.state(number, x_next, output) if conditioner else x_next
         if on_step:
             on_step()

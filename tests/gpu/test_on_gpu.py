@@ -16,7 +16,7 @@ from fastdiff.ops import attention, group_norm_silu, normal, random_bits, revers
 from fastdiff.ops._op import OPS
 from fastdiff.ops.reverse_step import COLUMNS
 from fastdiff.sampling import Sampler
-from fastdiff.sampling.samplers import SAMPLERS
+from fastdiff.sampling.samplers import DIFFUSION_SAMPLERS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible to torch")
 
@@ -96,7 +96,7 @@ def test_a_step_draws_the_noise_of_normal() -> None:
 
 
 @pytest.mark.parametrize("precision", [None, "bfloat16", "adm-fp16"])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", DIFFUSION_SAMPLERS)
 def test_captured_sampling_equals_eager_sampling(network: UNet, sampler: str, precision: Any) -> None:
     """Bit for bit, with guidance, in two batches of which the second is smaller; twice, so that graphs are reused."""
     model = copy.deepcopy(network).cuda()

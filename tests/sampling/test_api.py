@@ -19,7 +19,7 @@ from fastdiff.ops.philox import sample_seeds
 from fastdiff.sampling import Sampler, encode, sample, sample_batches, to_uint8
 from fastdiff.sampling.loop import run
 from fastdiff.sampling.request import RequestArguments
-from fastdiff.sampling.samplers import SAMPLERS, sampling_plan
+from fastdiff.sampling.samplers import DIFFUSION_SAMPLERS, sampling_plan
 
 
 class SmallModel(nn.Module):
@@ -61,7 +61,7 @@ def draw(model, n: int = 8, **options) -> Tensor:
     return sample(model, n, progress=False, **{"sampler": "ddim", "steps": 4, **options})
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", DIFFUSION_SAMPLERS)
 @pytest.mark.parametrize("guidance_scale", [None, 2.0])
 def test_sample_i_is_the_same_in_any_batch(sampler, guidance_scale) -> None:
     model, classes = EmbeddingModel(), torch.arange(8) % 5
@@ -265,7 +265,7 @@ CLASS_ONLY = {"num_classes": 5, "null_label": False}
 @pytest.mark.parametrize(
     ("model", "arguments", "sentence"),
     [
-        ({}, {"sampler": "plms"}, "unknown sampler 'plms'; known: ancestral, ddim, euler, heun, dpmpp"),
+        ({}, {"sampler": "tea"}, "unknown sampler 'tea'; known: ancestral, ddim, euler, euler_ancestral"),
         ({}, {"steps": 0}, "at least 1.* got 0"),
         ({}, {"steps": 1001}, "cannot take 1001 of 1000"),
         ({}, {"batch_size": 0}, "batch_size must be at least 1, got 0"),

@@ -21,7 +21,7 @@ from fastdiff.models import UNet
 from fastdiff.sampling import Sampler, capture
 from fastdiff.sampling.capture import Captures, why_not_captured
 from fastdiff.sampling.loop import run
-from fastdiff.sampling.samplers import SAMPLERS
+from fastdiff.sampling.samplers import DIFFUSION_SAMPLERS
 
 HAS_GPU = torch.cuda.is_available()
 needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no CUDA device is visible to torch")
@@ -30,7 +30,7 @@ CONFIG = tiny.UNET
 
 @needs_gpu
 @pytest.mark.parametrize("guided", [False, True])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", DIFFUSION_SAMPLERS)
 def test_replayed_graph_equals_the_loop(sampler: str, guided: bool) -> None:
     model, plan, captures = Embedding().to(DEVICE), make_plan(sampler, guided), Captures()
     for first in (0, 3, 6):
@@ -66,7 +66,7 @@ def without_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", [None, "bfloat16"])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", DIFFUSION_SAMPLERS)
 def test_sampler_captures(without_gpu, sampler: str, precision: str | None) -> None:
     """Whole calls, in several batches, with the last one smaller."""
     options = dict(

@@ -15,7 +15,7 @@ from fastdiff.sampling import Sampler
 from fastdiff.sampling.levels import Levels, make_levels
 from fastdiff.sampling.loop import run
 from fastdiff.sampling.plan import make_plan
-from fastdiff.sampling.samplers import SAMPLERS, sampling_plan
+from fastdiff.sampling.samplers import SAMPLERS, Options, sampling_plan
 
 X0_LINEAR = GaussianDiffusion(DiffusionConfig(prediction="x0"))
 
@@ -32,7 +32,7 @@ def test_ddim_shrinks_a_gaussian_by_a_product_of_cosines(steps, expected) -> Non
     levels = Levels.preserving_variance(
         np.append(X0_LINEAR.alphas_bar.numpy(), 1.0)[step], np.maximum(step, 0.0)
     )
-    plan = make_plan(SAMPLERS["ddim"].rows(levels, "fixed_small", 0.0), X0_LINEAR)
+    plan = make_plan(SAMPLERS["ddim"].rows(levels, Options()), X0_LINEAR)
     x = torch.ones(1, 1, dtype=torch.float64)
     ratio = run(plan, gaussian_model(X0_LINEAR), x, clip=False).item()
     assert ratio == pytest.approx(expected, abs=6e-8)
@@ -131,7 +131,7 @@ def exact_map() -> tuple[torch.Tensor, np.ndarray]:
 def ode_error(sampler: str, spacing, steps: int, exact_map) -> float:
     start, end = exact_map
     levels = make_levels(X0_LINEAR, steps, spacing, sigma_min=SIGMA_MIN, sigma_max=SIGMA_MAX, to_clean=False)
-    plan = make_plan(SAMPLERS[sampler].rows(levels, "fixed_small", 0.0), X0_LINEAR)
+    plan = make_plan(SAMPLERS[sampler].rows(levels, Options()), X0_LINEAR)
     out = run(plan, MixtureModel(X0_LINEAR, **MIXTURE), start, clip=False)[:, 0]
     return np.abs(out.numpy() - end).max()
 

@@ -15,7 +15,7 @@ import fastdiff
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling import Condition, Denoise, Guide, Inpaint, denoise, inpaint, sample
-from fastdiff.sampling.samplers import SAMPLERS
+from fastdiff.sampling.samplers import DIFFUSION_SAMPLERS
 
 IMAGE = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
 MASK = torch.zeros(8, 8)
@@ -56,7 +56,7 @@ def test_sample_i_is_the_same_in_any_batch(kind, guidance_scale) -> None:
     assert (draw(model, **options | {"condition": None}) - whole).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", DIFFUSION_SAMPLERS)
 @pytest.mark.parametrize("guidance_scale", [None, 2.0])
 def test_known_pixels_are_the_images_to_the_bit(sampler, guidance_scale) -> None:
     out = draw(
@@ -67,7 +67,7 @@ def test_known_pixels_are_the_images_to_the_bit(sampler, guidance_scale) -> None
     assert out.isfinite().all()
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", DIFFUSION_SAMPLERS)
 def test_a_guide_that_is_level_changes_nothing(sampler) -> None:
     """Learned variances and noise are those of reverse_step, whichever way the step is made."""
     model, nothing = SmallModel(), Guide(lambda x, t: 0 * x.sum((1, 2, 3)))

@@ -17,7 +17,7 @@ from fastdiff.diffusion.process import Process
 from fastdiff.models import UNet, UNetConfig
 from fastdiff.sampling import Sampler
 from fastdiff.sampling.levels import make_levels
-from fastdiff.sampling.samplers import SAMPLERS
+from fastdiff.sampling.samplers import DIFFUSION_SAMPLERS
 
 KINDS: list[Parametrisation] = ["edm", "consistency", "flow"]
 MEAN, STD = 0.2, 0.5
@@ -72,7 +72,7 @@ def options_of(name: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@pytest.mark.parametrize("name", sorted(DIFFUSION_SAMPLERS))
 def test_every_sampler_gives_what_it_gives_a_discrete_process(kind, name) -> None:
     """In y = x / signal samplers know sigma alone: all kinds agree at the same sigmas and with the same noise."""
     discrete = fastdiff.GaussianDiffusion(DiffusionConfig(prediction="x0"))

@@ -11,8 +11,9 @@ from fastdiff.diffusion.gaussian import GaussianDiffusion
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.reverse_step import COLUMNS
 from fastdiff.sampling.levels import Levels, make_levels
-from fastdiff.sampling.plan import History
-from fastdiff.sampling.samplers import SAMPLERS, encoding_plan, sampling_plan
+from fastdiff.sampling.loop import run
+from fastdiff.sampling.plan import History, make_plan
+from fastdiff.sampling.samplers import SAMPLERS, Options, encoding_plan, sampling_plan
 
 
 def column(plan, name: str) -> torch.Tensor:
@@ -127,13 +128,17 @@ def test_euler_is_ddim_on_the_same_levels() -> None:
 def test_calls_and_history() -> None:
     diffusion = GaussianDiffusion()
     x0, x, none = History.PREVIOUS_X0, History.PREVIOUS_X, History.NONE
-    assert sampling_plan(diffusion, sampler="heun", steps=3).history == (none, x, none, x, none)
-    assert sampling_plan(diffusion, sampler="dpmpp", steps=4).history == (none, x0, x0, none)
+
+    def first(sampler: str, steps: int) -> list[History]:
+        return [row.h1 for row in sampling_plan(diffusion, sampler=sampler, steps=steps).launches]
+
+    assert first("heun", 3) == [none, x, none, x, none]
+    assert first("dpmpp", 4) == [none, x0, x0, none]
     levels = Levels.preserving_variance(np.geomspace(1e-3, 0.9, 5), np.arange(5.0))
-    few = [row.history for row in SAMPLERS["dpmpp"].rows(levels, "fixed_small", 0.0)]
+    few = [row.history for row in SAMPLERS["dpmpp"].rows(levels, Options())]
     assert few == [none, x0, x0, none]  # fewer than 15 steps finish with first order
     levels = Levels.preserving_variance(np.geomspace(1e-3, 0.9, 17), np.arange(17.0))
-    many = [row.history for row in SAMPLERS["dpmpp"].rows(levels, "fixed_small", 0.0)]
+    many = [row.history for row in SAMPLERS["dpmpp"].rows(levels, Options())]
     assert many == [none] + [x0] * 15
 
 
@@ -144,25 +149,56 @@ def test_rows_are_consistent(sampler, schedule) -> None:
     diffusion = GaussianDiffusion(DiffusionConfig(schedule=schedule, prediction="x0"))
     for steps in (1, 2, 5, 25):
         levels = make_levels(diffusion, steps, SAMPLERS[sampler].spacing)
-        x, before = levels.signal[0], 0.0
-        for row in SAMPLERS[sampler].rows(levels, "fixed_small", 0.0):
-            h1 = {History.NONE: 0.0, History.PREVIOUS_X0: 1.0, History.PREVIOUS_X: before}[row.history]
-            assert x == pytest.approx(row.signal)
-            before, x = x, row.x * x + row.x0 + row.h1 * h1
-        assert x == pytest.approx(1)
+        rows = SAMPLERS[sampler].rows(levels, Options(**SAMPLERS[sampler].takes))
+        seen = []
+
+        def model(x, t, seen=seen):
+            seen.append(x.item())
+            return torch.ones_like(x)
+
+        x = torch.full((1, 1), levels.signal[0], dtype=torch.float64)
+        end = run(make_plan(rows, diffusion), model, x, clip=False)
+        assert seen == pytest.approx([row.signal for row in rows], abs=1e-9)
+        assert end.item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"sampler": "plms"}, "unknown sampler 'plms'; known: ancestral, ddim, euler, heun, dpmpp"),
-        ({"spacing": "even"}, "unknown spacing 'even'; known: uniform, karras, logsnr"),
+        (
+            {"sampler": "dpmp"},
+            r"unknown sampler 'dpmp' \(did you mean dpmpp, .*\); known: ancestral, ddim, euler",
+        ),
+        ({"sampler": "tea"}, "unknown sampler 'tea'; known: ancestral, ddim, euler"),
+        ({"sampler": "consistency"}, "is for consistency models, and this is a diffusion model"),
+        ({"spacing": "even"}, "unknown spacing 'even'; known: uniform, simple, trailing, beta"),
+        ({"spacing": "kerras"}, r"unknown spacing 'kerras' \(did you mean karras\?\)"),
         ({"steps": 0}, "steps must be a whole number of at least 1"),
         ({"steps": 1001}, "steps 1001: cannot take 1001 of 1000 timesteps"),
         ({"steps": 0, "sampler": "dpmpp"}, "'karras' spacing must be a whole number from 1 to 1000, got 0"),
         ({"steps": 1001, "sampler": "heun"}, "from 1 to 1000, got 1001"),
         ({"steps": "ddim50", "sampler": "euler"}, "got 'ddim50'; .* need spacing 'uniform'"),
-        ({"eta": 0.5, "sampler": "euler"}, "sampler 'euler' has no eta"),
+        (
+            {"eta": 0.5, "sampler": "euler"},
+            "sampler 'euler' has no eta; ddim, euler_ancestral, .* and dpm_fast have",
+        ),
+        ({"s_churn": 4}, "sampler 'ddim' has no s_churn; euler, heun and dpm_2 have"),
+        ({"restarts": [(0.1, 2, 1, 9)]}, "sampler 'ddim' has no restarts; only 'restart' has"),
+        ({"sampler": "heun", "s_churn": -1}, "s_churn must be a number of at least 0, got -1"),
+        ({"sampler": "heun", "s_noise": float("nan")}, "s_noise must be a number of at least 0, got nan"),
+        ({"sampler": "heun", "s_tmin": 3, "s_tmax": 2}, "s_tmin must not be above s_tmax, got 3 and 2"),
+        ({"sampler": "lms", "order": 5}, "the order of LMS must be a whole number from 1 to 4, got 5"),
+        (
+            {"sampler": "unipc", "order": 2.5},
+            "the order of UniPC must be a whole number from 1 to 3, got 2.5",
+        ),
+        ({"sampler": "restart", "restarts": [(1, 2)]}, r"restarts must be rows .*, got \[\(1, 2\)\]"),
+        ({"sampler": "restart", "restarts": [(2, 1, 1, 9)]}, "sigma_min below sigma_max; got 2 and 1"),
+        ({"sampler": "restart", "restarts": [(1, 2, 0, 9)]}, "whole numbers of at least 1; got 0 and 9"),
+        (
+            {"sampler": "restart", "restarts": [(1, 90, 1, 9)]},
+            "the restart from sigma 90 lies above the first level",
+        ),
         ({"eta": -0.1}, "eta must be between 0 .* and 1 .*, got -0.1"),
         ({"eta": float("nan")}, "eta must be between 0"),
     ],

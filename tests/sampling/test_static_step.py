@@ -14,7 +14,7 @@ from fastdiff.backend import Backend, use_backend
 from fastdiff.models import UNet
 from fastdiff.sampling.loop import run
 from fastdiff.sampling.plan import Plan
-from fastdiff.sampling.samplers import SAMPLERS
+from fastdiff.sampling.samplers import DIFFUSION_SAMPLERS
 from fastdiff.sampling.step import StaticStep, make_step
 
 CONFIG = tiny.UNET
@@ -31,8 +31,8 @@ def _statically(
             static = static or StaticStep(step, plan, x)
             addresses = {name: t.data_ptr() for name, t in static.buffers().items()}
             static.load(step, x)
-            for history in plan.history:
-                static(history)
+            for row in plan.launches:
+                static(row)
             assert {name: t.data_ptr() for name, t in static.buffers().items()} == addresses
             assert int(static.index) == plan.calls
             results.append((static.x.clone(), static.flags.clone()))
@@ -41,7 +41,7 @@ def _statically(
 
 @pytest.mark.parametrize("kind", [Model, Embedding])
 @pytest.mark.parametrize("guided", [False, True])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", DIFFUSION_SAMPLERS)
 def test_static_step_equals_the_loop(sampler: str, guided: bool, kind: type) -> None:
     """Bit for bit: history, guidance, a learned variance, noise; then with another batch on the same buffers."""
     model, plan = kind().to(DEVICE), make_plan(sampler, guided)
@@ -123,7 +123,7 @@ def test_the_watch_sees_what_is_wrong(wrong) -> None:
 
 
 @pytest.mark.parametrize("guided", [False, True])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", DIFFUSION_SAMPLERS)
 def test_a_step_never_waits(sampler: str, guided: bool) -> None:
     plan = make_plan(sampler, guided)
     x, options = make_batch(3, guided=guided)
@@ -131,9 +131,9 @@ def test_a_step_never_waits(sampler: str, guided: bool) -> None:
         static = StaticStep(
             make_step(plan, Embedding().to(DEVICE), x, options.pop("cond"), **options), plan, x
         )
-        for history in dict.fromkeys(plan.history):
+        for row in dict.fromkeys(plan.launches):
             with _Watch() as watch:
-                static(history)
+                static(row)
             assert "reverse_step" in watch.calls and "conv2d" in watch.calls
             assert not watch.wrong
 
