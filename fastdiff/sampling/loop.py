@@ -85,7 +85,7 @@ def _walk(
 ) -> Tensor:
     """Call every step, each with a new state."""
     index = torch.arange(plan.calls, device=x.device)
-    memory: dict[History, Tensor | None] = {}
+    remembered, memory = plan.remembered, dict[History, Tensor | None]()
     flags: list[Tensor] = []
     for number, row in enumerate(plan.launches):
         noise = step_noise(number, x) if step_noise else None
@@ -98,7 +98,7 @@ def _walk(
         if x.device.type == "cpu":
             raise_if_any(nonfinite[None], number, plan, first_sample)
         now = step.remember(index[number], x, x0, memory, row.keeps)
-        memory = {kind: now[kind] for kind in plan.remembered}
+        memory = {kind: now[kind] for kind in remembered}
         x = conditioner.state(number, x_next, output) if conditioner else x_next
         if on_step:
             on_step()

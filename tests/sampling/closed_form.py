@@ -14,6 +14,14 @@ from torch import Tensor
 from fastdiff.diffusion.gaussian import GaussianDiffusion
 
 
+def mixture_mean(y: Tensor, sigma: Tensor, weights: Tensor, means: Tensor, stds: Tensor) -> Tensor:
+    """E[x_0 | y] of a mixture of one-dimensional Gaussians, for y = x_0 + sigma z of any shape; sigma broadcasts."""
+    y, sigma = y.double()[..., None], sigma.double()[..., None]  # the last dimension counts components
+    variance, residual = stds**2 + sigma**2, y - means
+    log_share = weights.log() - 0.5 * variance.log() - residual**2 / (2 * variance)
+    return (torch.softmax(log_share, dim=-1) * (means + stds**2 / variance * residual)).sum(-1)
+
+
 class MixtureModel:
     """The exact x_0-predicting denoiser of a mixture of one-dimensional Gaussians, at any fractional time.
 
@@ -28,15 +36,9 @@ class MixtureModel:
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         sigma = np.exp(np.interp(t.double().numpy(), np.arange(len(self.log_sigmas)), self.log_sigmas))
-        alpha_bar = torch.from_numpy(1 / (1 + sigma**2)).reshape(-1, *[1] * x.ndim)  # [N,1,...,1]
-        signal, x_k = alpha_bar.sqrt(), x.double()[..., None]  # the last dimension counts components
-        variance = alpha_bar * self.stds**2 + 1 - alpha_bar
-        residual = x_k - signal * self.means
-        responsibility = torch.softmax(
-            self.weights.log() - 0.5 * variance.log() - residual**2 / (2 * variance), dim=-1
-        )
-        estimate = self.means + signal * self.stds**2 / variance * residual
-        return (responsibility * estimate).sum(-1).to(x.dtype)
+        sigma = torch.from_numpy(sigma).reshape(-1, *[1] * (x.ndim - 1))  # [N,1,...,1]
+        y = x.double() * torch.sqrt(1 + sigma**2)
+        return mixture_mean(y, sigma, self.weights, self.means, self.stds).to(x.dtype)
 
 
 def gaussian_model(diffusion: GaussianDiffusion, mean: float = 0.0, std: float = 1.0) -> MixtureModel:

@@ -31,11 +31,12 @@ def rows(levels: Levels, options: Options) -> list[Row]:
     calls = levels.steps - 1
     result: list[Row] = []
     if calls:
-        result += _fast(levels, first, last, calls, options)
+        result += noisy_rows(levels, first, last, calls, options)
     return [*result, euler_step(last, clean.sigma, clean)]
 
 
-def _fast(levels: Levels, first: Point, last: Point, calls: int, options: Options) -> list[Row]:
+def noisy_rows(levels: Levels, first: Point, last: Point, calls: int, options: Options) -> list[Row]:
+    """The steps between two noisy levels, with ``calls`` model calls."""
     count = calls // 3 + 1
     orders = [3] * (count - 1) + [calls % 3] if calls % 3 else [3] * (count - 2) + [2, 1]
     way = [first, *points(levels.at(np.geomspace(first.sigma, last.sigma, count + 1)[1:-1])), last]
