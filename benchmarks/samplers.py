@@ -22,6 +22,7 @@ import fastdiff
 from fastdiff.bench import machine
 from fastdiff.bench import results as files
 from fastdiff.bench.report import table
+from fastdiff.choices import SamplerName
 from fastdiff.evaluation import Images, Reference, load_features, read_images
 from fastdiff.evaluation.metrics import METRICS, EvaluationOptions, compare
 from fastdiff.files import atomic_path
@@ -29,6 +30,7 @@ from fastdiff.ops.philox import sample_seeds
 from fastdiff.sampling.samplers import SAMPLERS
 
 DATA = Path("/usr/share/datasets/fashion-mnist")
+COMPARED: tuple[SamplerName, ...] = ("ancestral", "ddim", "euler", "heun", "dpmpp")
 MODEL, PART, BATCH = "fashion-mnist", 250, 50  # images in a file, and at a time
 
 
@@ -70,6 +72,7 @@ def main(
     real: Path = DATA / "train-images-idx3-ubyte.gz",
     kept_in: Path = Path("out/samplers"),
     features_of: str = "fashion-mnist-classifier",
+    samplers: tuple[SamplerName, ...] = COMPARED,
     results: Path | None = None,
 ) -> None:
     """Sample, evaluate and print.
@@ -81,6 +84,7 @@ def main(
         real: Images that are compared with the reference as samples are.
         kept_in: Folder of the samples.
         features_of: Classifier whose features are compared.
+        samplers: Samplers to compare.
         results: Results file. Default: benchmarks/results/samplers-<machine>.json.
     """
     model: Any = fastdiff.load(MODEL).to(memory_format=torch.channels_last)  # pyright: ignore
@@ -92,7 +96,7 @@ def main(
         read_images(real, shape, fit="pad").first(n), others, features, options=options, keep=True
     )
     assert first.statistics is not None
-    settings = [(s, steps_for(model, s, calls)) for calls in nfe for s in SAMPLERS]
+    settings = [(s, steps_for(model, s, calls)) for calls in nfe for s in samplers]
     rows: list[dict[str, Any]] = []
     for sampler, steps in tqdm(settings, unit="setting"):
         found = compare(

@@ -78,7 +78,7 @@ BAD = [
     (dict(batch_size=np.float64(1.5)), "batch_size must be at least 1"),
     (dict(guidance_scale="2"), "guidance_scale must be a finite number"),
     (dict(guidance_scale=torch.tensor(float("nan"))), "guidance_scale must be a finite number"),
-    (dict(eta="1"), "eta must be a finite number"),
+    (dict(eta="1", sampler="ddim"), "eta must be between 0"),
     (dict(steps=np.float64(2.5)), "steps"),
 ]
 

@@ -33,7 +33,9 @@ def draw(content: dict[str, Any], folder: Path) -> None:
 
 
 def _panel(axes: Any, content: dict[str, Any], metric: str) -> None:
-    for (sampler, method), (colour, mark) in zip(SAMPLERS.items(), STYLES, strict=True):
+    names = list(dict.fromkeys(row["sampler"] for row in content["rows"]))
+    for number, sampler in enumerate(sorted(names, key=list(SAMPLERS).index)):
+        method, (colour, mark) = SAMPLERS[sampler], STYLES[number % len(STYLES)]
         rows = sorted((r for r in content["rows"] if r["sampler"] == sampler), key=lambda r: r["nfe"])
         x, y = [r["nfe"] for r in rows], [r[metric] for r in rows]
         axes.plot(x, y, color=colour, marker=mark, markersize=5, linewidth=1.6, label=method.title)
