@@ -44,11 +44,23 @@ SAMPLER_ALIASES = {
 }
 
 
+_IN_FEW_STEPS = ("consistency", "lcm")
+
+
 def canonical_sampler(name: str) -> str:
     """The name in ``SamplerName`` for a sampler in another project's spelling; an unknown name as it is."""
     plain = name.lower().replace("-", "_").removeprefix("sample_")
     plain = SAMPLER_ALIASES.get(plain, plain)
     return plain if plain in get_args(SamplerName) else name
+
+
+def usual_sampling(sampler: str | None, steps: int | str | None, consistent: bool) -> tuple[str, int | str]:
+    """Sampler and steps, where they are None the usual ones of the model: of a consistent one its own."""
+    if sampler is None:
+        sampler = CONSISTENT_SAMPLER if consistent else SAMPLER
+    if steps is None:
+        steps = CONSISTENT_STEPS if canonical_sampler(sampler) in _IN_FEW_STEPS else STEPS
+    return sampler, steps
 
 
 # Grids of noise levels: by timesteps of the process, then by sigma. sampling/grids.py makes them.
@@ -68,6 +80,8 @@ Pairs = Literal["halving", "doubling", "grid"]  # of levels, in consistency trai
 
 # The samplers and steps where none are given, in Python and on the command line alike.
 SAMPLER, STEPS = "dpmpp", 20  # DPM-Solver++ 2M: as good as the others with 50 and more (docs/evaluation.md)
+# Those of a model that gives the image in one call: a second one mends what the first has blurred.
+CONSISTENT_SAMPLER, CONSISTENT_STEPS = "consistency", 2
 # Noise in the steps lets known and filled parts adapt to each other.
 INPAINT_SAMPLER, INPAINT_STEPS = "ancestral", 50
 INVERSION_SAMPLER, INVERSION_STEPS = "ddim", 50  # the one that can be reversed: encode, interpolate

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 import fastdiff
-from fastdiff.choices import SAMPLER, STEPS, SamplerName
+from fastdiff.choices import usual_sampling
 from fastdiff.cli.options import (
     Classes,
     Device,
@@ -23,7 +23,8 @@ from fastdiff.cli.options import (
     Out,
     Preset,
     Progress,
-    Steps,
+    UsualSampler,
+    UsualSteps,
     Weights,
 )
 from fastdiff.cli.shared import (
@@ -87,9 +88,8 @@ class Evaluate:
     preset: Preset = None
     weights: Weights = None
     classes: Classes = ()
-    sampler: SamplerName = SAMPLER
-    """Sampling method for a checkpoint; "dpmpp" is DPM-Solver++ 2M. fastdiff sample has more options."""
-    steps: Steps = str(STEPS)
+    sampler: UsualSampler = None
+    steps: UsualSteps = None
     eta: Eta = None
     guidance_scale: GuidanceScale = 1.0
     seed: int = 0
@@ -138,7 +138,7 @@ class Evaluate:
         options = EvaluationOptions(self.batch_size, self.seed, self.device, self.progress)
         keep = self.save_statistics is not None
         found = compare(samples, reference, features, self.metrics or None, options, keep=keep)
-        self._report(features, samples, reference, found)
+        self._report(features, samples, reference, found, model)
         return 0
 
     @property
@@ -227,15 +227,21 @@ class Evaluate:
         return torch.from_numpy(np.resize(np.array(chosen or range(num_classes), dtype=np.int64), n))
 
     def _report(
-        self, features: Features, samples: Images, reference: Reference | None, found: Comparison
+        self,
+        features: Features,
+        samples: Images,
+        reference: Reference | None,
+        found: Comparison,
+        model: Any,
     ) -> None:
         from fastdiff.bench.machine import device_name
         from fastdiff.evaluation.metrics import METRICS
         from fastdiff.evaluation.reference import write_reference
 
         about: dict[str, Any] = {"name": samples.name, "images": len(samples)}
-        if self._is_checkpoint:
-            about |= {"sampler": self.sampler, "steps": self.steps, "eta": self.eta, "seed": self.seed}
+        if model is not None:
+            sampler, steps = usual_sampling(self.sampler, self.steps, model.diffusion.is_consistent)
+            about |= {"sampler": sampler, "steps": steps, "eta": self.eta, "seed": self.seed}
             about |= {
                 "weights": self.weights,
                 "guidance_scale": self.guidance_scale,

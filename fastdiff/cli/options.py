@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from fastdiff.choices import Spacing
+from fastdiff.choices import CONSISTENT_SAMPLER, CONSISTENT_STEPS, SAMPLER, STEPS, SamplerName, Spacing
 
 Checkpoint = Annotated[
     str,
@@ -44,12 +44,20 @@ FitTo = Annotated[
         " border. Default: an error."
     ),
 ]
-Steps = Annotated[
-    str,
+_STEPS_ARE = (
+    'Number of sampling steps; for ancestral and ddim also "ddim50" or counts per section,'
+    ' such as "90,60,20,20".'
+)
+Steps = Annotated[str, arg(aliases=["-s"], help=_STEPS_ARE)]
+UsualSteps = Annotated[
+    str | None,
+    arg(aliases=["-s"], help=f"{_STEPS_ARE} Default: {STEPS}, of consistency and lcm {CONSISTENT_STEPS}."),
+]
+UsualSampler = Annotated[
+    SamplerName | None,
     arg(
-        aliases=["-s"],
-        help='Number of sampling steps; for ancestral and ddim also "ddim50" or counts per section,'
-        ' such as "90,60,20,20".',
+        help=f"Sampling method. Default: {SAMPLER}, DPM-Solver++ 2M; of models trained for few steps, "
+        f"{CONSISTENT_SAMPLER}."
     ),
 ]
 Eta = Annotated[

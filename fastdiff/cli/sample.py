@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 import fastdiff
-from fastdiff.choices import SAMPLER, STEPS, SamplerName
+from fastdiff.choices import usual_sampling
 from fastdiff.cli import INTERRUPTED
 from fastdiff.cli.options import (
     BatchSize,
@@ -38,7 +38,8 @@ from fastdiff.cli.options import (
     SigmaMax,
     SigmaMin,
     Sigmas,
-    Steps,
+    UsualSampler,
+    UsualSteps,
     Weights,
 )
 from fastdiff.cli.shared import (
@@ -78,9 +79,8 @@ class Sample:
     n: Count = 64
     """Number of images."""
     classes: Classes = ()
-    sampler: SamplerName = SAMPLER
-    """Sampling method; "dpmpp" is DPM-Solver++ 2M."""
-    steps: Steps = str(STEPS)
+    sampler: UsualSampler = None
+    steps: UsualSteps = None
     spacing: GridSpacing = None
     sigma_min: SigmaMin = None
     sigma_max: SigmaMax = None
@@ -180,6 +180,8 @@ class Sample:
 
         free = ("out", "png", "compare", "progress", "device")
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
+        consistent = models["checkpoint"].diffusion.is_consistent
+        settings["sampler"], settings["steps"] = usual_sampling(self.sampler, self.steps, consistent)
         contents = {f"content of {name}": model and fingerprint(model) for name, model in models.items()}
         return json.loads(json.dumps({**settings, **contents}))
 
@@ -238,7 +240,7 @@ class Sample:
             return  # the run itself will say what is wrong, and where
         print(f"estimate   {found.in_words()}", flush=True)
         if found.seconds > LONG:
-            said = advice(found, self.sampler, run.sampler.calls, self.dtype, device)
+            said = advice(found, str(run.sampler.sampler), run.sampler.calls, self.dtype, device)
             print(f"fastdiff: {said}", file=sys.stderr)
 
     def _report(self, run: Run, parts: BatchFiles, seconds: float, made: int) -> int:

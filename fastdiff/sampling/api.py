@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastdiff.choices import INVERSION_SAMPLER, INVERSION_STEPS, SAMPLER, STEPS, Spacing
+from fastdiff.choices import INVERSION_SAMPLER, INVERSION_STEPS, Spacing, usual_sampling
 from fastdiff.diffusion.config import DiffusionConfig, Prediction
 from fastdiff.diffusion.continuous import make_process
 from fastdiff.diffusion.process import Model, Process
@@ -66,21 +66,21 @@ class Sampler:
 
     model: Model  # model(x, t, **cond) -> [N,C,*], or [N,2C,*] with learned variance; any callable
     shape: Sequence[int] | None = None  # (C, H, W) of one sample; None = from model.config
-    sampler: str = SAMPLER  # a name in fastdiff.sampling.samplers.SAMPLERS, or k-diffusion's for it; "dpmpp"
-    steps: int | str = STEPS  # 20; a count, or for uniform spacing "ddim50", or "90,60,60,20,20" per section
+    # A name in fastdiff.sampling.samplers.SAMPLERS, or k-diffusion's for it; None = "dpmpp", for a model that was
+    # trained for consistency "consistency".
+    sampler: str | None = None
+    # A count, or for uniform spacing "ddim50", or "90,60,60,20,20" per section; None = 20, "consistency" and "lcm": 2.
+    steps: int | str | None = None
     spacing: Spacing | None = None  # grid of levels: fastdiff.sampling.grids; None = the sampler's own
     sigma_min: float | None = None  # ends of a grid by sigma; None = those of the process, 80 at most
     sigma_max: float | None = None
     rho: float | None = None  # exponent of the grid; None = 7, and 1 for "polyexponential"
     sigmas: Sequence[float] | Tensor | None = (
-        None  # all levels, descending to 0, in place of steps and spacing
+        None  # all levels, descending to 0: in place of steps and spacing
     )
-    eta: float | None = (
-        None  # noise of the steps: 0 = none, 1 = as much as ancestral; None = the sampler's own
-    )
-    s_churn: float | None = (
-        None  # noise added over the run before steps of "euler", "heun", "dpm_2"; None = 0
-    )
+    eta: float | None = None  # noise of the steps: 0 = none, 1 = as ancestral; None = the sampler's own
+    # Noise that "euler", "heun" and "dpm_2" add before their steps, over the run; None = 0.
+    s_churn: float | None = None
     s_tmin: float | None = None  # churn at sigmas from s_tmin
     s_tmax: float | None = None  # to s_tmax only
     s_noise: float | None = None  # factor of all noise in the steps; None = 1
@@ -119,6 +119,8 @@ class Sampler:
             raise FastdiffError(f"predicts must be one of {known}, got {self.predicts!r}")
         if self.precision is not None:
             check_precision(self.model, self.precision)
+        for name, value in zip(("sampler", "steps"), self._method, strict=True):
+            object.__setattr__(self, name, value)
         _ = self.sample_shape, self._plan  # raises errors now rather than at the first call
 
     def __call__(
@@ -178,7 +180,7 @@ class Sampler:
             FastdiffError: the sampler is not deterministic DDIM; arguments that do not fit.
         """
         if (
-            sampler_name(self.sampler) != "ddim"
+            sampler_name(self._method[0]) != "ddim"
             or self.eta
             or self.spacing not in (None, "uniform")
             or self.sigmas is not None
@@ -262,6 +264,11 @@ class Sampler:
         """True if each step draws from p(x_{t-1} | x_t): the sampler "ancestral", and "ddim" with eta 1."""
         return self._plan.is_reverse_chain
 
+    @property
+    def _method(self) -> tuple[str, int | str]:
+        """The sampler and its steps, of which those that were not given are the model's usual ones."""
+        return usual_sampling(self.sampler, self.steps, self._process.config.is_consistent)
+
     @cached_property
     def _process(self) -> Process:
         diffusion = self.diffusion or getattr(self.model, "diffusion", None)
@@ -284,7 +291,7 @@ class Sampler:
 
     @cached_property
     def _encoding_plan(self) -> Plan:
-        plan = encoding_plan(self._process, steps=self.steps, guidance_scale=self.guidance_scale)
+        plan = encoding_plan(self._process, steps=self._method[1], guidance_scale=self.guidance_scale)
         return with_time_convention(plan, self.time, self._process)
 
     @cached_property

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import fastdiff
+from fastdiff.cli import main
 from fastdiff.errors import FastdiffError
 from fastdiff.training import TrainConfig, train
 from fastdiff.training.prepare import prepare
@@ -114,3 +116,20 @@ def test_a_teacher_of_other_levels_is_refused(teacher: dict[str, Any], toy: dict
                 steps=1,
             )
         )
+
+
+def test_samplers_and_commands_take_its_few_steps(teacher: dict[str, Any], tmp_path: Path) -> None:
+    """Where nothing is asked for: the consistency sampler in two calls. What is asked for is done."""
+    path = train(TrainConfig(**teacher, steps=1)).model
+    model, taught = fastdiff.load(path), fastdiff.load(teacher["teacher"])
+    found = {
+        (s.sampler, s.calls)
+        for s in (fastdiff.Sampler(model), fastdiff.Sampler(model, sampler="consistency", steps=2))
+    }
+    assert found == {("consistency", 2)}
+    assert (fastdiff.Sampler(model, sampler="dpmpp").calls, fastdiff.Sampler(taught).calls) == (20, 20)
+    assert fastdiff.Sampler(model, steps=4).calls == 4
+    assert main(["sample", "-c", str(path), "-n", "2", "-o", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    with np.load(tmp_path / "out" / "samples.npz") as written:
+        expected = fastdiff.sample(model, 2, classes=[0, 1], sampler="consistency", steps=2, progress=False)
+        assert np.array_equal(written["arr_0"], fastdiff.to_uint8(expected).numpy())

@@ -109,7 +109,7 @@ def sampling_plan(
     """
     name = sampler_name(sampler)
     method, config = SAMPLERS[name], process.config
-    if name == "consistency" and config.parametrisation != "consistency":
+    if name == "consistency" and not config.is_consistent:
         raise FastdiffError(
             "sampler 'consistency' is for consistency models, and this is a diffusion model; 'dpmpp' samples it"
         )
