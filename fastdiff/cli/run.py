@@ -1,4 +1,4 @@
-"""``fastdiff run``: run an unchanged guided-diffusion or improved-diffusion script on fastdiff."""
+"""``fastdiff run``: an unchanged script of guided-diffusion, improved-diffusion or consistency_models on fastdiff."""
 
 from __future__ import annotations
 
@@ -32,12 +32,18 @@ _MODULES = (
     "unet",
 )
 # What differs in improved-diffusion, which is the older of the two.
-_IMPROVED = {name: f"improved_{name}" for name in ("image_datasets", "script_util", "unet")}
+_IMPROVED = {name: f"{_MIRROR}.improved_{name}" for name in ("image_datasets", "script_util", "unet")}
+# consistency_models' package, which has these in place of the processes in discrete steps.
+_CM = "fastdiff.interop.consistency_models"
+_OF_CM = {
+    name: f"{_CM}.{name}"
+    for name in ("karras_diffusion", "random_util", "resample", "script_util", "train_util", "unet")
+}
 
 
 @dataclass(frozen=True)
 class Run:
-    """Run an unchanged guided-diffusion or improved-diffusion script, with fastdiff in place of these packages.
+    """Run an unchanged script of guided-diffusion, improved-diffusion or consistency_models, on fastdiff's modules.
 
     On several GPUs: torchrun --nproc-per-node 8 -m fastdiff run SCRIPT ...
     """
@@ -69,6 +75,7 @@ def run_script(argv: Sequence[str]) -> int:
     sys.path.insert(0, str(folder))
     _alias("guided_diffusion", folder, {})
     _alias("improved_diffusion", folder, _IMPROVED)
+    _alias("cm", folder, _OF_CM)
     if importlib.util.find_spec("blobfile") is None:
         sys.modules["blobfile"] = importlib.import_module(f"{_MIRROR}.blobfile")
     sys.argv = [str(script), *argv[1:]]
@@ -81,14 +88,15 @@ def _alias(package: str, folder: Path, others: dict[str, str]) -> None:
     own = folder / package
     if own.with_suffix(".py").is_file():
         return
-    theirs = sorted(name for name in _MODULES if (own / f"{name}.py").is_file() or (own / name).is_dir())
+    names = sorted({*_MODULES, *others})
+    theirs = [name for name in names if (own / f"{name}.py").is_file() or (own / name).is_dir()]
     if not own.is_dir():
         sys.modules[package] = importlib.import_module(_MIRROR)
     elif theirs:
         logging.getLogger("fastdiff").warning(
             "%s: the script's own %s, not fastdiff's", package, ", ".join(theirs)
         )
-    for name in _MODULES:
+    for name in names:
         if name not in theirs:
-            module = importlib.import_module(f"{_MIRROR}.{others.get(name, name)}")
+            module = importlib.import_module(others.get(name, f"{_MIRROR}.{name}"))
             sys.modules[f"{package}.{name}"] = module

@@ -60,6 +60,16 @@ def scale_module(module: nn.Module, scale: float) -> nn.Module:
     return module
 
 
+def append_dims(x: Tensor, target_dims: int) -> Tensor:
+    """x with dimensions of 1 appended, up to target_dims (consistency_models' ``nn``, as is the next)."""
+    return x.reshape(*x.shape, *[1] * (target_dims - x.ndim))
+
+
+def append_zero(x: Tensor) -> Tensor:
+    """[N] -> [N+1]."""
+    return torch.cat([x, x.new_zeros(1)])
+
+
 def normalization(channels: int) -> GroupNorm32:
     """The norm of every layer: 32 groups."""
     return GroupNorm32(32, channels)

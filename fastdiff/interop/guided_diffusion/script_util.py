@@ -109,12 +109,15 @@ def create_model(
     image_size, num_channels, num_res_blocks, channel_mult="", learn_sigma=False, class_cond=False,
     use_checkpoint=False, attention_resolutions="16", num_heads=1, num_head_channels=-1, num_heads_upsample=-1,
     use_scale_shift_norm=False, dropout=0, resblock_updown=False, use_fp16=False, use_new_attention_order=False,
-) -> UNetModel:  # fmt: skip
-    """A U-Net; ``attention_resolutions`` in pixels, "16,8". channel_mult "" is that of the published sizes.
+    network=UNetModel,
+) -> Any:  # fmt: skip
+    """A U-Net, of the class ``network``; ``attention_resolutions`` in pixels, "16,8".
+
+    channel_mult "" is that of the published sizes.
 
     Numbers in channel_mult may be fractions (the original takes whole ones only).
     """
-    return UNetModel(
+    return network(
         image_size=image_size,
         in_channels=3,
         model_channels=num_channels,

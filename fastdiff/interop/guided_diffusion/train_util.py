@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
+from fastdiff.checkpoint.detect import of_tokens
 from fastdiff.files import atomic_path
 from fastdiff.interop.guided_diffusion import dist_util, logger
 from fastdiff.interop.guided_diffusion.fp16_util import INITIAL_LOG_LOSS_SCALE as INITIAL_LOG_LOSS_SCALE
@@ -30,6 +31,8 @@ class TrainLoop:
     Checkpoints are plain state_dicts: modelNNNNNN.pt, ema_RATE_NNNNNN.pt, optNNNNNN.pt in the log's folder, written
     whole or not at all. The step of ``resume_checkpoint`` is read from its name.
     """
+
+    optimizer: Any = AdamW
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class TrainLoop:
         self.mp_trainer = MixedPrecisionTrainer(
             model=model, use_fp16=use_fp16, fp16_scale_growth=fp16_scale_growth
         )
-        self.opt = AdamW(self.mp_trainer.master_params, lr=lr, weight_decay=weight_decay)
+        self.opt = self.optimizer(self.mp_trainer.master_params, lr=lr, weight_decay=weight_decay)
         if self.resume_step:
             self._load_optimizer_state()
         self.ema_params = [self._load_ema_parameters(rate) for rate in rates]
@@ -107,9 +110,7 @@ class TrainLoop:
             micro_cond = {k: v[part].to(dist_util.dev()) for k, v in cond.items()}
             last = start + self.microbatch >= len(batch)
             t, weights = self.schedule_sampler.sample(len(micro), dist_util.dev())
-            losses_of = functools.partial(
-                self.diffusion.training_losses, self.ddp_model, micro, t, model_kwargs=micro_cond
-            )
+            losses_of = self._losses_of(micro, t, micro_cond)
             if last or not self.use_ddp:
                 losses = losses_of()
             else:
@@ -120,14 +121,29 @@ class TrainLoop:
             log_loss_dict(self.diffusion, t, {k: v * weights for k, v in losses.items()})
             self.mp_trainer.backward((losses["loss"] * weights).mean())
 
+    def _losses_of(self, micro: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Any:
+        """The function that computes a microbatch's losses."""
+        return functools.partial(self.diffusion.training_losses, self.ddp_model, micro, t, model_kwargs=cond)
+
+    def _to_file(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A model's state_dict as files have it."""
+        return state
+
+    def _other_states(self) -> dict[str, Any]:
+        """What else is saved, by file name."""
+        return {}
+
     def save(self) -> None:
         """Model, averages and optimizer, by the first process."""
         if not dist.is_initialized() or dist.get_rank() == 0:
             logger.log("saving model and its averages...")
             state_dict_of = self.mp_trainer.master_params_to_state_dict
-            _save(f"model{self._saved_step:06d}.pt", state_dict_of(self.mp_trainer.master_params))
+            own = state_dict_of(self.mp_trainer.master_params)
+            _save(f"model{self._saved_step:06d}.pt", self._to_file(own))
             for rate, params in zip(self.ema_rate, self.ema_params, strict=True):
-                _save(f"ema_{rate}_{self._saved_step:06d}.pt", state_dict_of(params))
+                _save(f"ema_{rate}_{self._saved_step:06d}.pt", self._to_file(state_dict_of(params)))
+            for name, state in self._other_states().items():
+                _save(name, state)
             _save(f"opt{self._saved_step:06d}.pt", self.opt.state_dict())
         if dist.is_initialized():
             dist.barrier()
@@ -161,7 +177,7 @@ class TrainLoop:
         if checkpoint := find_ema_checkpoint(main, self.resume_step, rate):
             logger.log(f"loading EMA from checkpoint: {checkpoint}...")
             state = dist_util.load_state_dict(checkpoint, map_location=dist_util.dev())
-            params = self.mp_trainer.state_dict_to_master_params(state)
+            params = self.mp_trainer.state_dict_to_master_params(of_tokens(state))
         dist_util.sync_params(params)
         return params
 
@@ -205,7 +221,7 @@ def find_ema_checkpoint(main_checkpoint: str | None, step: int, rate: float) -> 
 
 def log_loss_dict(diffusion: Any, ts: Tensor, losses: dict[str, Tensor]) -> None:
     """Means of the losses, over all and by quarters of the timesteps ("loss_q0" to "loss_q3")."""
-    quarters = (4 * ts // diffusion.num_timesteps).tolist()
+    quarters = (4 * ts / diffusion.num_timesteps).long().tolist()
     for key, values in losses.items():
         logger.logkv_mean(key, values.mean().item())
         for quarter, value in zip(quarters, values.tolist(), strict=True):
