@@ -171,6 +171,15 @@ def test_samplers_prints_a_table_and_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "samplers.png").stat().st_size > 10_000
 
 
+@needs_tyro
+@pytest.mark.proof
+def test_sampler_updates_prints_a_row_of_every_sampler() -> None:
+    from fastdiff.sampling.samplers import DIFFUSION_SAMPLERS
+
+    printed = _run(str(BENCHMARKS / "sampler_updates.py"), "--rounds", "1")
+    assert all(f"| `{sampler}` |" in printed for sampler in DIFFUSION_SAMPLERS)
+
+
 def test_sampler_results_are_complete() -> None:
     """Every sampler at the same numbers of calls, or one below where a step takes two."""
     (file,) = (BENCHMARKS / "results").glob("samplers-*.json")

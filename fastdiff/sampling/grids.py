@@ -11,8 +11,8 @@ from fastdiff.choices import SigmaSpacing, Spacing
 from fastdiff.diffusion.schedule import karras_sigmas
 from fastdiff.errors import FastdiffError, nearest
 
-# The signal of a level that should have none, as diffusers has it (abar = 2^-24): sigma stays finite.
-TERMINAL_SIGNAL = 2.0**-12
+# The signal of a level that should have none, so that sigma stays finite; less than that of the level before.
+TERMINAL_SIGNAL = 2.0**-16
 _RHO = {"karras": 7.0, "consistency": 7.0, "polyexponential": 1.0}
 
 
@@ -104,7 +104,8 @@ def zero_terminal_signal(signal: np.ndarray) -> np.ndarray:
     Lin et al. 2024, algorithm 1. A model was to be trained for it, and to predict x_0 or v.
     """
     first, last = signal[0], signal[-1]
-    return np.maximum((signal - last) * first / (first - last), TERMINAL_SIGNAL)
+    scaled = (signal - last) * first / (first - last)
+    return np.append(scaled[:-1], min(TERMINAL_SIGNAL, scaled[-2] / 2))
 
 
 def own_sigmas(sigmas: Sequence[float] | np.ndarray) -> np.ndarray:
