@@ -34,7 +34,7 @@ COMPARED: tuple[SamplerName, ...] = ("ancestral", "ddim", "euler", "heun", "dpmp
 MODEL, PART, BATCH = "fashion-mnist", 250, 50  # images in a file, and at a time
 
 
-def calls_of(model: Any, sampler: str, steps: int) -> int:
+def calls_of(model: Any, sampler: Any, steps: int) -> int:
     return fastdiff.Sampler(model, sampler=sampler, steps=steps).calls
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import tyro
@@ -92,8 +92,12 @@ def vanilla(
     sign = 1.0 if o.kind == "call" else -1.0
     scale = sigma * years.clamp_min(1e-12).sqrt()
     d1 = ((spot / o.strike).log() + (rate - o.dividend + sigma**2 / 2) * years) / scale
-    first, second = torch.special.ndtr(sign * d1), torch.special.ndtr(sign * (d1 - scale))
+    first, second = _normal_cdf(sign * d1), _normal_cdf(sign * (d1 - scale))
     return sign * (spot * (-o.dividend * years).exp() * first - o.strike * (-rate * years).exp() * second)
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    return cast(Tensor, torch.special.ndtr(x))
 
 
 def closed_form(o: Option) -> float:
@@ -120,7 +124,7 @@ def closed_form(o: Option) -> float:
             mean = start + away + drift * o.maturity
             shifted = mean + power * scale**2
             above, below = ((math.log(x / low) - shifted) / scale for x in (end, begin))
-            inside = torch.special.ndtr(above) - torch.special.ndtr(below)
+            inside = _normal_cdf(above) - _normal_cdf(below)
             total = total + (weight * torch.exp(power * mean + power**2 * scale**2 / 2) * inside).sum()
         return total * low**power
 
@@ -156,23 +160,24 @@ def simulated(
         sample_seeds(trials, seed), *columns, method=method, dt=o.maturity / steps, t_max=o.maturity,
     )  # fmt: skip
     pieces: dict[str, list[Tensor]] = {}
-    for part in torch.arange(trials).split(_AT_ONCE):
+    for begin in range(0, trials, _AT_ONCE):
+        part = slice(begin, begin + _AT_ONCE)
         walks = Walks(
             moved, ended.rt[part], ended.choice[part], ended.position[part], exact=method == "exact"
         )
-        parts = {"price": walks.value().detach()} if method == "euler" else walks.greeks()
-        for name, values in parts.items():
+        found = {"price": walks.value().detach()} if method == "euler" else walks.greeks()
+        for name, values in found.items():
             pieces.setdefault(name, []).append(values)
     trial = {name: torch.cat(values) for name, values in pieces.items()}
     # With the mean as a baseline: a score has the mean zero.
     value = trial.pop("price")
-    found = {"price": _controlled(o, ended, value, seed) if method == "bridge" else value}
-    found |= {
+    means = {"price": _controlled(o, ended, value, seed) if method == "bridge" else value}
+    means |= {
         n: direct + (value - value.mean()) * trial[f"score of {n}"]
         for n, direct in trial.items()
         if n in _LEAVES
     }
-    return {n: Estimate(float(x.mean()), float(x.std()) / math.sqrt(trials)) for n, x in found.items()}
+    return {n: Estimate(float(x.mean()), float(x.std()) / math.sqrt(trials)) for n, x in means.items()}
 
 
 _LEAVES = {"delta": "spot", "vega": "volatility", "rho": "rate"}
@@ -198,9 +203,9 @@ class Walks:
         found = {"price": value.detach()}
         leaves = list(self.leaf.values())
         for prefix, of in (("", value), ("score of ", density)):
-            slopes = torch.autograd.grad(of.sum(), leaves, allow_unused=True)
+            slopes = torch.autograd.grad(of.sum(), leaves, allow_unused=True, materialize_grads=True)
             for name, slope in zip(_LEAVES, slopes, strict=True):
-                found[prefix + name] = torch.zeros_like(self.years) if slope is None else slope
+                found[prefix + name] = slope
         return found
 
     def value(self) -> Tensor:

@@ -3,6 +3,8 @@
 The weights are random here; load yours with ``UNet2DModel.from_pretrained``. Run: python examples/diffusers_unet.py
 """
 
+from typing import Any, cast
+
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
@@ -19,9 +21,10 @@ def main() -> tuple[torch.Tensor, torch.Tensor]:
     ).eval()
 
     # 1. Any callable f(x, t) is a model, with any of fastdiff's samplers.
-    images = fastdiff.sample(
-        lambda x, t: unet(x, t).sample, 2, shape=(3, 32, 32), predicts="epsilon", sampler="dpmpp", steps=10
-    )
+    def model(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return unet(x, t).sample
+
+    images = fastdiff.sample(model, 2, shape=(3, 32, 32), predicts="epsilon", sampler="dpmpp", steps=10)
 
     # 2. diffusers' own pipeline: its layers and its scheduler on fastdiff's ops, by one line.
     pipe = DDIMPipeline(unet=unet, scheduler=DDIMScheduler())
@@ -29,7 +32,8 @@ def main() -> tuple[torch.Tensor, torch.Tensor]:
 
     def run() -> torch.Tensor:
         generator = torch.Generator().manual_seed(1)
-        return torch.from_numpy(pipe(2, generator, num_inference_steps=10, output_type="np").images)
+        result = cast(Any, pipe(2, generator, num_inference_steps=10, output_type="np"))
+        return torch.from_numpy(result.images)
 
     before = run()
     with fastdiff.accelerate(pipe) as handle:

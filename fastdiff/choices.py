@@ -33,7 +33,9 @@ SamplerName = Literal[
     "consistency",
 ]
 # Other names of the same samplers: k-diffusion's, diffusers' and those of programs built on them.
-SAMPLER_ALIASES = {
+SamplerAlias = Literal["ddpm", "dpmpp_2m", "euler_a", "plms", "uni_pc", "uni_pc_bh2", "unipc_bh2"]
+SamplerOrAlias = Literal[SamplerName, SamplerAlias]
+SAMPLER_ALIASES: dict[str, SamplerName] = {
     "ddpm": "ancestral",
     "dpmpp_2m": "dpmpp",
     "euler_a": "euler_ancestral",

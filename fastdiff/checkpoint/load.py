@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
 
 from fastdiff.checkpoint.detect import Found, detect, of_tokens, with_options
 from fastdiff.checkpoint.lora import base_of, with_base
+from fastdiff.checkpoint.options import ClassifierName, LoadOptions, UNetName
 from fastdiff.checkpoint.read import read
 from fastdiff.checkpoint.released import find
 from fastdiff.checkpoint.save import METADATA_KEY
@@ -22,9 +23,24 @@ from fastdiff.models import Classifier, ClassifierConfig, UNet, UNetConfig, buil
 from fastdiff.scalars import plain
 from fastdiff.zoo import PRESETS
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 _MOST_LEVELS = 64
 _KINDS = {"unet": UNetConfig, "classifier": ClassifierConfig}
+
+
+@overload
+def load(path: UNetName, **options: Unpack[LoadOptions]) -> UNet: ...
+
+
+@overload
+def load(path: ClassifierName, **options: Unpack[LoadOptions]) -> Classifier: ...
+
+
+@overload
+def load(path: str | os.PathLike[str], **options: Unpack[LoadOptions]) -> UNet | Classifier: ...
 
 
 def load(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastdiff.choices import INVERSION_SAMPLER, INVERSION_STEPS, Spacing, usual_sampling
+from fastdiff.choices import INVERSION_SAMPLER, INVERSION_STEPS, SamplerOrAlias, Spacing, usual_sampling
 from fastdiff.diffusion.config import DiffusionConfig, Prediction
 from fastdiff.diffusion.continuous import make_process
 from fastdiff.diffusion.process import Model, Process
@@ -22,6 +22,7 @@ from fastdiff.sampling.conditioning import adapt_plan
 from fastdiff.sampling.conditions import Condition
 from fastdiff.sampling.convention import ScaledInput, Time, check_time, with_time_convention
 from fastdiff.sampling.loop import run
+from fastdiff.sampling.options import BatchOptions, ConditionedOptions, SamplerOptions
 from fastdiff.sampling.plan import Plan
 from fastdiff.sampling.precision import CASTS, Cast, Precision, check_precision
 from fastdiff.sampling.request import REQUEST_ARGUMENTS, Classes, Request, RequestArguments, make_request
@@ -30,24 +31,18 @@ from fastdiff.sampling.samplers.options import OPTIONS
 from fastdiff.sampling.view import in_eval_mode, view_in_eval_mode
 from fastdiff.scalars import is_finite, number, whole, wholes
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 # Fields that are numbers: NumPy's and PyTorch's own kinds of numbers are converted to Python's.
+_GRID = ("sigma_min", "sigma_max", "rho")
 _NUMBERS = {
     "shape": wholes,
     "steps": whole,
     "batch_size": whole,
-    **dict.fromkeys(("guidance_scale", "sigma_min", "sigma_max", "rho", *OPTIONS), number),
+    **dict.fromkeys(("guidance_scale", *_GRID, *OPTIONS), number),
 }
-_OF_PLAN = (
-    "sampler",
-    "steps",
-    "spacing",
-    "guidance_scale",
-    "sigmas",
-    "sigma_min",
-    "sigma_max",
-    "rho",
-    *OPTIONS,
-)
+_OF_PLAN = ("sampler", "steps", "spacing", "guidance_scale", "sigmas", *_GRID, *OPTIONS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +63,15 @@ class Sampler:
     shape: Sequence[int] | None = None  # (C, H, W) of one sample; None = from model.config
     # A name in fastdiff.sampling.samplers.SAMPLERS, or k-diffusion's for it; None = "dpmpp", for a model that was
     # trained for consistency "consistency".
-    sampler: str | None = None
+    sampler: SamplerOrAlias | None = None
     # A count, or for uniform spacing "ddim50", or "90,60,60,20,20" per section; None = 20, "consistency" and "lcm": 2.
     steps: int | str | None = None
     spacing: Spacing | None = None  # grid of levels: fastdiff.sampling.grids; None = the sampler's own
     sigma_min: float | None = None  # ends of a grid by sigma; None = those of the process, 80 at most
     sigma_max: float | None = None
     rho: float | None = None  # exponent of the grid; None = 7, and 1 for "polyexponential"
-    sigmas: Sequence[float] | Tensor | None = (
-        None  # all levels, descending to 0: in place of steps and spacing
-    )
+    # all levels, descending to 0: in place of steps and spacing
+    sigmas: Sequence[float] | Tensor | None = None
     eta: float | None = None  # noise of the steps: 0 = none, 1 = as ancestral; None = the sampler's own
     # Noise that "euler", "heun" and "dpm_2" add before their steps, over the run; None = 0.
     s_churn: float | None = None
@@ -154,7 +148,9 @@ class Sampler:
         asked = RequestArguments(classes, seed, seeds, noise, cond, condition)
         return torch.cat(list(self._batches(n, asked, progress)))
 
-    def batches(self, n: int, *, progress: bool = True, **request: Any) -> Iterator[Tensor]:
+    def batches(
+        self, n: int, *, progress: bool = True, **request: Unpack[ConditionedOptions]
+    ) -> Iterator[Tensor]:
         """The samples of :meth:`__call__`, batch by batch as they are finished."""
         return self._batches(n, RequestArguments(**request), progress)
 
@@ -331,7 +327,7 @@ def sample(
     cond: Mapping[str, Tensor] | None = None,
     condition: Condition | None = None,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[SamplerOptions],
 ) -> Tensor:
     """n samples of a model, [n,C,H,W] float32 in [-1, 1].
 
@@ -351,13 +347,16 @@ def sample(
         return torch.cat(list(sampler._batches(n, asked, progress)))
 
 
-def sample_batches(model: Model, n: int, *, progress: bool = True, **arguments: Any) -> Iterator[Tensor]:
+def sample_batches(
+    model: Model, n: int, *, progress: bool = True, **arguments: Unpack[BatchOptions]
+) -> Iterator[Tensor]:
     """As :func:`sample`, but yields each batch as it is finished, so that an interrupted run keeps finished ones.
 
     Wrong arguments raise FastdiffError at once, before the first batch is computed.
     """
-    request = {name: arguments.pop(name) for name in REQUEST_ARGUMENTS & arguments.keys()}
-    sampler = Sampler(model, **arguments)
+    given: Any = arguments
+    request = {name: given.pop(name) for name in REQUEST_ARGUMENTS & given.keys()}
+    sampler = Sampler(model, **given)
     return _then_close(sampler, sampler.batches(n, progress=progress, **request))
 
 
@@ -368,13 +367,15 @@ def encode(
     classes: Classes | None = None,
     cond: Mapping[str, Tensor] | None = None,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[SamplerOptions],
 ) -> Tensor:
     """The noise x_T [n,C,H,W] that ``sample(model, n, noise=x_T, sampler="ddim", steps=50)`` turns into ``images``.
 
     See :meth:`Sampler.encode`; ``options`` are the fields of :class:`Sampler`, "ddim" with 50 steps if not given.
     """
-    with Sampler(model, **{"sampler": INVERSION_SAMPLER, "steps": INVERSION_STEPS, **options}) as sampler:
+    options.setdefault("sampler", INVERSION_SAMPLER)
+    options.setdefault("steps", INVERSION_STEPS)
+    with Sampler(model, **options) as sampler:
         return sampler.encode(images, classes=classes, cond=cond, progress=progress)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,8 +11,12 @@ from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import sample_seeds
 from fastdiff.sampling.api import Sampler, from_uint8, to_uint8
+from fastdiff.sampling.options import SamplerOptions
 from fastdiff.sampling.request import Classes
 from fastdiff.scalars import whole
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # Bits flipped in a run's seed, so that the two models of a cascade draw different noise.
 UPSAMPLER_RUN = 1 << 31
@@ -37,7 +40,7 @@ def upsample(
     seed: int = 0,
     seeds: Tensor | None = None,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[SamplerOptions],
 ) -> Tensor:
     """Small images enlarged by a super-resolution model, [n,C,H,W] float32 in [-1, 1].
 
@@ -79,9 +82,9 @@ def cascade(
     *,
     classes: Classes | None = None,
     seed: int = 0,
-    upsampler_options: Mapping[str, Any] | None = None,
+    upsampler_options: SamplerOptions | None = None,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[SamplerOptions],
 ) -> Tensor:
     """n large images, [n,C,H,W] float32 in [-1, 1]: sampled small by one model and enlarged by another.
 
@@ -98,13 +101,14 @@ def cascade(
     with Sampler(base, **options) as sampler:
         small = sampler(n, classes=classes, seed=seed, progress=progress)
     shared = {name: value for name, value in options.items() if name not in ("shape", "diffusion")}
+    enlarging: Any = {**shared, **(upsampler_options or {})}
     return upsample(
         upsampler,
         small,
         classes=classes,
         seed=seed,
         progress=progress,
-        **{**shared, **(upsampler_options or {})},
+        **enlarging,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,8 +12,12 @@ from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import sample_seeds
 from fastdiff.sampling.api import Sampler
+from fastdiff.sampling.options import SamplerOptions
 from fastdiff.sampling.request import Request
 from fastdiff.scalars import whole
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def slerp(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
@@ -47,7 +51,7 @@ def interpolate(
     *,
     classes: int | None = None,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[SamplerOptions],
 ) -> Tensor:
     """n images that interpolate between two, [n,C,H,W] float32 in [-1, 1]; the ends are the two, up to step error.
 
@@ -66,7 +70,9 @@ def interpolate(
     n = whole(n)
     if not isinstance(n, int) or n < 2:
         raise FastdiffError(f"n must be at least 2, the two ends, got {n!r}")
-    with Sampler(model, **{"sampler": INVERSION_SAMPLER, "steps": INVERSION_STEPS, **options}) as sampler:
+    options.setdefault("sampler", INVERSION_SAMPLER)
+    options.setdefault("steps", INVERSION_STEPS)
+    with Sampler(model, **options) as sampler:
         latents = _latents(sampler, whole(first), whole(last), classes, progress)
         between = slerp(latents[0], latents[1], torch.linspace(0, 1, n))
         return sampler(n, classes=classes, noise=between, progress=progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -11,8 +11,12 @@ from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.api import Sampler
 from fastdiff.sampling.conditions import ANNEALING, Denoise, Inpaint
+from fastdiff.sampling.options import RestorationOptions
 from fastdiff.sampling.request import REQUEST_ARGUMENTS
 from fastdiff.scalars import whole
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _CALL = (REQUEST_ARGUMENTS - {"condition"}) | {"progress"}
 # Noise in the steps, and repeated steps, let the unknown pixels adapt to the known ones: docs/conditional_sampling.md.
@@ -21,7 +25,13 @@ REPEATS = 5
 
 
 def inpaint(
-    model: Model, image: Tensor, mask: Tensor, n: int = 1, *, repeats: int | None = None, **options: Any
+    model: Model,
+    image: Tensor,
+    mask: Tensor,
+    n: int = 1,
+    *,
+    repeats: int | None = None,
+    **options: Unpack[RestorationOptions],
 ) -> Tensor:
     """n completions of an image, [n,C,H,W] float32 in [-1, 1], whose known pixels are the image's to the bit.
 
@@ -65,7 +75,12 @@ def inpaint(
 
 
 def denoise(
-    model: Model, observed: Tensor, noise_std: float, *, schedule: ANNEALING = "constant", **options: Any
+    model: Model,
+    observed: Tensor,
+    noise_std: float,
+    *,
+    schedule: ANNEALING = "constant",
+    **options: Unpack[RestorationOptions],
 ) -> Tensor:
     """Denoised images, [n,C,H,W] float32 in [-1, 1]: samples given the model and a noisy observation of each image.
 
@@ -88,7 +103,7 @@ def denoise(
     return sampler(len(observed), condition=condition, **call)
 
 
-def _sampler(model: Model, options: dict[str, Any]) -> tuple[Sampler, dict[str, Any]]:
+def _sampler(model: Model, options: Any) -> tuple[Sampler, dict[str, Any]]:
     """The sampler for these options, and the remaining options for its call."""
     fields = {name: value for name, value in options.items() if name not in _CALL}
     call = {name: value for name, value in options.items() if name in _CALL}

@@ -84,10 +84,12 @@ def sr_model_and_diffusion_defaults() -> dict[str, Any]:
 
 
 def create_model_and_diffusion(
-    image_size, class_cond, learn_sigma, num_channels, num_res_blocks, channel_mult, num_heads, num_head_channels,
-    num_heads_upsample, attention_resolutions, dropout, diffusion_steps, noise_schedule, timestep_respacing, use_kl,
-    predict_xstart, rescale_timesteps, rescale_learned_sigmas, use_checkpoint, use_scale_shift_norm, resblock_updown,
-    use_fp16, use_new_attention_order,
+    image_size: Any, class_cond: Any, learn_sigma: Any, num_channels: Any, num_res_blocks: Any,
+    channel_mult: Any, num_heads: Any, num_head_channels: Any, num_heads_upsample: Any,
+    attention_resolutions: Any, dropout: Any, diffusion_steps: Any, noise_schedule: Any,
+    timestep_respacing: Any, use_kl: Any, predict_xstart: Any, rescale_timesteps: Any,
+    rescale_learned_sigmas: Any, use_checkpoint: Any, use_scale_shift_norm: Any, resblock_updown: Any,
+    use_fp16: Any, use_new_attention_order: Any,
 ) -> tuple[UNetModel, SpacedDiffusion]:  # fmt: skip
     """A U-Net and its process, from the values of ``model_and_diffusion_defaults``."""
     model = create_model(
