@@ -130,8 +130,7 @@ def test_sdist_has_what_git_has(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         carried = {name.partition("/")[2] for name in archive.getnames()}
     tracked = set(_run("git", "ls-files", cwd=ROOT).splitlines())
-    missing = {name for name in tracked - carried if not name.startswith(".git")}
-    assert not missing
+    assert tracked - carried == {".gitignore"}
     assert not {name for name in carried if name.endswith((".so", ".o", ".pyc"))}
 
 
