@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from fastdiff.bench import few_steps
 from fastdiff.bench.count import count
 from fastdiff.bench.measure import Result
 from fastdiff.bench.published import SOURCE, TABLE_7, TABLE_10
 from fastdiff.bench.v100 import images_per_v100_second
+from fastdiff.choices import UTILISATION
 from fastdiff.zoo import PRESETS
 
 
@@ -59,6 +61,38 @@ def training_days() -> str:
     return table(head, rows)
 
 
+def few_step_training() -> str:
+    """Training of EDM and consistency models, counted."""
+    rows = []
+    for run in few_steps.RUNS:
+        whole = "" if run.images is None else f"{run.v100_days(run.images):.0f}"
+        iterations = "" if run.iterations is None else f"{run.iterations // 1000}K"
+        each = f"{run.v100_days(few_steps.IMAGES):.2f}"
+        rows.append(
+            (run.preset, run.method, f"{3 * run.passes:.0f}", str(run.batch), iterations, each, whole)
+        )
+    head = (
+        *("model", "method", "passes of an image", "batch", "iterations"),
+        *("V100-days of a million images, counted", "V100-days, counted"),
+    )
+    return table(head, rows)
+
+
+def few_step_sampling(macs_per_second: float | None = None) -> str:
+    """Sampling a thousand images, in V100-seconds.
+
+    Args:
+        macs_per_second: of a matrix product on this device, for a column of estimated seconds here.
+    """
+    first, rows = few_steps.SAMPLING[0].macs, list[tuple[str, ...]]()
+    for way in few_steps.SAMPLING:
+        here = [] if macs_per_second is None else [f"{1000 * way.macs / macs_per_second:.0f}"]
+        cheaper = f"{first / way.macs:.0f}x"
+        rows.append((way.title, way.preset, str(way.calls), f"{way.v100_seconds():.1f}", cheaper, *here))
+    head = ["sampling", "model", "calls", "V100-seconds of 1,000 images, counted", "cheaper"]
+    return table([*head, *([] if macs_per_second is None else ["seconds here, estimated"])], rows)
+
+
 def measured(result: Result) -> str:
     """One preset's measurement; the caller prints the device."""
     options, config = result.options, result.config
@@ -97,6 +131,11 @@ def published() -> str:
             throughput(),
             f"V100-days ({SOURCE}, table 10; computed: iterations x batch / (optimized images/s x 86400)):",
             training_days(),
+            f"EDM and consistency models (batch and iterations: {few_steps.SOURCE}; a V100 at {UTILISATION:.0%} of"
+            " 120 TFLOP/s; without LPIPS's network; EDM's iterations are not published there):",
+            few_step_training(),
+            "Sampling ImageNet 64x64, on the same V100:",
+            few_step_sampling(),
         )
     )
 

@@ -55,6 +55,7 @@ class Bench:
 
         from fastdiff.backend import usable_device
         from fastdiff.bench import report
+        from fastdiff.bench.costs import macs_per_second
         from fastdiff.bench.machine import backends_in_words, device_name
         from fastdiff.bench.measure import Options, measure, smallest_width
         from fastdiff.models.config import UNetConfig
@@ -79,3 +80,4 @@ class Bench:
                 utilisation=self.utilisation,
             )
             print("", report.measured(measure(name, options, device)), sep="\n", flush=True)
+        print("", report.few_step_sampling(macs_per_second(str(device))), sep="\n", flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastdiff.bench import count
+from fastdiff.bench import count, few_steps, report
 from fastdiff.bench.published import TABLE_7, TABLE_10, Training
 from fastdiff.bench.v100 import (
     equivalent_v100_days,
@@ -72,3 +72,22 @@ def test_conversions_agree() -> None:
 def test_bad_numbers(call, sentence: str) -> None:
     with pytest.raises(FastdiffError, match=sentence):
         call()
+
+
+def test_few_step_training_and_sampling() -> None:
+    """By hand: 109.657 GMACs a pass, a V100 at 0.36 of 120e12 operations a second."""
+    speed = 120e12 * 0.36
+    runs = {run.preset: run for run in few_steps.RUNS}
+    macs = 109_656_784_896
+    for preset, passes in (("edm-imagenet-64", 3), ("cd-imagenet-64-l2", 6), ("ct-imagenet-64", 4)):
+        assert runs[preset].v100_days(1e6) == pytest.approx(1e6 * passes * 2 * macs / speed / 86400)
+    assert runs["cd-imagenet-64-l2"].images == 2048 * 600_000
+    assert runs["edm-imagenet-64"].images is None
+    seconds = {way.title: way.v100_seconds() for way in few_steps.SAMPLING}
+    assert seconds["consistency, 1 step"] == pytest.approx(1000 * 2 * macs / speed)
+    assert seconds["EDM, Heun, 40 steps"] == pytest.approx(79 * seconds["consistency, 1 step"])
+    guided = 109_678_018_560 + 3 * 19_041_997_824
+    assert seconds["ADM-G, 250 steps"] == pytest.approx(250 * 1000 * 2 * guided / speed)
+    assert seconds["ADM-G, 250 steps"] == pytest.approx(10 * seconds["ADM-G, 25 steps"])
+    assert "| consistency, 2 steps | cd-imagenet-64-lpips | 2 |" in report.few_step_sampling(1e12)
+    assert report.few_step_training() in report.published()
