@@ -114,5 +114,11 @@ def test_workflows_can_be_read() -> None:
             assert (ROOT / used).exists(), f"{file.name}: {used}"
 
 
+def test_the_site_shows_every_page() -> None:
+    shown = set(re.findall(r"^ +- .+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE))
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert pages - {"README.md"} <= shown
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
