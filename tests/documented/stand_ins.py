@@ -17,6 +17,7 @@ from PIL import Image
 
 import fastdiff
 from fastdiff import decision
+from fastdiff.interop.consistency_models.unet import planar
 from fastdiff.models import ClassifierConfig, ModelConfig
 from fastdiff.zoo import PRESETS, Preset
 
@@ -93,7 +94,8 @@ def _idx(folder: Path) -> None:
 def _checkpoints(folder: Path) -> None:
     for preset in PRESETS.values():
         if preset.released:
-            torch.save(tiny.build(preset.model).state_dict(), folder / preset.released)
+            state = tiny.build(preset.model).state_dict()
+            torch.save(planar(state) if preset.planar_attention else state, folder / preset.released)
     torch.save(tiny.build(replace(PRESETS["adm-64"].model, num_classes=None)).state_dict(), folder / "ema.pt")
     (folder / "ema.pt").rename(folder / "ema_0.9999_100000.pt")
     inception.write_weights(folder)

@@ -77,6 +77,7 @@ freq, subject = 1.0 + condition, np.arange(400) // 2 % 2
         ("scipy", "formulaic"),
         proof=True,
     ),
+    "docs/few_steps.md": Given(),
     "docs/my_own_checkpoint.md": Given(
         _PIPE + "f = lambda x, sigma: x / (1 + sigma.view(-1, 1, 1, 1) ** 2)\n",
         {**_STEPS, "seed=0": "seed=0, steps=2", "spacing=": "steps=3, spacing="},

@@ -17,6 +17,7 @@ from torch import Tensor
 import fastdiff
 from fastdiff.diffusion.config import DiffusionConfig
 from fastdiff.diffusion.continuous import make_process
+from fastdiff.diffusion.schedule import karras_sigmas
 from fastdiff.interop.consistency_models.karras_diffusion import KarrasDenoiser, karras_sample
 from fastdiff.interop.consistency_models.random_util import get_generator
 from fastdiff.interop.consistency_models.resample import create_named_schedule_sampler
@@ -26,6 +27,8 @@ from fastdiff.interop.consistency_models.script_util import (
     create_model_and_diffusion,
     model_and_diffusion_defaults,
 )
+from fastdiff.sampling.loop import run
+from fastdiff.sampling.samplers import sampling_plan
 
 NUMBERS: dict[str, Any] = json.loads((Path(__file__).parent / "consistency_numbers.json").read_text())
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -111,6 +114,16 @@ def test_fastdiffs_own_samplers_give_the_same(distillation: bool) -> None:
     # One step is D at sigma_max, whatever the sampler.
     one = fastdiff.sample(network, 2, shape=(1, 1, 2), diffusion=kind, sampler="euler", steps=1, noise=noise)
     close(one, f"onestep/{distillation}", 1e-10)
+
+
+def test_fastdiffs_consistency_sampler_is_multistep() -> None:
+    """Points 0, 3 and 6 of the grid of 7: two calls; the last point, sigma_min, adds no noise."""
+    process, stream = make_process(DiffusionConfig(parametrisation="consistency")), Stream()
+    sigmas = [*karras_sigmas(7)[[0, 3]], 0.0]
+    plan = sampling_plan(process, sampler="consistency", steps=2, sigmas=sigmas)
+    x = plan.start * stream.randn(2, 1, 1, 2)
+    found = run(plan, network, x, step_noise=lambda step, x: stream.randn_like(x))
+    close(found, "multistep/True", 1e-8)
 
 
 @pytest.mark.parametrize("distillation", [False, True])
