@@ -29,6 +29,7 @@ SamplerName = Literal[
     "pndm",
     "restart",
     "dpm_fast",
+    "dpm_adaptive",
     "lcm",
     "consistency",
 ]

@@ -93,6 +93,12 @@ NoiseFactor = Annotated[float | None, arg(help="Factor of all noise in the steps
 Order = Annotated[
     int | None, arg(help="Order of lms, unipc, deis, ipndm or pndm. Default: the sampler's own.")
 ]
+RelativeTolerance = Annotated[
+    float | None, arg(help="Relative error of a step of dpm_adaptive. Default: 0.05.")
+]
+AbsoluteTolerance = Annotated[
+    float | None, arg(help="Absolute error of a step of dpm_adaptive. Default: 0.0078.")
+]
 Restarts = Annotated[
     tuple[tuple[float, float, int, int], ...],
     arg(

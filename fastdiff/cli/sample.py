@@ -16,6 +16,7 @@ import fastdiff
 from fastdiff.choices import usual_sampling
 from fastdiff.cli import INTERRUPTED
 from fastdiff.cli.options import (
+    AbsoluteTolerance,
     BatchSize,
     Checkpoint,
     Churn,
@@ -33,6 +34,7 @@ from fastdiff.cli.options import (
     Out,
     Preset,
     Progress,
+    RelativeTolerance,
     Restarts,
     Rho,
     SigmaMax,
@@ -93,6 +95,8 @@ class Sample:
     s_noise: NoiseFactor = None
     order: Order = None
     restarts: Restarts = ()
+    rtol: RelativeTolerance = None
+    atol: AbsoluteTolerance = None
     guidance_scale: GuidanceScale = 1.0
     classifier: str | None = None
     """Checkpoint of a noisy-image classifier for classifier guidance, such as 256x256_classifier.pt."""
@@ -171,7 +175,7 @@ class Sample:
 
     @property
     def _method(self) -> dict[str, Any]:
-        names = ("sampler", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "order")
+        names = ("sampler", "eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "order", "rtol", "atol")
         return {name: getattr(self, name) for name in names} | {"restarts": self.restarts or None}
 
     def _settings(self, models: dict[str, Any]) -> dict[str, Any]:

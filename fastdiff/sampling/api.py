@@ -78,7 +78,11 @@ class Sampler:
     s_tmin: float | None = None  # churn at sigmas from s_tmin
     s_tmax: float | None = None  # to s_tmax only
     s_noise: float | None = None  # factor of all noise in the steps; None = 1
-    order: int | None = None  # of "lms", "unipc", "deis", "ipndm", "pndm"; None = the sampler's own
+    order: int | None = (
+        None  # of "lms", "unipc", "deis", "ipndm", "pndm", "dpm_adaptive"; None = the sampler's own
+    )
+    rtol: float | None = None  # errors that a step of "dpm_adaptive" may have, relative and absolute
+    atol: float | None = None
     restarts: Sequence[tuple[float, float, int, int]] | None = None  # (sigma_min, sigma_max, times, steps)
     guidance_scale: float | None = None  # w of uncond + w (cond - uncond); None = no guidance
     clip: bool = True  # clamp each estimate of x_0 to [-1, 1]
@@ -336,7 +340,7 @@ def sample(
     The named arguments are those of :meth:`Sampler.__call__`; ``options`` are the fields of
     :class:`Sampler`: shape, sampler, steps, guidance_scale, clip, batch_size, diffusion, predicts, time, device,
     memory_format, optimize, precision, capture; levels by spacing, sigma_min, sigma_max, rho or sigmas; and the
-    sampler's eta, s_churn, s_tmin, s_tmax, s_noise, order, restarts. Any callable f(x, t) is a model:
+    sampler's eta, s_churn, s_tmin, s_tmax, s_noise, order, restarts, rtol, atol. Any callable f(x, t) is a model:
 
         fastdiff.sample(f, 16, shape=(3, 64, 64), predicts="x0", time="sigma", sampler="heun", spacing="karras")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -33,6 +34,9 @@ def with_time_convention(plan: Plan, time: Time, process: Process) -> Plan:
     kind = process.config.parametrisation
     if time != "index" and process.most_steps == float("inf"):
         raise FastdiffError(f"a model of kind {kind!r} has its own time; leave out time (got {time!r})")
+    if plan.adaptive is not None:
+        finish = partial(with_time_convention, time=time, process=process)
+        plan = replace(plan, adaptive=replace(plan.adaptive, finish=finish))
     if time == "continuous":
         return replace(plan, times=plan.times / max(process.most_steps - 1, 1))
     if time == "sigma":

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
-from fastdiff.sampling.capture import Captures
+from fastdiff.sampling.adaptive import run_adaptive
+from fastdiff.sampling.capture import Captures, log_once
 from fastdiff.sampling.conditioning import Conditioner
 from fastdiff.sampling.conditions import Condition
 from fastdiff.sampling.plan import History, Plan
@@ -55,6 +56,20 @@ def run(
     Raises:
         FastdiffError: the model returned a wrong shape, or NaN or Inf (with step, timestep and samples).
     """
+    if plan.adaptive is not None:
+        if condition is not None:
+            raise FastdiffError(
+                "sampler 'dpm_adaptive' chooses its steps while it runs, and a condition has to know them; use 'dpmpp'"
+            )
+        if captures is not None and x.device.type == "cuda":
+            log_once("sampler 'dpm_adaptive' chooses its steps while it runs, which no recording can")
+
+        def check(flags: Tensor, steps: Plan, sample: int) -> None:
+            raise_if_any(flags, 0, steps, first_sample + sample)
+
+        with torch.inference_mode():
+            x = run_adaptive(plan, model, x, cond or {}, null_class, clip, check, on_step)
+        return x.clone()
     with torch.inference_mode():
         conditioner = None
         if condition is not None:

@@ -16,7 +16,7 @@ which a later row reads as its h_1.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -26,6 +26,7 @@ from torch import Tensor
 from fastdiff.diffusion.process import Process
 from fastdiff.ops.reverse_step import COLUMNS
 from fastdiff.ops.reverse_step.table import make_table
+from fastdiff.sampling.levels import Levels
 
 
 class History(enum.Enum):
@@ -86,6 +87,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Adaptive:
+    """A run whose steps are chosen while it goes on; the plan is then that of ``dpm_fast``, for what it may cost."""
+
+    process: Process
+    levels: Levels  # from the first to the last noisy one, and the clean image
+    order: int
+    rtol: float
+    atol: float
+    guidance_scale: float | None
+    finish: Callable[[Plan], Plan] = lambda plan: plan  # brings the times into the model's convention
+
+
+@dataclass(frozen=True)
 class Plan:
     """S model calls: times [S] and table [S, 12] (its columns are ``COLUMNS``), float64 on the host."""
 
@@ -98,6 +112,7 @@ class Plan:
     mixing: Tensor | None = None  # [S, 12], the table of kept tensors and mixes; None: no row keeps one
     overshoots: bool = False  # the last step extrapolates: its result may lie outside of [-1, 1]
     is_reverse_chain: bool = False  # steps draw from p(x_{t-1} | x_t), whose moments can be conditioned
+    adaptive: Adaptive | None = None
     # The first state is ``start`` times the noise that a run is given, its result ``end`` times the last state.
     start: float = 1.0
     end: float = 1.0

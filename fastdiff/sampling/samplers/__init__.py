@@ -16,7 +16,7 @@ from fastdiff.choices import SAMPLER_ALIASES, SamplerName, Spacing, canonical_sa
 from fastdiff.diffusion.process import Process
 from fastdiff.errors import FastdiffError, nearest
 from fastdiff.sampling.levels import levels_of, make_levels
-from fastdiff.sampling.plan import Plan, make_plan
+from fastdiff.sampling.plan import Adaptive, Plan, make_plan
 from fastdiff.sampling.samplers import (
     ancestral,
     consistency,
@@ -68,12 +68,15 @@ SAMPLERS: dict[SamplerName, Method] = {
     "pndm": Method("PNDM", multistep.pndm_rows, "uniform", {"order": 4}, 4),
     "restart": Method("Restart", restart.rows, "karras", {"restarts": restart.DEFAULT, "s_noise": 1.0}),
     "dpm_fast": Method("DPM fast", dpm_solver.rows, "logsnr", {"eta": 0.0, "s_noise": 1.0}),
+    "dpm_adaptive": Method(
+        "DPM adaptive", dpm_solver.rows, "logsnr", {"order": 3, "rtol": 0.05, "atol": 0.0078}, 3, 2
+    ),
     "lcm": Method("LCM", consistency.lcm_rows, "trailing", {"s_noise": 1.0}),
     "consistency": Method("consistency", consistency.rows, "consistency", {"s_noise": 1.0}),
 }
 
-# Those for any model; a consistency model's estimates of x_0 are images, with which it may use all of them.
-DIFFUSION_SAMPLERS = tuple(name for name in SAMPLERS if name != "consistency")
+# Those for any model whose calls are known before the first one.
+DIFFUSION_SAMPLERS = tuple(name for name in SAMPLERS if name not in ("consistency", "dpm_adaptive"))
 
 
 def sampler_name(name: str) -> SamplerName:
@@ -126,11 +129,15 @@ def sampling_plan(
                 raise FastdiffError(f"sigmas are all levels of the run; leave out {option}")
         levels = levels_of(process, sigmas)
     rows = method.rows(levels, made)
+    adaptive = None
+    if name == "dpm_adaptive":
+        adaptive = Adaptive(process, levels, made.order, made.rtol, made.atol, guidance_scale)
     return replace(
         make_plan(rows, process, guidance_scale),
         is_reverse_chain=name == "ancestral" or (name == "ddim" and made.eta == 1),
         overshoots=abs(rows[-1].x) > 1e-9 or rows[-1].h1 != 0,
         start=1.0 if process.starts_unscaled else rows[0].noise,
+        adaptive=adaptive,
     )
 
 

@@ -74,17 +74,6 @@ def solver_rows(
     def middle(part: float) -> Point:
         return point_at(levels, now.sigma * math.exp(-part * h))
 
-    def stage(
-        at: Point, to: float, then: Point, slope: float, earlier: bool = False, std: float = 0.0
-    ) -> Row:
-        """y - (sigma - to) eps - slope (eps_at - eps), with y and eps of one call ago, or of two."""
-        base = (slope - (now.sigma - to)) / now.sigma
-        state, estimate = (
-            (History.EARLIER_X, History.EARLIER_X0) if earlier else (History.PREVIOUS_X, History.PREVIOUS_X0)
-        )
-        own = -slope / at.sigma
-        return update(at, then, Past(state, 1 + base, now), Past(estimate, -base), y=own, x0=-own, std=std)
-
     def g(part: float, to: float) -> float:
         return to * (math.expm1(part * h) / (part * h) - 1)
 
@@ -94,11 +83,23 @@ def solver_rows(
         first = middle(r_1 := 1 / 2)
         return [
             euler_step(now, first.sigma, first),
-            stage(first, end, after, (now.sigma - end) / (2 * r_1), std=std),
+            stage(now, first, end, after, (now.sigma - end) / (2 * r_1), std=std),
         ]
     first, second = middle(r[0]), middle(r[1])
     return [
         euler_step(now, first.sigma, first),
-        stage(first, second.sigma, second, r[1] / r[0] * g(r[1], second.sigma)),
-        stage(second, end, after, g(1.0, end) / r[1], earlier=True, std=std),
+        stage(now, first, second.sigma, second, r[1] / r[0] * g(r[1], second.sigma)),
+        stage(now, second, end, after, g(1.0, end) / r[1], earlier=True, std=std),
     ]
+
+
+def stage(
+    now: Point, at: Point, to: float, then: Point, slope: float, earlier: bool = False, std: float = 0.0
+) -> Row:
+    """y - (sigma - to) eps - slope (eps_at - eps), with y and eps at ``now``, one call ago or, if earlier, two."""
+    base = (slope - (now.sigma - to)) / now.sigma
+    state, estimate = (
+        (History.EARLIER_X, History.EARLIER_X0) if earlier else (History.PREVIOUS_X, History.PREVIOUS_X0)
+    )
+    own = -slope / at.sigma
+    return update(at, then, Past(state, 1 + base, now), Past(estimate, -base), y=own, x0=-own, std=std)

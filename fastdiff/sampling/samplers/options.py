@@ -30,6 +30,8 @@ class Options:
     s_noise: float = 1.0
     order: int = 1
     restarts: Restarts = ()
+    rtol: float = 0.0
+    atol: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Method:
     spacing: Spacing
     takes: Mapping[str, Any] = field(default_factory=dict)
     orders: int = 1  # the highest order that there is
+    first_order: int = 1  # the lowest
 
 
 def checked(
@@ -65,6 +68,8 @@ def checked(
     options = Options(**{**method.takes, **fixed, **values})
     if options.s_tmin > options.s_tmax:
         raise FastdiffError(f"s_tmin must not be above s_tmax, got {options.s_tmin:g} and {options.s_tmax:g}")
+    if name == "dpm_adaptive" and not options.atol:
+        raise FastdiffError("atol must be above 0: where the state is 0 there is no relative error")
     return options
 
 
@@ -92,9 +97,14 @@ def _at_least_0(name: str, infinite: bool = False) -> Callable[[Any, Method], fl
 
 def _order(value: Any, method: Method) -> int:
     value = whole(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= method.orders:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or not method.first_order <= value <= method.orders
+    ):
         raise FastdiffError(
-            f"the order of {method.title} must be a whole number from 1 to {method.orders}, got {value!r}"
+            f"the order of {method.title} must be a whole number from {method.first_order} to {method.orders}, "
+            f"got {value!r}"
         )
     return value
 
@@ -123,5 +133,7 @@ _CHECKS: dict[str, Callable[[Any, Method], Any]] = {
     "s_noise": _at_least_0("s_noise"),
     "order": _order,
     "restarts": _restarts,
+    "rtol": _at_least_0("rtol"),
+    "atol": _at_least_0("atol"),
 }
 OPTIONS = tuple(_CHECKS)
