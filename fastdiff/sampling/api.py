@@ -42,7 +42,8 @@ _NUMBERS = {
     "batch_size": whole,
     **dict.fromkeys(("guidance_scale", *_GRID, *OPTIONS), number),
 }
-_OF_PLAN = ("sampler", "steps", "spacing", "guidance_scale", "sigmas", *_GRID, *OPTIONS)
+_GRID = ("spacing", "sigmas", "sigma_min", "sigma_max", "rho")
+_OF_PLAN = ("sampler", "steps", "guidance_scale", *_GRID, *OPTIONS)
 
 
 @dataclass(frozen=True, eq=False)
