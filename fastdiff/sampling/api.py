@@ -42,8 +42,7 @@ _NUMBERS = {
     "batch_size": whole,
     **dict.fromkeys(("guidance_scale", *_GRID, *OPTIONS), number),
 }
-_GRID = ("spacing", "sigmas", "sigma_min", "sigma_max", "rho")
-_OF_PLAN = ("sampler", "steps", "guidance_scale", *_GRID, *OPTIONS)
+_OF_PLAN = ("sampler", "steps", "spacing", "guidance_scale", "sigmas", *_GRID, *OPTIONS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -339,9 +338,7 @@ def sample(
         images = fastdiff.sample(model, 16, classes=3, sampler="dpmpp", steps=20, guidance_scale=2.0)
 
     The named arguments are those of :meth:`Sampler.__call__`; ``options`` are the fields of
-    :class:`Sampler`: shape, sampler, steps, guidance_scale, clip, batch_size, diffusion, predicts, time, device,
-    memory_format, optimize, precision, capture; levels by spacing, sigma_min, sigma_max, rho or sigmas; and the
-    sampler's eta, s_churn, s_tmin, s_tmax, s_noise, order, restarts, rtol, atol. Any callable f(x, t) is a model:
+    :class:`Sampler`, which also lists those of the levels and of single samplers. Any callable f(x, t) is a model:
 
         fastdiff.sample(f, 16, shape=(3, 64, 64), predicts="x0", time="sigma", sampler="heun", spacing="karras")
 
