@@ -116,6 +116,8 @@ def _missing(arguments: Sequence[Any], tokens: Sequence[str], kind: type) -> str
 
 
 def _no_choice(value: str, choices: Sequence[str]) -> str:
+    if "None" in choices:  # an option that may be left out, whose choices come in any order
+        choices = sorted(set(choices) - {"None"})
     return f"{value!r} is none of {', '.join(choices)}{nearest(value, choices)}"
 
 

@@ -61,7 +61,8 @@ class _Walk:
 
     def all_the_way(self, x: Tensor) -> Tensor:
         asked = self._asked
-        now, *_, last, clean = points(asked.levels)
+        now, *others = points(asked.levels)
+        last, clean = [now, *others][-2:]
         y_before, step = x / now.signal, FIRST
         while math.log(now.sigma / last.sigma) > _TINY:
             end = max(now.sigma * math.exp(-step), last.sigma)

@@ -80,6 +80,16 @@ def test_a_sample_is_the_same_in_any_batch_and_tolerances_set_the_error() -> Non
     assert np.isfinite(coarse.numpy()).all()
 
 
+def test_steps_and_levels_give_the_ends_alone() -> None:
+    z = torch.tensor([[0.5]], dtype=torch.float64)
+    many, one = (sampler(steps=steps)(1, noise=z, progress=False) for steps in (20, 1))
+    assert torch.equal(many, one)
+    given = {"sigmas": [80.0, 3.0, 0.02, 0.0], "sigma_min": None, "sigma_max": None}
+    torch.testing.assert_close(sampler(**given)(1, noise=z, progress=False), one, rtol=0, atol=1e-9)
+    pair = sampler(**{**given, "sigmas": [80.0, 0.0]})(1, noise=z, progress=False)
+    torch.testing.assert_close(pair, exact(z * math.hypot(1, 80), torch.tensor([80.0])), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("guided", [False, True])
 def test_a_network_with_classes(guided: bool) -> None:
     _, options = make_batch(3)

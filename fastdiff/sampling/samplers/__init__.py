@@ -119,6 +119,8 @@ def sampling_plan(
     fixed = {"variance": config.variance, "sigma_min": config.sigma_min}
     made = checked(name, SAMPLERS, options, fixed)
     if sigmas is None:
+        if name == "dpm_adaptive" and str(steps).strip() == "1":
+            steps = 2  # of which it takes the two ends
         in_steps = isinstance(process.most_steps, int)
         grid = spacing or (method.spacing if in_steps or method.spacing != "trailing" else "uniform")
         levels = make_levels(process, steps, grid, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
