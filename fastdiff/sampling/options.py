@@ -38,6 +38,8 @@ class SamplerOptions(TypedDict, total=False):
     s_tmax: float | None
     s_noise: float | None
     order: int | None
+    rtol: float | None
+    atol: float | None
     restarts: Sequence[tuple[float, float, int, int]] | None
     guidance_scale: float | None
     clip: bool
