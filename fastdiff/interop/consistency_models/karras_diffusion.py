@@ -118,7 +118,7 @@ class KarrasDenoiser:
         networks drop the same units. Song et al. 2023, algorithms 2 and 3.
         """
         if not target_model:
-            raise NotImplementedError("Must have a target model")
+            raise NotImplementedError("consistency losses compare with target_model; give it")
         cond = model_kwargs or {}
         noise = torch.randn_like(x_start) if noise is None else noise
         number = torch.randint(0, num_scales - 1, (len(x_start),), device=x_start.device)
