@@ -89,3 +89,9 @@ def test_files_stay_readable(pattern: str) -> None:
 
 def test_setup_stays_short() -> None:
     assert len((ROOT.parent / "setup.py").read_text().splitlines()) < 150
+
+
+def test_names_of_test_files_differ() -> None:
+    """pytest imports each by its name alone, and takes no second one of a name."""
+    names = [path.name for path in (ROOT.parent / "tests").rglob("test_*.py")]
+    assert names and len(names) == len(set(names))

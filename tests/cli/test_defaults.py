@@ -15,9 +15,10 @@ from fastdiff import choices
 pytest.importorskip("tyro", reason="tyro is not installed")
 
 
-def _of(kind: Any) -> tuple[Any, int]:
+def _of(kind: Any) -> tuple[Any, int | None]:
     default = {f.name: f.default for f in fields(kind)}
-    return default.get("sampler"), int(default["steps"])
+    steps = default["steps"]
+    return default.get("sampler"), None if steps is None else int(steps)
 
 
 def test_the_options_are_of_one_place() -> None:
@@ -27,9 +28,18 @@ def test_the_options_are_of_one_place() -> None:
     from fastdiff.cli.interpolate import Interpolate
     from fastdiff.cli.sample import Sample
 
-    assert _of(Sample) == _of(Evaluate) == _of(fastdiff.Sampler) == (choices.SAMPLER, choices.STEPS)
+    assert _of(Sample) == _of(Evaluate) == _of(fastdiff.Sampler) == (None, None)  # the model's usual ones
     assert _of(Inpaint) == (choices.INPAINT_SAMPLER, choices.INPAINT_STEPS)
     assert _of(Encode) == _of(Interpolate) == (None, choices.INVERSION_STEPS)
+
+
+def test_usual_sampling() -> None:
+    usual = choices.usual_sampling
+    assert usual(None, None, consistent=False) == (choices.SAMPLER, choices.STEPS) == ("dpmpp", 20)
+    assert usual(None, None, consistent=True) == ("consistency", 2)
+    assert usual("heun", None, consistent=True) == ("heun", 20)
+    assert usual("sample_lcm", None, consistent=False) == ("sample_lcm", 2)
+    assert usual(None, 4, consistent=True) == ("consistency", 4)
 
 
 def test_samples(command, checkpoints, tmp_path) -> None:
