@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 # sampling/samplers has a method for each.
 SamplerName = Literal[
@@ -47,7 +47,7 @@ SAMPLER_ALIASES: dict[str, SamplerName] = {
 }
 
 
-_IN_FEW_STEPS = ("consistency", "lcm")
+IN_FEW_STEPS = ("consistency", "lcm")
 
 
 def canonical_sampler(name: str) -> str:
@@ -57,12 +57,23 @@ def canonical_sampler(name: str) -> str:
     return plain if plain in get_args(SamplerName) else name
 
 
-def usual_sampling(sampler: str | None, steps: int | str | None, consistent: bool) -> tuple[str, int | str]:
-    """Sampler and steps, where they are None the usual ones of the model: of a consistent one its own."""
+class Usual(NamedTuple):
+    """What is done where neither sampler nor steps are given: in ``few`` steps with a model of few steps."""
+
+    sampler: str
+    steps: int
+    few: int
+
+
+def usual_sampling(
+    sampler: str | None, steps: int | str | None, consistent: bool, usual: Usual | None = None
+) -> tuple[str, int | str]:
+    """Sampler and steps, where they are None the usual ones (``SAMPLING``) or, of a consistent model, its own."""
+    usual = usual or SAMPLING
     if sampler is None:
-        sampler = CONSISTENT_SAMPLER if consistent else SAMPLER
+        sampler = CONSISTENT_SAMPLER if consistent else usual.sampler
     if steps is None:
-        steps = CONSISTENT_STEPS if canonical_sampler(sampler) in _IN_FEW_STEPS else STEPS
+        steps = usual.few if canonical_sampler(sampler) in IN_FEW_STEPS else usual.steps
     return sampler, steps
 
 
@@ -85,9 +96,11 @@ Pairs = Literal["halving", "doubling", "grid"]  # of levels, in consistency trai
 SAMPLER, STEPS = "dpmpp", 20  # DPM-Solver++ 2M: as good as the others with 50 and more (docs/evaluation.md)
 # Those of a model that gives the image in one call: a second one mends what the first has blurred.
 CONSISTENT_SAMPLER, CONSISTENT_STEPS = "consistency", 2
+SAMPLING = Usual(SAMPLER, STEPS, CONSISTENT_STEPS)
 # Noise in the steps lets known and filled parts adapt to each other.
-INPAINT_SAMPLER, INPAINT_STEPS = "ancestral", 50
-INVERSION_SAMPLER, INVERSION_STEPS = "ddim", 50  # the one that can be reversed: encode, interpolate
+INPAINTING = Usual("ancestral", 50, 10)
+# The one that can be reversed, for encoding and interpolation; one call of a consistency model draws no noise.
+INVERSION = Usual("ddim", 50, 1)
 
 # Parameters of the decision model that the subjects of a group share, as in HDDM: one subject hardly tells them.
 SHARED = ("sv", "sz", "st0", "p_outlier")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 import fastdiff
-from fastdiff.choices import INVERSION_SAMPLER, INVERSION_STEPS
+from fastdiff.choices import INVERSION
 from fastdiff.cli.options import (
     BatchSize,
     Checkpoint,
@@ -47,7 +47,7 @@ class Encode:
     weights: Weights = None
     fit: FitTo = None
     class_name: ClassName = None
-    steps: Steps = str(INVERSION_STEPS)
+    steps: Steps = str(INVERSION.steps)
     batch_size: BatchSize = 16
     out: Out = Path("out")
     device: Device = "auto"
@@ -65,7 +65,7 @@ class Encode:
         label = one_class(model, self.checkpoint, self.class_name)
         images = from_uint8(torch.from_numpy(pixels))
         options: dict[str, Any] = {
-            "sampler": INVERSION_SAMPLER,
+            "sampler": INVERSION.sampler,
             "steps": self.steps,
             "batch_size": self.batch_size,
         }
@@ -78,7 +78,7 @@ class Encode:
         rmse = (127.5 * (again - images)).square().mean(dim=(1, 2, 3)).sqrt().numpy()
         self._write(pixels, fastdiff.to_uint8(again).numpy(), latents.numpy(), rmse)
         print(f"device     {device_name(self.device)}")
-        print(f"encoded    {len(images)} images in {self.steps} steps of {INVERSION_SAMPLER}")
+        print(f"encoded    {len(images)} images in {self.steps} steps of {INVERSION.sampler}")
         print(
             f"error      {rmse.mean():.2f} grey levels of 255 (root mean square of an image; at most {rmse.max():.2f})"
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 import fastdiff
-from fastdiff.choices import INPAINT_SAMPLER, INPAINT_STEPS, SamplerName
+from fastdiff.choices import INPAINTING, usual_sampling
 from fastdiff.cli.options import (
     BatchSize,
     Checkpoint,
@@ -18,10 +18,11 @@ from fastdiff.cli.options import (
     Count,
     Device,
     FitTo,
+    InpaintSampler,
+    InpaintSteps,
     Out,
     Preset,
     Progress,
-    Steps,
     Weights,
 )
 from fastdiff.cli.shared import check_folder, enough_memory, free_weights, load_denoiser, one_class
@@ -53,9 +54,8 @@ class Inpaint:
     weights: Weights = None
     n: Count = 7
     """Number of completions of each image."""
-    sampler: SamplerName = INPAINT_SAMPLER
-    """Sampling method; "ancestral" adds noise at each step, which blends known and filled parts."""
-    steps: Steps = str(INPAINT_STEPS)
+    sampler: InpaintSampler = None
+    steps: InpaintSteps = None
     repeats: int | None = None
     """Times each step is made; more fit the known pixels better. Default: 5, or 1 for samplers without noise."""
     class_name: ClassName = None
@@ -88,7 +88,8 @@ class Inpaint:
             "progress": self.progress,
         }
         known = from_uint8(torch.from_numpy(images))
-        sampling = {"sampler": self.sampler, "steps": self.steps, "batch_size": self.batch_size}
+        sampler, steps = usual_sampling(self.sampler, self.steps, model.diffusion.is_consistent, INPAINTING)
+        sampling: dict[str, Any] = {"sampler": sampler, "steps": steps, "batch_size": self.batch_size}
         fastdiff.Sampler(model, **sampling)  # checks them, before anything is made
         check_folder(self.out, FILES)
         free_weights(model)

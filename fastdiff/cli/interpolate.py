@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 import fastdiff
-from fastdiff.choices import INVERSION_SAMPLER, INVERSION_STEPS
+from fastdiff.choices import INVERSION, usual_sampling
 from fastdiff.cli.options import (
     BatchSize,
     Checkpoint,
@@ -18,10 +18,10 @@ from fastdiff.cli.options import (
     Count,
     Device,
     FitTo,
+    InversionSteps,
     Out,
     Preset,
     Progress,
-    Steps,
     Weights,
 )
 from fastdiff.cli.shared import check_folder, enough_memory, free_weights, load_denoiser, one_class
@@ -54,7 +54,7 @@ class Interpolate:
     """Number of images in a row, both ends included."""
     fit: FitTo = None
     class_name: ClassName = None
-    steps: Steps = str(INVERSION_STEPS)
+    steps: InversionSteps = None
     batch_size: BatchSize = 16
     out: Out = Path("out")
     device: Device = "auto"
@@ -74,11 +74,8 @@ class Interpolate:
             raise FastdiffError(
                 f"give at least two {what} and --n 2, got {len(ends)} {what} and n = {self.n}"
             )
-        options: dict[str, Any] = {
-            "sampler": INVERSION_SAMPLER,
-            "steps": self.steps,
-            "batch_size": self.batch_size,
-        }
+        sampler, steps = usual_sampling(None, self.steps, model.diffusion.is_consistent, INVERSION)
+        options: dict[str, Any] = {"sampler": sampler, "steps": steps, "batch_size": self.batch_size}
         fastdiff.Sampler(model, **options)  # checks them, before anything is made
         label = one_class(model, self.checkpoint, self.class_name)
         check_folder(self.out, FILES)

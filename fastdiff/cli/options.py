@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from fastdiff.choices import CONSISTENT_SAMPLER, CONSISTENT_STEPS, SAMPLER, STEPS, SamplerName, Spacing
+from fastdiff.choices import (
+    CONSISTENT_SAMPLER,
+    IN_FEW_STEPS,
+    INPAINTING,
+    INVERSION,
+    SAMPLING,
+    SamplerName,
+    Spacing,
+    Usual,
+)
 
 Checkpoint = Annotated[
     str,
@@ -48,18 +57,29 @@ _STEPS_ARE = (
     'Number of sampling steps; for ancestral and ddim also "ddim50" or counts per section,'
     ' such as "90,60,20,20".'
 )
-Steps = Annotated[str, arg(aliases=["-s"], help=_STEPS_ARE)]
-UsualSteps = Annotated[
-    str | None,
-    arg(aliases=["-s"], help=f"{_STEPS_ARE} Default: {STEPS}, of consistency and lcm {CONSISTENT_STEPS}."),
-]
-UsualSampler = Annotated[
-    SamplerName | None,
-    arg(
-        help=f"Sampling method. Default: {SAMPLER}, DPM-Solver++ 2M; of models trained for few steps, "
+
+
+def _steps(usual: Usual) -> Any:
+    few = " and ".join(IN_FEW_STEPS)
+    return arg(aliases=["-s"], help=f"{_STEPS_ARE} Default: {usual.steps}, of {few} {usual.few}.")
+
+
+def _sampler(usual: Usual, why: str) -> Any:
+    return arg(
+        help=f"Sampling method. Default: {usual.sampler}, {why}; of models trained for few steps, "
         f"{CONSISTENT_SAMPLER}."
-    ),
+    )
+
+
+Steps = Annotated[str, arg(aliases=["-s"], help=_STEPS_ARE)]
+UsualSteps = Annotated[str | None, _steps(SAMPLING)]
+UsualSampler = Annotated[SamplerName | None, _sampler(SAMPLING, "DPM-Solver++ 2M")]
+InpaintSteps = Annotated[str | None, _steps(INPAINTING)]
+InpaintSampler = Annotated[
+    SamplerName | None,
+    _sampler(INPAINTING, "which adds noise at each step and so blends known and filled parts"),
 ]
+InversionSteps = Annotated[str | None, _steps(INVERSION)]
 Eta = Annotated[
     float | None,
     arg(

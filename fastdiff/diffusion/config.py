@@ -109,3 +109,10 @@ class DiffusionConfig:
         usual = {"parametrisation": "discrete", "few_steps": False}
         kind = {name: getattr(self, name) for name, value in usual.items() if getattr(self, name) != value}
         return kind | {name: getattr(self, name) for name in _APPLIES[self.parametrisation]}
+
+
+def is_consistent(model: Any, diffusion: Any = None) -> bool:
+    """True if a model, by its own diffusion or the config or process given, gives x_0 from any level in one call."""
+    about = getattr(model, "diffusion", None) if diffusion is None else diffusion
+    config = getattr(about, "config", about)
+    return isinstance(config, DiffusionConfig) and config.is_consistent

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fastdiff.choices import INVERSION_SAMPLER, INVERSION_STEPS, SamplerOrAlias, Spacing, usual_sampling
+from fastdiff.choices import INVERSION, SamplerOrAlias, Spacing, usual_sampling
 from fastdiff.diffusion.config import DiffusionConfig, Prediction
 from fastdiff.diffusion.continuous import make_process
 from fastdiff.diffusion.process import Model, Process
@@ -375,8 +375,8 @@ def encode(
 
     See :meth:`Sampler.encode`; ``options`` are the fields of :class:`Sampler`, "ddim" with 50 steps if not given.
     """
-    options.setdefault("sampler", INVERSION_SAMPLER)
-    options.setdefault("steps", INVERSION_STEPS)
+    options.setdefault("sampler", "ddim")
+    options.setdefault("steps", INVERSION.steps)
     with Sampler(model, **options) as sampler:
         return sampler.encode(images, classes=classes, cond=cond, progress=progress)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastdiff.choices import INVERSION_SAMPLER, INVERSION_STEPS
+from fastdiff.choices import INVERSION, usual_sampling
+from fastdiff.diffusion.config import is_consistent
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import sample_seeds
@@ -62,7 +63,8 @@ def interpolate(
         first, last: images [C,H,W] in [-1, 1]; or random seeds, each that of ``sample(model, 1, seed=first)``.
         n: number of images, both ends included, at least 2.
         classes: the class of all, for a class-conditional model.
-        options: fields of ``Sampler``; "ddim" with 50 steps if not given, which images need.
+        options: fields of ``Sampler``; if not given "ddim" with 50 steps, which images need; for a model of few steps,
+            between seeds, "consistency" with 1.
 
     Raises:
         FastdiffError: images of different shapes, n below 2, a sampler that cannot be reversed or draws noise.
@@ -70,9 +72,12 @@ def interpolate(
     n = whole(n)
     if not isinstance(n, int) or n < 2:
         raise FastdiffError(f"n must be at least 2, the two ends, got {n!r}")
-    options.setdefault("sampler", INVERSION_SAMPLER)
-    options.setdefault("steps", INVERSION_STEPS)
-    with Sampler(model, **options) as sampler:
+    given: Any = options
+    consistent = is_consistent(model, given.get("diffusion"))
+    given["sampler"], given["steps"] = usual_sampling(
+        given.get("sampler"), given.get("steps"), consistent, INVERSION
+    )
+    with Sampler(model, **given) as sampler:
         latents = _latents(sampler, whole(first), whole(last), classes, progress)
         between = slerp(latents[0], latents[1], torch.linspace(0, 1, n))
         return sampler(n, classes=classes, noise=between, progress=progress)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from fastdiff.choices import INPAINT_SAMPLER, INPAINT_STEPS
+from fastdiff.choices import INPAINTING, usual_sampling
+from fastdiff.diffusion.config import is_consistent
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.api import Sampler
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _CALL = (REQUEST_ARGUMENTS - {"condition"}) | {"progress"}
 # Noise in the steps, and repeated steps, let the unknown pixels adapt to the known ones: docs/conditional_sampling.md.
-_DEFAULTS: dict[str, Any] = {"sampler": INPAINT_SAMPLER, "steps": INPAINT_STEPS}
 REPEATS = 5
 
 
@@ -46,7 +46,7 @@ def inpaint(
         repeats: number of times each step is made, see :class:`~.conditions.Inpaint`. More repeats
             need as many times the model calls and have less bias. None: 5 if the sampler can repeat steps, else 1.
         options: the named arguments of ``fastdiff.sample`` (classes, seed, seeds, noise, cond, progress) and the fields
-            of ``Sampler``; "ancestral" with 50 steps if not given.
+            of ``Sampler``; if not given "ancestral" with 50 steps, for a model of few steps "consistency" with 10.
 
     Raises:
         FastdiffError: an image or mask of another size, with NaN, or out of range; a mask with other values than
@@ -107,7 +107,9 @@ def _sampler(model: Model, options: Any) -> tuple[Sampler, dict[str, Any]]:
     """The sampler for these options, and the remaining options for its call."""
     fields = {name: value for name, value in options.items() if name not in _CALL}
     call = {name: value for name, value in options.items() if name in _CALL}
-    return Sampler(model, **(_DEFAULTS | fields)), call
+    consistent = is_consistent(model, fields.get("diffusion"))
+    sampler, steps = usual_sampling(fields.get("sampler"), fields.get("steps"), consistent, INPAINTING)
+    return Sampler(model, **{**fields, "sampler": sampler, "steps": steps}), call
 
 
 def _check_range(known: Tensor) -> None:

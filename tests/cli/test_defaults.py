@@ -29,8 +29,8 @@ def test_the_options_are_of_one_place() -> None:
     from fastdiff.cli.sample import Sample
 
     assert _of(Sample) == _of(Evaluate) == _of(fastdiff.Sampler) == (None, None)  # the model's usual ones
-    assert _of(Inpaint) == (choices.INPAINT_SAMPLER, choices.INPAINT_STEPS)
-    assert _of(Encode) == _of(Interpolate) == (None, choices.INVERSION_STEPS)
+    assert _of(Inpaint) == (None, None)
+    assert _of(Interpolate) == (None, None) and _of(Encode) == (None, choices.INVERSION.steps)
 
 
 def test_usual_sampling() -> None:
@@ -40,6 +40,9 @@ def test_usual_sampling() -> None:
     assert usual("heun", None, consistent=True) == ("heun", 20)
     assert usual("sample_lcm", None, consistent=False) == ("sample_lcm", 2)
     assert usual(None, 4, consistent=True) == ("consistency", 4)
+    assert usual(None, None, False, choices.INPAINTING) == ("ancestral", 50)
+    assert usual(None, None, True, choices.INPAINTING) == ("consistency", 10)
+    assert usual(None, None, False, choices.INVERSION) == ("ddim", 50)
 
 
 def test_samples(command, checkpoints, tmp_path) -> None:

@@ -123,7 +123,7 @@ def test_ancestral_sampling_follows_the_moment_recursion(kind) -> None:
     assert (mean, var) == pytest.approx((MEAN, STD**2), abs=0.05)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["edm", "flow"])
 def test_encode_then_decode(kind) -> None:
     images = torch.linspace(-1, 1, 9, dtype=torch.float64).reshape(3, 3)
     errors = []

@@ -133,3 +133,24 @@ def test_samplers_and_commands_take_its_few_steps(teacher: dict[str, Any], tmp_p
     with np.load(tmp_path / "out" / "samples.npz") as written:
         expected = fastdiff.sample(model, 2, classes=[0, 1], sampler="consistency", steps=2, progress=False)
         assert np.array_equal(written["arr_0"], fastdiff.to_uint8(expected).numpy())
+
+
+def test_what_else_is_done_with_it(teacher: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    """It fills in and interpolates by its own sampler, says which samplers misread it, and is not reversed."""
+    path = train(TrainConfig(**teacher, steps=1)).model
+    model, quiet = fastdiff.load(path), {"classes": 1, "progress": False}
+    image, mask = torch.zeros(1, 8, 8), torch.ones(8, 8)
+    mask[:4] = 0
+    named = fastdiff.inpaint(model, image, mask, sampler="consistency", steps=10, **quiet)
+    assert torch.equal(fastdiff.inpaint(model, image, mask, **quiet), named)
+    assert named[0, 0, :4].eq(0).all()
+    ends = [fastdiff.sample(model, 1, steps=1, seed=seed, **quiet) for seed in (3, 7)]
+    row = fastdiff.interpolate(model, 3, 7, 3, **quiet)
+    torch.testing.assert_close(row[[0, 2]], torch.cat(ends), atol=1e-5, rtol=1e-5)
+    assert not caplog.messages
+    fastdiff.sample(model, 1, sampler="dpmpp", steps=2, **quiet)
+    assert "'consistency' samples it better" in caplog.text
+    with pytest.raises(
+        FastdiffError, match="no path from an image to its noise; encode with the model that it"
+    ):
+        fastdiff.encode(model, image[None], steps=4, **quiet)

@@ -6,13 +6,14 @@ checkers and the command line, in ``fastdiff.choices.SamplerName``.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fastdiff.choices import SAMPLER_ALIASES, SamplerName, Spacing, canonical_sampler
+from fastdiff.choices import IN_FEW_STEPS, SAMPLER_ALIASES, SamplerName, Spacing, canonical_sampler
 from fastdiff.diffusion.process import Process
 from fastdiff.errors import FastdiffError, nearest
 from fastdiff.sampling.levels import levels_of, make_levels
@@ -39,6 +40,8 @@ from fastdiff.sampling.samplers.options import Options as Options
 _CHURN = {"s_churn": 0.0, "s_tmin": 0.0, "s_tmax": float("inf"), "s_noise": 1.0}
 _SDE = {"eta": 1.0, "s_noise": 1.0}
 _sde = dpmpp_sde_multistep
+
+_LOG = logging.getLogger(__name__)
 
 # Karras spacing lands closest to the exact ODE solution at 20 to 50 calls, for linear and cosine schedules
 # (measured with the exact denoiser of 3000 Fashion-MNIST images).
@@ -116,7 +119,15 @@ def sampling_plan(
         raise FastdiffError(
             "sampler 'consistency' is for consistency models, and this is a diffusion model; 'dpmpp' samples it"
         )
-    fixed = {"variance": config.variance, "sigma_min": config.sigma_min}
+    if config.is_consistent and name not in IN_FEW_STEPS:
+        _LOG.warning(
+            "sampler %r takes the model's x_0 for a mean of all possible images, and this model was trained to give "
+            "one of them: 'consistency' samples it better",
+            name,
+        )
+    # Where a consistency model returns its input, whatever its weights are.
+    lowest = config.sigma_min if config.parametrisation == "consistency" else 0.0
+    fixed = {"variance": config.variance, "sigma_min": lowest}
     made = checked(name, SAMPLERS, options, fixed)
     if sigmas is None:
         if name == "dpm_adaptive" and str(steps).strip() == "1":
@@ -150,8 +161,13 @@ def encoding_plan(process: Process, *, steps: int | str, guidance_scale: float |
     ``ddim_reverse_sample``, so that S levels are S - 1 calls.
 
     Raises:
-        FastdiffError: fewer than two steps, or steps that do not fit.
+        FastdiffError: fewer than two steps, or steps that do not fit; a model that was trained for few steps.
     """
+    if process.config.is_consistent:
+        raise FastdiffError(
+            "a model that was trained for few steps has no path from an image to its noise; encode with the model that "
+            "it was made from"
+        )
     levels = make_levels(process, steps).up()
     if levels.steps < 1:
         raise FastdiffError(f"encoding needs at least 2 steps, got {steps!r}")
