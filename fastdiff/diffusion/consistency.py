@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -67,10 +68,7 @@ class LevelPairs:
             stage = 1 + math.floor(HALVINGS * progress)
             n = 1 + 8 * torch.sigmoid(-sigma)
             return sigma, (sigma * (1 - n / 2**stage)).clamp(min=0)
-        grid = torch.from_numpy(
-            karras_sigmas(self.grid_size(progress), self.sigma_min, self.sigma_max, self.rho)
-        )
-        grid = grid.to(sigma.device).flip(0)  # rising
+        grid = _rising(self.grid_size(progress), self.sigma_min, self.sigma_max, self.rho, sigma.device)
         above = torch.searchsorted(grid, sigma).clamp(1, len(grid) - 1)
         return grid[above], grid[above - 1]
 
@@ -80,6 +78,12 @@ class LevelPairs:
             return self.levels
         stages = int(math.log2(MOST // FEWEST)) + 1
         return min(FEWEST * 2 ** math.floor(stages * progress), MOST) + 1
+
+
+@functools.lru_cache(maxsize=4)
+def _rising(points: int, low: float, high: float, rho: float, device: torch.device) -> Tensor:
+    """Karras's grid from the lowest level up, on a device; kept, since a stage of a run asks for it at each step."""
+    return torch.from_numpy(karras_sigmas(points, low, high, rho)[::-1].copy()).to(device)
 
 
 def consistency_losses(

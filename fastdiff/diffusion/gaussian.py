@@ -147,6 +147,8 @@ class GaussianDiffusion(Process):
             "recip_sqrt_alphas_bar": np.sqrt(1 / alphas_bar),
             "sigmas": np.sqrt(1 / alphas_bar - 1),
         }
+        logs = np.log(self._tables["sigmas"])
+        self._tables["between"] = np.exp((logs[1:] + logs[:-1]) / 2)  # ends of the steps' neighbourhoods
         self._cache: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
         self.betas = torch.from_numpy(betas)
         self.alphas_bar = torch.from_numpy(alphas_bar)
@@ -247,11 +249,10 @@ class GaussianDiffusion(Process):
         return Moments(mean, variance, self._at("posterior_log_variance_clipped", t, x_t))
 
     def sigmas(self, t: Tensor) -> Tensor:
-        return torch.from_numpy(self._tables["sigmas"]).to(t.device)[t]
+        return self._table("sigmas", t.device)[t]
 
     def nearest(self, sigma: Tensor) -> Tensor:
-        logs = torch.from_numpy(np.log(self._tables["sigmas"])).to(sigma.device)
-        return torch.searchsorted((logs[1:] + logs[:-1]) / 2, torch.log(sigma.double()))
+        return torch.searchsorted(self._table("between", sigma.device), sigma.double())
 
     # --- what a model's output means ----------------------------------------------------------------------
 
@@ -316,6 +317,13 @@ class GaussianDiffusion(Process):
             low = self._at("posterior_log_variance_clipped", t, x)
             v = fraction * self._at("log_betas", t, x) + (1 - fraction) * low
         return v.exp(), v
+
+    def _table(self, name: str, device: torch.device) -> Tensor:
+        """A table in float64 on a device, to which it is copied once."""
+        key = (name, device, torch.float64)
+        if key not in self._cache:
+            self._cache[key] = torch.from_numpy(self._tables[name]).to(device)
+        return self._cache[key]
 
     def _at(self, name: str, t: Tensor, like: Tensor) -> Tensor:
         """table[t] shaped [N,1,...,1] to broadcast against ``like``, on its device."""

@@ -70,7 +70,7 @@ class Sampler:
     sigma_min: float | None = None  # ends of a grid by sigma; None = those of the process, 80 at most
     sigma_max: float | None = None
     rho: float | None = None  # exponent of the grid; None = 7, and 1 for "polyexponential"
-    # all levels, descending to 0: in place of steps and spacing
+    # All levels, descending to 0: in place of steps and spacing
     sigmas: Sequence[float] | Tensor | None = None
     eta: float | None = None  # noise of the steps: 0 = none, 1 = as ancestral; None = the sampler's own
     # Noise that "euler", "heun" and "dpm_2" add before their steps, over the run; None = 0.
@@ -78,9 +78,8 @@ class Sampler:
     s_tmin: float | None = None  # churn at sigmas from s_tmin
     s_tmax: float | None = None  # to s_tmax only
     s_noise: float | None = None  # factor of all noise in the steps; None = 1
-    order: int | None = (
-        None  # of "lms", "unipc", "deis", "ipndm", "pndm", "dpm_adaptive"; None = the sampler's own
-    )
+    # Order of "lms", "unipc", "deis", "ipndm", "pndm" and "dpm_adaptive"; None = the sampler's own.
+    order: int | None = None
     rtol: float | None = None  # errors that a step of "dpm_adaptive" may have, relative and absolute
     atol: float | None = None
     restarts: Sequence[tuple[float, float, int, int]] | None = None  # (sigma_min, sigma_max, times, steps)

@@ -66,7 +66,7 @@ class Consistency(Denoising):
         return found[:, None]
 
     def _on(self, device: torch.device) -> tuple[Process, UNet] | None:
-        if self._teacher is not None:
+        if self._teacher is not None and next(self._teacher[1].parameters()).device != device:
             self._teacher[1].to(device)
         return self._teacher
 
