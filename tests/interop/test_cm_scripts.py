@@ -5,9 +5,6 @@ One after another, each on what the one before has written: train an EDM model, 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from script_runner import flags, run_script
 
 import fastdiff
 from fastdiff import DiffusionConfig
 
 pytestmark = pytest.mark.xdist_group("cm_scripts")  # they share what the first of them trains
-SCRIPTS = Path(__file__).parent / "scripts"
 MODEL = {
     "image_size": 16,
     "num_channels": 32,
@@ -33,12 +30,7 @@ MODEL = {
 
 
 def run(script: str, logdir: Path, **options: object) -> str:
-    words = [word for name, value in {**MODEL, **options}.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "fastdiff", "run", str(SCRIPTS / f"{script}.py"), *words]
-    environment = {**os.environ, "OPENAI_LOGDIR": str(logdir), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return done.stdout
+    return run_script(script, *flags(**{**MODEL, **options}), logdir=logdir)
 
 
 @pytest.fixture(scope="module")

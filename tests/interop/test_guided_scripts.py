@@ -6,25 +6,18 @@ Then two processes under torchrun.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from script_runner import flags, run_script
 
 from fastdiff.interop.guided_diffusion import image_datasets, logger, script_util
 from fastdiff.interop.guided_diffusion.train_util import parse_resume_step_from_filename
 
 pytestmark = pytest.mark.xdist_group("guided_scripts")  # they share what the first of them trains
-SCRIPTS = Path(__file__).parent / "scripts"
-
-
-def _flags(**options: object) -> list[str]:
-    return [word for name, value in options.items() for word in (f"--{name}", str(value))]
 
 
 SMALL = {
@@ -34,21 +27,10 @@ SMALL = {
     "attention_resolutions": 8,
     "learn_sigma": True,
 }
-MODEL = _flags(image_size=64, **SMALL)
-PROCESS = _flags(diffusion_steps=20, noise_schedule="cosine")
-SR = _flags(large_size=64, small_size=16, **SMALL, diffusion_steps=30, timestep_respacing=2)
-CLASSIFIER = _flags(image_size=64, classifier_width=64, classifier_depth=1)
-
-
-def _run(script: str, *arguments: str, logdir: Path, processes: int = 1) -> str:
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"] + [str(processes)]
-    command = [*launcher, "-m", "fastdiff", "run", str(SCRIPTS / f"{script}.py"), *arguments]
-    environment = {**os.environ, "OPENAI_LOGDIR": str(logdir), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return done.stdout
+MODEL = flags(image_size=64, **SMALL)
+PROCESS = flags(diffusion_steps=20, noise_schedule="cosine")
+SR = flags(large_size=64, small_size=16, **SMALL, diffusion_steps=30, timestep_respacing=2)
+CLASSIFIER = flags(image_size=64, classifier_width=64, classifier_depth=1)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +48,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps of image_train."""
     folder = tmp_path_factory.mktemp("trained")
-    options = _flags(batch_size=2, microbatch=1, lr_anneal_steps=2, save_interval=2, log_interval=1)
-    options += _flags(schedule_sampler="loss-second-moment", ema_rate="0.9,0.99")
-    _run("image_train", "--data_dir", str(images), *options, *MODEL, *PROCESS, logdir=folder)
+    options = flags(batch_size=2, microbatch=1, lr_anneal_steps=2, save_interval=2, log_interval=1)
+    options += flags(schedule_sampler="loss-second-moment", ema_rate="0.9,0.99")
+    run_script("image_train", "--data_dir", str(images), *options, *MODEL, *PROCESS, logdir=folder)
     return folder
 
 
@@ -81,9 +63,9 @@ def test_image_train_writes_what_the_original_does(trained: Path) -> None:
 
 
 def test_training_resumes(trained: Path, images: Path, tmp_path: Path) -> None:
-    options = _flags(batch_size=2, lr_anneal_steps=4, save_interval=5, log_interval=1, ema_rate="0.9,0.99")
+    options = flags(batch_size=2, lr_anneal_steps=4, save_interval=5, log_interval=1, ema_rate="0.9,0.99")
     resume = ["--resume_checkpoint", str(trained / "model000002.pt")]
-    printed = _run(
+    printed = run_script(
         "image_train", "--data_dir", str(images), *options, *resume, *MODEL, *PROCESS, logdir=tmp_path
     )
     assert "loading EMA" in printed and "loading optimizer state" in printed
@@ -92,7 +74,7 @@ def test_training_resumes(trained: Path, images: Path, tmp_path: Path) -> None:
 
 def test_image_sample(trained: Path, tmp_path: Path) -> None:
     model = ["--model_path", str(trained / "ema_0.9_000002.pt")]
-    _run("image_sample", *model, "--timestep_respacing", "3", *MODEL, *PROCESS, logdir=tmp_path)
+    run_script("image_sample", *model, "--timestep_respacing", "3", *MODEL, *PROCESS, logdir=tmp_path)
     arrays = np.load(tmp_path / "samples_4x64x64x3.npz")
     assert arrays["arr_0"].shape == (4, 64, 64, 3) and arrays["arr_0"].dtype == np.uint8
     assert arrays["arr_0"].std() > 5
@@ -100,7 +82,7 @@ def test_image_sample(trained: Path, tmp_path: Path) -> None:
 
 def test_image_sample_by_ddim_in_two_processes(trained: Path, tmp_path: Path) -> None:
     model = ["--model_path", str(trained / "model000002.pt"), "--use_ddim", "True"]
-    _run(
+    run_script(
         "image_sample",
         *model,
         "--timestep_respacing",
@@ -115,41 +97,43 @@ def test_image_sample_by_ddim_in_two_processes(trained: Path, tmp_path: Path) ->
 
 @pytest.mark.proof
 def test_image_train_in_two_processes(images: Path, tmp_path: Path) -> None:
-    options = _flags(batch_size=1, lr_anneal_steps=2, save_interval=5, log_interval=1)
-    _run("image_train", "--data_dir", str(images), *options, *MODEL, *PROCESS, logdir=tmp_path, processes=2)
+    options = flags(batch_size=1, lr_anneal_steps=2, save_interval=5, log_interval=1)
+    run_script(
+        "image_train", "--data_dir", str(images), *options, *MODEL, *PROCESS, logdir=tmp_path, processes=2
+    )
     assert (tmp_path / "model000002.pt").exists()
     assert "samples" in (tmp_path / "progress.csv").read_text()
 
 
 def test_image_nll(trained: Path, images: Path, tmp_path: Path) -> None:
     model = ["--model_path", str(trained / "model000002.pt"), "--timestep_respacing", "4"]
-    printed = _run("image_nll", "--data_dir", str(images), *model, *MODEL, *PROCESS, logdir=tmp_path)
+    printed = run_script("image_nll", "--data_dir", str(images), *model, *MODEL, *PROCESS, logdir=tmp_path)
     assert "bpd=" in printed and np.load(tmp_path / "vb_terms.npz")["arr_0"].shape == (4,)
 
 
 def test_classifier_train_and_sample(trained: Path, images: Path, tmp_path: Path) -> None:
-    _run(
+    run_script(
         "classifier_train",
         "--data_dir",
         str(images),
         *CLASSIFIER,
-        *_flags(diffusion_steps=30),
+        *flags(diffusion_steps=30),
         logdir=tmp_path,
     )
     assert "train_loss_q" in (tmp_path / "progress.csv").read_text()
     guided = ["--model_path", str(trained / "model000002.pt"), "--classifier_scale", "3.0"]
     guided += ["--classifier_path", str(tmp_path / "model000002.pt"), "--timestep_respacing", "2"]
-    _run("classifier_sample", *guided, *CLASSIFIER, *MODEL, *PROCESS, logdir=tmp_path)
+    run_script("classifier_sample", *guided, *CLASSIFIER, *MODEL, *PROCESS, logdir=tmp_path)
     arrays = np.load(tmp_path / "samples_2x64x64x3.npz")
     assert arrays["arr_1"].shape == (2,)
 
 
 def test_super_res_train_and_sample(images: Path, tmp_path: Path) -> None:
-    options = _flags(batch_size=1, lr_anneal_steps=2, save_interval=5)
-    _run("super_res_train", "--data_dir", str(images), *options, *SR, logdir=tmp_path)
+    options = flags(batch_size=1, lr_anneal_steps=2, save_interval=5)
+    run_script("super_res_train", "--data_dir", str(images), *options, *SR, logdir=tmp_path)
     np.savez(tmp_path / "base.npz", np.zeros((2, 16, 16, 3), np.uint8))
     base = ["--base_samples", str(tmp_path / "base.npz"), "--model_path", str(tmp_path / "model000002.pt")]
-    _run("super_res_sample", *base, *SR, logdir=tmp_path)
+    run_script("super_res_sample", *base, *SR, logdir=tmp_path)
     assert np.load(tmp_path / "samples_2x64x64x3.npz")["arr_0"].shape == (2, 64, 64, 3)
 
 
