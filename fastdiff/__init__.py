@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from fastdiff.sampling.conditions import Guide as Guide
     from fastdiff.sampling.conditions import Inpaint as Inpaint
     from fastdiff.sampling.interpolate import interpolate as interpolate
+    from fastdiff.sampling.progress import Progress as Progress
     from fastdiff.sampling.restoration import denoise as denoise
     from fastdiff.sampling.restoration import inpaint as inpaint
     from fastdiff.zoo import PRESETS as PRESETS
@@ -71,6 +72,7 @@ _HOME = {
     "cascade": "sampling.cascade",
     "upsample": "sampling.cascade",
     "interpolate": "sampling.interpolate",
+    "Progress": "sampling.progress",
     "Denoise": "sampling.conditions",
     "Guide": "sampling.conditions",
     "Inpaint": "sampling.conditions",

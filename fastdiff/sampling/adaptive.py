@@ -14,6 +14,7 @@ from torch import Tensor
 from fastdiff.diffusion.process import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.plan import Adaptive, History, Plan, Row, make_plan
+from fastdiff.sampling.progress import OnStep
 from fastdiff.sampling.samplers.dpm_solver import solver_rows, stage
 from fastdiff.sampling.samplers.points import Point, euler_step, point_at, points
 from fastdiff.sampling.step import make_step
@@ -32,7 +33,7 @@ def run_adaptive(
     null_class: int | None,
     clip: bool,
     check: Callable[[Tensor, Plan, int], None],
-    on_step: Callable[[], object] | None,
+    on_step: OnStep | None,
 ) -> Tensor:
     """x [N,C,*] from the first level to the clean image, sample by sample.
 
@@ -46,7 +47,8 @@ def run_adaptive(
     ends = []
     for i in range(len(x)):
         walk = _Walk(plan.adaptive, model, {n: v[i : i + 1] for n, v in cond.items()}, null_class, clip)
-        walk.after_call = lambda bad, plan, i=i: (check(bad, plan, i), on_step and on_step())
+        walk.check = lambda bad, plan, i=i: check(bad, plan, i)
+        walk.on_step = on_step
         ends.append(walk.all_the_way(x[i : i + 1]))
     return torch.cat(ends) if ends else x
 
@@ -57,7 +59,8 @@ class _Walk:
     ) -> None:
         self._asked, self._model, self._cond = asked, model, cond
         self._null_class, self._clip = null_class, clip
-        self.after_call: Callable[[Tensor, Plan], object] = lambda bad, plan: None
+        self.check: Callable[[Tensor, Plan], object] = lambda bad, plan: None
+        self.on_step: OnStep | None = None
 
     def all_the_way(self, x: Tensor) -> Tensor:
         asked = self._asked
@@ -108,7 +111,9 @@ class _Walk:
         for number, row in enumerate(plan.launches):
             h1, h2 = memory.get(row.h1), memory.get(row.h2)
             after, x0, bad = step.update(index[number], x, *step.denoiser(index[number], x), h1, h2)
-            self.after_call(bad[None], plan)
+            self.check(bad[None], plan)
+            if self.on_step:
+                self.on_step(after, x0)
             memory = step.remember(index[number], x, x0, memory, row.keeps)
             result.append((x, after, x0))
             x = after

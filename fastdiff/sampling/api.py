@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fastdiff.choices import INVERSION, SamplerOrAlias, Spacing, usual_sampling
 from fastdiff.diffusion.config import DiffusionConfig, Prediction
@@ -25,6 +24,7 @@ from fastdiff.sampling.loop import run
 from fastdiff.sampling.options import BatchOptions, ConditionedOptions, SamplerOptions
 from fastdiff.sampling.plan import Plan
 from fastdiff.sampling.precision import CASTS, Cast, Precision, check_precision
+from fastdiff.sampling.progress import Follow, following
 from fastdiff.sampling.request import REQUEST_ARGUMENTS, Classes, Request, RequestArguments, make_request
 from fastdiff.sampling.samplers import encoding_plan, sampler_name, sampling_plan
 from fastdiff.sampling.samplers.options import OPTIONS
@@ -130,7 +130,7 @@ class Sampler:
         noise: Tensor | None = None,
         cond: Mapping[str, Tensor] | None = None,
         condition: Condition | None = None,
-        progress: bool = True,
+        progress: Follow = True,
     ) -> Tensor:
         """n samples, [n,C,*] float32, in [-1, 1] if ``clip``.
 
@@ -143,7 +143,7 @@ class Sampler:
             noise: x_T [n,C,*], in place of noise drawn from the seeds; float64 makes the whole run float64.
             cond: further arguments of the model, one row per sample.
             condition: what else is known of the samples: a ``Guide``, ``Denoise`` or ``Inpaint``.
-            progress: show a bar over the steps of all batches.
+            progress: show a bar over the steps of all batches; or a function, called after each with a ``Progress``.
 
         Raises:
             FastdiffError: arguments that do not fit, or NaN or Inf from the model.
@@ -152,12 +152,12 @@ class Sampler:
         return torch.cat(list(self._batches(n, asked, progress)))
 
     def batches(
-        self, n: int, *, progress: bool = True, **request: Unpack[ConditionedOptions]
+        self, n: int, *, progress: Follow = True, **request: Unpack[ConditionedOptions]
     ) -> Iterator[Tensor]:
         """The samples of :meth:`__call__`, batch by batch as they are finished."""
         return self._batches(n, RequestArguments(**request), progress)
 
-    def _batches(self, n: int, asked: RequestArguments, progress: bool) -> Iterator[Tensor]:
+    def _batches(self, n: int, asked: RequestArguments, progress: Follow) -> Iterator[Tensor]:
         request = self._request(n, asked)
         plan = self._plan if request.condition is None else adapt_plan(self._plan, request.condition)
         return self._run(plan, request, progress)
@@ -171,7 +171,7 @@ class Sampler:
         *,
         classes: Classes | None = None,
         cond: Mapping[str, Tensor] | None = None,
-        progress: bool = True,
+        progress: Follow = True,
     ) -> Tensor:
         """The x_T that this sampler decodes to ``images`` [n,C,*] in [-1, 1]: DDIM inversion, up to step error.
 
@@ -204,13 +204,14 @@ class Sampler:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, plan: Plan, request: Request, progress: bool) -> Iterator[Tensor]:
+    def _run(self, plan: Plan, request: Request, progress: Follow) -> Iterator[Tensor]:
         size = self.batch_size or len(request)
         starts = range(0, len(request), size)
         null_class = None if self.guidance_scale is None else getattr(self.model, "null_class", None)
-        bar = tqdm(total=plan.calls * len(starts), disable=not progress, unit="step")
         model = self._prepared()
-        with bar:
+        # A replayed step has no x_0 to show.
+        captures = self._captures if self.capture and not callable(progress) else None
+        with following(progress, plan.calls * len(starts)) as on_step:
             for start in starts:
                 batch = request.batch(start, start + size).to(self._device)
                 x = batch.initial_state(self.sample_shape)
@@ -228,8 +229,8 @@ class Sampler:
                         condition=batch.condition,
                         clip=self.clip,
                         first_sample=start,
-                        on_step=bar.update,
-                        captures=self._captures if self.capture else None,
+                        on_step=on_step,
+                        captures=captures,
                     )
                 if self.clip and plan.overshoots:
                     x = x.clamp(-1, 1)
@@ -329,7 +330,7 @@ def sample(
     noise: Tensor | None = None,
     cond: Mapping[str, Tensor] | None = None,
     condition: Condition | None = None,
-    progress: bool = True,
+    progress: Follow = True,
     **options: Unpack[SamplerOptions],
 ) -> Tensor:
     """n samples of a model, [n,C,H,W] float32 in [-1, 1].
@@ -349,7 +350,7 @@ def sample(
 
 
 def sample_batches(
-    model: Model, n: int, *, progress: bool = True, **arguments: Unpack[BatchOptions]
+    model: Model, n: int, *, progress: Follow = True, **arguments: Unpack[BatchOptions]
 ) -> Iterator[Tensor]:
     """As :func:`sample`, but yields each batch as it is finished, so that an interrupted run keeps finished ones.
 
@@ -367,7 +368,7 @@ def encode(
     *,
     classes: Classes | None = None,
     cond: Mapping[str, Tensor] | None = None,
-    progress: bool = True,
+    progress: Follow = True,
     **options: Unpack[SamplerOptions],
 ) -> Tensor:
     """The noise x_T [n,C,H,W] that ``sample(model, n, noise=x_T, sampler="ddim", steps=50)`` turns into ``images``.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fastdiff.backend import forced, is_eager
 from fastdiff.sampling.convention import ScaledInput
 from fastdiff.sampling.plan import Launches, Plan
+from fastdiff.sampling.progress import OnStep
 from fastdiff.sampling.step import StaticStep, Step
 
 logger = logging.getLogger("fastdiff")
@@ -73,14 +74,14 @@ class CapturedLoop:
         self._static.index.zero_()
         return _record(lambda: self._static(row), pool)
 
-    def run(self, step: Step, x: Tensor, on_step: Callable[[], object] | None) -> tuple[Tensor, Tensor]:
+    def run(self, step: Step, x: Tensor, on_step: OnStep | None) -> tuple[Tensor, Tensor]:
         """Run all steps: the final state and the flags [S, N], both overwritten by the next run."""
         with torch.cuda.device_of(x):
             self._static.load(step, x)
             for row in self._plan.launches:
                 self._graphs[row].replay()
                 if on_step:
-                    on_step()
+                    on_step(self._static.x, None)
         return self._static.x, self._static.flags
 
     def release(self) -> None:

@@ -12,6 +12,7 @@ from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import sample_seeds
 from fastdiff.sampling.api import Sampler, from_uint8, to_uint8
 from fastdiff.sampling.options import SamplerOptions
+from fastdiff.sampling.progress import Follow
 from fastdiff.sampling.request import Classes
 from fastdiff.scalars import whole
 
@@ -39,7 +40,7 @@ def upsample(
     classes: Classes | None = None,
     seed: int = 0,
     seeds: Tensor | None = None,
-    progress: bool = True,
+    progress: Follow = True,
     **options: Unpack[SamplerOptions],
 ) -> Tensor:
     """Small images enlarged by a super-resolution model, [n,C,H,W] float32 in [-1, 1].
@@ -83,7 +84,7 @@ def cascade(
     classes: Classes | None = None,
     seed: int = 0,
     upsampler_options: SamplerOptions | None = None,
-    progress: bool = True,
+    progress: Follow = True,
     **options: Unpack[SamplerOptions],
 ) -> Tensor:
     """n large images, [n,C,H,W] float32 in [-1, 1]: sampled small by one model and enlarged by another.

@@ -14,6 +14,7 @@ from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import sample_seeds
 from fastdiff.sampling.api import Sampler
 from fastdiff.sampling.options import SamplerOptions
+from fastdiff.sampling.progress import Follow
 from fastdiff.sampling.request import Request
 from fastdiff.scalars import whole
 
@@ -51,7 +52,7 @@ def interpolate(
     n: int = 8,
     *,
     classes: int | None = None,
-    progress: bool = True,
+    progress: Follow = True,
     **options: Unpack[SamplerOptions],
 ) -> Tensor:
     """n images that interpolate between two, [n,C,H,W] float32 in [-1, 1]; the ends are the two, up to step error.
@@ -83,7 +84,7 @@ def interpolate(
         return sampler(n, classes=classes, noise=between, progress=progress)
 
 
-def _latents(sampler: Sampler, first: Any, last: Any, classes: int | None, progress: bool) -> Tensor:
+def _latents(sampler: Sampler, first: Any, last: Any, classes: int | None, progress: Follow) -> Tensor:
     """x_T of both ends, [2,C,H,W]."""
     if isinstance(first, int) and isinstance(last, int):
         return Request(torch.cat([sample_seeds(1, seed) for seed in (first, last)])).initial_state(

@@ -14,6 +14,7 @@ from fastdiff.sampling.capture import Captures, log_once
 from fastdiff.sampling.conditioning import Conditioner
 from fastdiff.sampling.conditions import Condition
 from fastdiff.sampling.plan import History, Plan
+from fastdiff.sampling.progress import OnStep
 from fastdiff.sampling.step import Step, make_step
 
 
@@ -29,7 +30,7 @@ def run(
     condition: Condition | None = None,
     clip: bool = True,
     first_sample: int = 0,
-    on_step: Callable[[], object] | None = None,
+    on_step: OnStep | None = None,
     captures: Captures | None = None,
 ) -> Tensor:
     """Walk a plan: S times one model call and one ``reverse_step``.
@@ -46,7 +47,7 @@ def run(
         condition: what else is known of the samples, one row for each; needs seeds.
         clip: clamp each estimate of x_0 to [-1, 1].
         first_sample: number of the first sample in the whole run, for error messages.
-        on_step: called after each step.
+        on_step: called after each step with the state and the estimate of x_0.
         captures: the store of CUDA graphs; the step is then recorded and replayed where possible. None: every step is
             called, with a new x each time.
 
@@ -96,7 +97,7 @@ def _walk(
     step_noise: Callable[[int, Tensor], Tensor] | None,
     conditioner: Conditioner | None,
     first_sample: int,
-    on_step: Callable[[], object] | None,
+    on_step: OnStep | None,
 ) -> Tensor:
     """Call every step, each with a new state."""
     index = torch.arange(plan.calls, device=x.device)
@@ -116,7 +117,7 @@ def _walk(
         memory = {kind: now[kind] for kind in remembered}
         x = conditioner.state(number, x_next, output) if conditioner else x_next
         if on_step:
-            on_step()
+            on_step(x, x0)
     if x.device.type != "cpu":
         raise_if_any(torch.stack(flags), 0, plan, first_sample)
     return x

@@ -18,6 +18,7 @@ from fastdiff.diffusion.process import Process
 from fastdiff.sampling.conditions import Condition
 from fastdiff.sampling.convention import Time
 from fastdiff.sampling.precision import Precision
+from fastdiff.sampling.progress import Follow
 from fastdiff.sampling.request import Classes
 
 
@@ -77,4 +78,4 @@ class BatchOptions(SamplerOptions, ConditionedOptions, total=False):
 class RestorationOptions(SamplerOptions, RequestOptions, total=False):
     """Both, where the function itself makes the condition."""
 
-    progress: bool
+    progress: Follow
