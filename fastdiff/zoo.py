@@ -110,24 +110,31 @@ _IDDPM_CIFAR10 = replace(
 )
 _IDDPM = DiffusionConfig(steps=4000, schedule="cosine", variance="learned_range", rescale_timesteps=True)
 
+_FASHION = UNetConfig(
+    image_size=32,
+    in_channels=1,
+    out_channels=1,
+    model_channels=32,
+    channel_mult=(1, 2, 3),
+    num_res_blocks=1,
+    attention_resolutions=(8,),
+    num_head_channels=32,
+    resblock_updown=False,
+    conv_resample=False,
+    num_classes=10,
+    null_label=True,
+)
+
 PRESETS: dict[str, Preset] = {
     "fashion-mnist": Preset(
-        UNetConfig(
-            image_size=32,
-            in_channels=1,
-            out_channels=1,
-            model_channels=32,
-            channel_mult=(1, 2, 3),
-            num_res_blocks=1,
-            attention_resolutions=(8,),
-            num_head_channels=32,
-            resblock_updown=False,
-            conv_resample=False,
-            num_classes=10,
-            null_label=True,
-        ),
+        _FASHION,
         DiffusionConfig(schedule="cosine", prediction="v"),
         note="Fashion-MNIST, class-conditional, 1.7 M parameters",
+    ),
+    "fashion-mnist-few": Preset(
+        _FASHION,
+        DiffusionConfig(schedule="cosine", prediction="v", few_steps=True),
+        note="the same in 1 to 4 steps, by consistency tuning",
     ),
     "fashion-mnist-classifier": Preset(
         ClassifierConfig(

@@ -59,6 +59,7 @@ def detect(file: Path, shapes: Shapes, options: dict[str, Any]) -> Found:
             name
             for name, preset in PRESETS.items()
             if preset.planar_attention == planar
+            and not preset.diffusion.few_steps  # which fastdiff's own files say, and bare weights are not known to be
             and _could_be(preset.model, shapes)
             and _shapes_of(replace(preset.model, dropout=0.0)) == shapes
         ]

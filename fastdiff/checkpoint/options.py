@@ -18,6 +18,7 @@ ClassifierName = Literal[
 ]
 UNetName = Literal[
     "fashion-mnist",
+    "fashion-mnist-few",
     "adm-64",
     "adm-128",
     "adm-256",

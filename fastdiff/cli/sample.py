@@ -264,7 +264,7 @@ class Sample:
             if made == count
             else f", {made} of them now"
         )
-        print(f"sampled    {count} images{rate}")
+        print(f"sampled    {count} images{rate}, {run.sampler.calls} model calls each")
         print(f"wrote      {wrote}", flush=True)
         if count < self.n:
             print(

@@ -41,7 +41,8 @@ MILLIONS = {  # where only the rounded size is published, or the model is our ow
     "adm-128-classifier": 42.57,
     "adm-256-classifier": 54.10,
     "adm-512-classifier": 54.45,
-    "fashion-mnist": 1.7,
+    "fashion-mnist": 1.739,
+    "fashion-mnist-few": 1.739,
     "fashion-mnist-classifier": 0.5625,
 }
 SAME_NETWORK = {  # files of which only a sibling's keys are kept here
@@ -84,7 +85,7 @@ def test_number_of_parameters(name: str) -> None:
     if name in PARAMETERS:
         assert count == PARAMETERS[name]
     else:
-        assert count / 1e6 == pytest.approx(MILLIONS[name], abs=0.05 if name == "fashion-mnist" else 0.005)
+        assert count / 1e6 == pytest.approx(MILLIONS[name], abs=0.005)
 
 
 @pytest.mark.parametrize("name", PRESETS)
