@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from fastdiff.bench.report import table
 from fastdiff.decision import moments, pdf, simulate
 
 MEAN = float(moments(V, A).mean)
-NUMBERS = (20, 100, 400, 2000, 10_000)
+NUMBERS = (1, 10, 30, 60, 100, 200, 400, 1000, 10_000)
 Run = Callable[[], tuple[float, float]]  # -> seconds, and the mean time or a density to check
 
 
@@ -185,32 +185,30 @@ def fastdiff_density() -> tuple[float, float]:
 
 
 def fastdiff_log_density(n: int, kind: str) -> Run:
-    """Log-densities of n trials: the public function, a fit's (checked before), and that with its gradient."""
-    from fastdiff.decision import log_pdf
-    from fastdiff.decision.density import log_density
-    from fastdiff.decision.parameters import parameters
+    """Log-densities of n trials: the public function, that with five derivatives, and these by autograd."""
+    from fastdiff.decision import log_pdf, log_pdf_and_slopes
 
     rt, choice = times(n), np.ones(n)
-    model: dict[str, Any] = {"v": V, "a": A, "z": 0.5, "t0": 0.0, "sv": SV}
-    given = (torch.from_numpy(rt), torch.ones(n, dtype=torch.bool))
-    p = parameters(**model)
-    leaves = {name: getattr(p, name).clone().requires_grad_() for name in ("v", "a", "z", "t0", "sv")}
-    free = replace(p, **leaves)
+    values = {"v": V, "a": A, "z": 0.5, "t0": 0.0, "sv": SV}
+    leaves = {name: torch.tensor(x, dtype=torch.float64, requires_grad=True) for name, x in values.items()}
 
-    def once() -> torch.Tensor:
-        if kind == "log_pdf":
-            return log_pdf(rt, choice, **model).sum()
-        if kind == "in a fit":
-            return log_density(*given, p).sum()
-        total = log_density(*given, free).sum()
-        torch.autograd.grad(total, list(leaves.values()))
-        return total.detach()
+    def by_autograd() -> torch.Tensor:
+        found = log_pdf(rt, choice, **leaves)
+        torch.autograd.grad(found.sum(), list(leaves.values()))
+        return found
+
+    once = {
+        "log_pdf": lambda: log_pdf(rt, choice, V, A, 0.5, 0.0, sv=SV),
+        "log_pdf_and_slopes": lambda: log_pdf_and_slopes(rt, choice, V, A, 0.5, 0.0, sv=SV)[0],
+        "by autograd": by_autograd,
+    }[kind]
 
     def run() -> tuple[float, float]:
+        found = once()
         start = time.process_time()
         for _ in range(SAMPLES):
             found = once()
-        return (time.process_time() - start) / SAMPLES, float(found)
+        return (time.process_time() - start) / SAMPLES, float(found.detach().sum())
 
     return run
 
@@ -221,7 +219,7 @@ def few_and_many(other: Peers | None, rounds: int) -> list[dict[str, Any]]:
     for n in NUMBERS:
         sides = [
             Side(f"fastdiff, {kind}", n, fastdiff_log_density(n, kind))
-            for kind in ("log_pdf", "in a fit", "in a fit, with gradient")
+            for kind in ("log_pdf", "log_pdf_and_slopes", "by autograd")
         ]
         if other:
             sides += [
@@ -235,7 +233,7 @@ def few_and_many(other: Peers | None, rounds: int) -> list[dict[str, Any]]:
 def log_density_table(rows: list[dict[str, Any]]) -> str:
     """Microseconds for all trials of a call; a row for each side, a column for each number of trials."""
     names = dict.fromkeys(row["name"] for row in rows)
-    found = {(row["name"], row["amount"]): f"{row['median'] * 1e6:.0f}" for row in rows}
+    found = {(row["name"], row["amount"]): f"{row['median'] * 1e6:.3g}" for row in rows}
     return table(
         ("microseconds", *map(str, NUMBERS)), [(name, *(found[name, n] for n in NUMBERS)) for name in names]
     )

@@ -1,4 +1,4 @@
-// fastdiff._C: what is no operator. Knows neither torch nor the kernels' libraries.
+// fastdiff._C: what is no operator. Knows no torch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings_density.h"
 #include "common/philox.h"
 
 #if defined(__x86_64__)
@@ -168,4 +169,5 @@ PYBIND11_MODULE(_C, m) {
       .def(pybind11::init<std::vector<Samples::Run>>(), pybind11::arg("runs"),
            "runs: (address, elements, bytes between two, bytes of one: 1, 2, 4 or 8) of memory that stays alive.")
       .def("have_changed", &Samples::have_changed, "Compares the bits.");
+  fastdiff::first_passage::add_density(m);
 }

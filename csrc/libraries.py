@@ -92,7 +92,7 @@ def libraries() -> list[Library]:
         import pybind11
 
         headers = f"-isystem '{pybind11.get_include()}' -isystem '{sysconfig.get_paths()['include']}'"
-        found.append(Library("_C", "bindings.cpp", f"{HOST} -std=c++17 -fvisibility=hidden {headers}"))
+        found.append(Library("_C", "bindings*.cpp", f"{HOST} -std=c++17 -fvisibility=hidden {headers}"))
     if nvcc():
         flags = f"-std=c++17 -lineinfo -Xcompiler -fPIC {architectures()}"
         found.append(Library("lib.cuda", "cuda/*.cu", flags, link="", compiler="$nvcc"))

@@ -14,6 +14,7 @@ from fastdiff.decision.conventions import from_rtdists as from_rtdists
 from fastdiff.decision.conventions import from_ssms as from_ssms
 from fastdiff.decision.density import cdf as cdf
 from fastdiff.decision.density import log_pdf as log_pdf
+from fastdiff.decision.density import log_pdf_and_slopes as log_pdf_and_slopes
 from fastdiff.decision.density import pdf as pdf
 from fastdiff.decision.density import survival as survival
 from fastdiff.decision.design import Design as Design

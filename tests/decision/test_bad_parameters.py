@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from fastdiff.decision import cdf, ez, moments, pdf, simulate
+from fastdiff.decision import cdf, ez, log_pdf, log_pdf_and_slopes, moments, pdf, simulate
 from fastdiff.errors import FastdiffError
 
 BAD = {
@@ -34,8 +35,17 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("function", [simulate, moments, lambda **k: pdf(0.5, 1, **k), lambda **k: cdf(0.5, 1, **k)],
-                         ids=["simulate", "moments", "pdf", "cdf"])  # fmt: skip
+FUNCTIONS = {
+    "simulate": simulate,
+    "moments": moments,
+    "pdf": lambda **k: pdf(0.5, 1, **k),
+    "cdf": lambda **k: cdf(0.5, 1, **k),
+    "log_pdf-of-an-array": lambda **k: log_pdf(np.array([0.5]), 1, **k),
+    "log_pdf_and_slopes": lambda **k: log_pdf_and_slopes(np.array([0.5]), 1, **k),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 @pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
 def test_parameters(function, change, message: str) -> None:
     with pytest.raises(FastdiffError) as raised:
