@@ -89,8 +89,8 @@ Recompute = Literal["none", "selective", "full"]
 Precision = Literal["float32", "bfloat16", "float16"]
 LossWeights = Literal["none", "min-snr", "p2"]
 TaskName = Literal["diffusion", "consistency"]
-Distance = Literal["pseudo-huber", "l2", "l1"]
-Pairs = Literal["halving", "doubling", "grid"]  # of levels, in consistency training
+Distance = Literal["pseudo-huber", "l2", "l1", "lpips"]
+Pairs = Literal["halving", "doubling", "grid", "continuous"]  # of levels, in consistency training
 
 # The samplers and steps where none are given, in Python and on the command line alike.
 SAMPLER, STEPS = "dpmpp", 20  # DPM-Solver++ 2M: as good as the others with 50 and more (docs/evaluation.md)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from fastdiff.errors import FastdiffError
 FEWEST, MOST = 10, 1280  # levels of improved consistency training's first and last grid
 HALVINGS = 8  # stages of consistency tuning
 HUBER = 0.00054  # c of the pseudo-Huber distance of means
+STEADY = 0.1  # c of the continuous form's tangents
+KINDS: tuple[Pairs, ...] = ("halving", "doubling", "grid")
+Metric = Callable[[Tensor, Tensor], Tensor]  # of two batches of images, [N]
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,8 @@ class LevelPairs:
     levels: int = 40
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Pairs):
-            raise FastdiffError(f"unknown pairs {self.kind!r}; known: {', '.join(get_args(Pairs))}")
+        if self.kind not in KINDS:
+            raise FastdiffError(f"unknown pairs {self.kind!r}; known: {', '.join(KINDS)}")
         if self.levels < 2:
             raise FastdiffError(f"a grid of consistency training has at least 2 levels, got {self.levels}")
 
@@ -94,7 +98,8 @@ def consistency_losses(
     *,
     noise: Tensor,
     teacher: tuple[Process, Model] | None = None,
-    distance: Distance = "pseudo-huber",
+    target: Model | None = None,
+    distance: Distance | Metric = "pseudo-huber",
     **cond: Any,
 ) -> Tensor:
     r"""Losses of one batch, [N]: how far apart the images are that the model gives for two levels of one path.
@@ -102,9 +107,9 @@ def consistency_losses(
     .. math::
         \frac{1}{\sigma - \sigma'}\, d\big(D(x, \sigma),\, D^-(x', \sigma')\big), \qquad D(x, 0) = x
 
-    D is the model's estimate of x_0; D^- has the same weights and dropped units, and no gradient. x = signal x_0 +
-    noise z; x' has the same z (consistency training), or is where a Heun step of the teacher leads from x
-    (distillation). d is the mean over elements of the absolute difference (l1), of its square (l2), or
+    D is the model's estimate of x_0; D^- has the same weights (or those of ``target``) and dropped units, and no
+    gradient. x = signal x_0 + noise z; x' has the same z (consistency training), or is where a Heun step of the teacher
+    leads from x (distillation). d is the mean over elements of the absolute difference (l1), of its square (l2), or
     sqrt(mean square + c^2) - c with c = 0.00054 (pseudo-Huber).
 
     Args:
@@ -112,6 +117,8 @@ def consistency_losses(
         x0: [N,C,*] data in [-1, 1]. noise: z, like x0.
         pair: (sigma, sigma') [N], see :class:`LevelPairs`; a process in discrete steps takes its levels next to them.
         teacher: a denoiser with its process, whose levels and times are those of ``process``.
+        target: the network of D^-, such as an average of the model's weights; None: the model itself.
+        distance: a name, or a function of two batches of images that returns [N].
 
     Source: Song et al. 2023, algorithms 2 and 3; weight and pseudo-Huber distance: Song & Dhariwal 2023, section 3.
     """
@@ -123,11 +130,64 @@ def consistency_losses(
             x_lower = torch.where(_column(clean, x0), x0, process.q_sample(x0, lower, noise))
         else:
             x_lower = _heun(*teacher, x, (t, lower, clean), cond)
-        target = _denoised(process, model, x_lower, lower, cond)
-        target = torch.where(_column(clean, x0), x_lower, target)
-    difference = _denoised(process, model, x, t, cond) - target
+        below = _denoised(process, target or model, x_lower, lower, cond)
+        below = torch.where(_column(clean, x0), x_lower, below)
+    found = _denoised(process, model, x, t, cond)
     gap = process.sigmas(t) - torch.where(clean, 0.0, process.sigmas(lower))
-    return _distance(difference, distance) / gap.to(x0.device, difference.dtype)
+    return _distance(found, below, distance) / gap.to(x0.device, found.dtype)
+
+
+def continuous_losses(
+    process: Process,
+    model: Model,
+    x0: Tensor,
+    sigma: Tensor,
+    *,
+    noise: Tensor,
+    teacher: tuple[Process, Model] | None = None,
+    steady: float | None = STEADY,
+    **cond: Any,
+) -> Tensor:
+    r"""Losses of one batch in the limit of no gap between the levels, [N].
+
+    .. math::
+        \mathrm{mean}\Big(D(x, \sigma) - D^-(x, \sigma) + \frac{g}{\mathrm{rms}(g) + c}\Big)^2, \qquad
+        g = \frac{d D^-(x, \sigma)}{d \ln \sigma}
+
+    The derivative is the one along a path of x, and is made in forward mode, in the model's own call: of x_0 + sigma z
+    with this z (consistency training), or along the slope that the teacher gives (distillation). Without the
+    denominator the gradient is sigma times the limit of that of :func:`consistency_losses` with the distance l2.
+
+    Args:
+        sigma: [N] levels of a process in continuous time. The others are as in :func:`consistency_losses`.
+        steady: c, which keeps large tangents from unsettling the training; None: g as it is.
+
+    Source: Song et al. 2023, theorem 6; Lu & Song 2024 (sCM), section 4.1: tangent normalisation, without its warm-up.
+    """
+    devices = [x0.device] if x0.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        if teacher is not None:
+            x0, noise = _teachers_path(*teacher, process.q_sample(x0, sigma, noise), sigma, cond)
+
+        def image(level: Tensor) -> Tensor:
+            return _denoised(process, model, process.q_sample(x0, level, noise), level, cond)
+
+        still, tangent = torch.func.jvp(image, (sigma,), (sigma,))[:2]
+        if steady is not None:
+            tangent = tangent / (_column(mean_flat(tangent**2).sqrt(), tangent) + steady)
+        target = still - tangent
+    found = _denoised(process, model, process.q_sample(x0, sigma, noise), sigma, cond)
+    return mean_flat((found - target) ** 2)
+
+
+def _teachers_path(
+    process: Process, model: Model, x: Tensor, sigma: Tensor, cond: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """(x_0, z) of the line x_0 + sigma z through x / signal, whose slope is the teacher's there."""
+    ones = torch.ones_like(x[:, :1])
+    y = x / process.q_sample(ones, sigma, torch.zeros_like(ones))
+    clean = _denoised(process, model, x, sigma, cond)
+    return clean, (y - clean) / _column(sigma.to(x), x)
 
 
 def _named(process: Process, sigma: Tensor, sigma_lower: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,12 +227,17 @@ def _heun(
     return torch.where(_column(clean, x), euler, heun)
 
 
-def _distance(difference: Tensor, distance: Distance) -> Tensor:
+def _distance(found: Tensor, target: Tensor, distance: Distance | Metric) -> Tensor:
+    if callable(distance):
+        return distance(found, target)
+    difference = found - target
     if distance == "l1":
         return mean_flat(difference.abs())
     if distance == "l2":
         return mean_flat(difference**2)
-    return torch.sqrt(mean_flat(difference**2) + HUBER**2) - HUBER
+    if distance == "pseudo-huber":
+        return torch.sqrt(mean_flat(difference**2) + HUBER**2) - HUBER
+    raise FastdiffError(f"distance {distance!r} is none of pseudo-huber, l2 and l1, nor a function")
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -79,11 +79,13 @@ class TrainConfig:
     teacher: str | None = None
     """Denoiser to distil, a checkpoint, with whose weights training begins. Default: learn from the data alone."""
     pairs: Pairs = "halving"
-    """Noise levels whose images are compared: "halving" their gap (ECT), "doubling" a grid (iCT), or one "grid"."""
+    """Levels that are compared: "halving" their gap (ECT), "doubling" a grid (iCT), "grid" or "continuous" (sCM)."""
     pair_levels: int = 40
     """Number of noise levels of the pairs' "grid"."""
     distance: Distance = "pseudo-huber"
-    """Distance of the images of two noise levels, in consistency training."""
+    """Distance of the images of two noise levels, in consistency training; "lpips" needs torchmetrics[image]."""
+    target_ema: float = 0.0
+    """Decay of the average of the weights that the lower level's image is made with. 0: the weights themselves."""
     lora: int = 0
     """Rank of low-rank adapters, which are trained in place of the weights of INIT. 0: all weights are trained."""
     preset: str = DEFAULT_PRESET
@@ -209,16 +211,24 @@ class TrainConfig:
             raise FastdiffError(f"max_minutes must be a positive number, got {self.max_minutes}")
         if not 0 < self.lr < float("inf"):
             raise FastdiffError(f"lr must be a positive number, got {self.lr}")
-        for name, values in (("ema", self.ema), ("label_dropout", (self.label_dropout,))):
+        for name, values in (
+            ("ema", self.ema),
+            ("label_dropout", (self.label_dropout,)),
+            ("target_ema", (self.target_ema,)),
+        ):
             for value in values:
                 if not 0 <= value < 1:
                     raise FastdiffError(f"{name} must be from 0 to below 1, got {value}")
         if not 1 <= len(set(self.ema)) == len(self.ema) <= MOST_AVERAGES:
             raise FastdiffError(f"ema must be one to {MOST_AVERAGES} different decays, got {self.ema}")
+        if len(self.averages) > MOST_AVERAGES:
+            raise FastdiffError(
+                f"the target's is one of {MOST_AVERAGES} averages; give fewer decays with --ema"
+            )
         if self.channels not in (None, 1, 3):
             raise FastdiffError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
         if self.task != "consistency":
-            for name in ("teacher", "pairs", "pair_levels", "distance"):
+            for name in ("teacher", "pairs", "pair_levels", "distance", "target_ema"):
                 if getattr(self, name) != getattr(TrainConfig, name):
                     option = name.replace("_", "-")
                     raise FastdiffError(
@@ -228,7 +238,16 @@ class TrainConfig:
             raise FastdiffError(
                 "adapters are trained on a checkpoint and not sharded; give --init with --lora, and --strategy ddp"
             )
+        if self.target_ema and (self.lora or self.strategy == "fsdp"):
+            raise FastdiffError(
+                "the target's average is of whole weights; leave out --target-ema, --lora or fsdp"
+            )
         _ = self.weighting  # raises an error for numbers outside their ranges
+
+    @property
+    def averages(self) -> tuple[float, ...]:
+        """Decays of all averages of the weights: those that are saved, and then the target's, if there is one."""
+        return (*self.ema, *([self.target_ema] if self.target_ema else []))
 
     @property
     def weighting(self) -> LossWeighting:

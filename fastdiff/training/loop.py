@@ -29,6 +29,7 @@ from fastdiff.training.augment import Augment, describe, import_augment
 from fastdiff.training.batches import Batches
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.config_file import write_config
+from fastdiff.training.consistency import Consistency
 from fastdiff.training.distributed import Processes, join, local_device, usual_device
 from fastdiff.training.log import Log, NoLog
 from fastdiff.training.optimizer import AdamWEMA, LossScale
@@ -145,6 +146,10 @@ class Trainer:
         model = self._make_model(model_config, diffusion, data.class_names, prepared.pretrained)
         parallel = Parallel(model, config.strategy, self._processes, self._device)
         self.state = self._make_state(model, diffusion)
+        if config.target_ema and isinstance(self._task, Consistency):
+            self._task.target = self.state.averaged(
+                len(config.ema)
+            ).train()  # its weights are the average itself
         self.update = Update(
             config, self._task, self._batches, parallel, self._processes, self.state, self._device
         )
@@ -172,7 +177,7 @@ class Trainer:
     def _make_state(self, model: UNet | Classifier, diffusion: DiffusionConfig) -> TrainState:
         config = self.config
         learning = [p for p in model.parameters() if p.requires_grad]
-        optimizer = AdamWEMA(learning, config.lr, weight_decay=config.weight_decay, ema_rates=config.ema)
+        optimizer = AdamWEMA(learning, config.lr, weight_decay=config.weight_decay, ema_rates=config.averages)
         optimizer.prepare()
         scale = LossScale() if config.precision == "float16" else None
         return TrainState(model, optimizer, make_times(config, make_process(diffusion)), scale)

@@ -92,7 +92,9 @@ class Update:
         config, state = self.config, self.state
         for group in state.optimizer.param_groups:
             group["lr"] = config.learning_rate(state.step)
-            group["ema_rates"] = tuple(warmed_up(decay, state.step) for decay in config.ema)
+            # The target's average begins with weights that are trained, or follows closely: it is not warmed up.
+            saved = (warmed_up(decay, state.step) for decay in config.ema)
+            group["ema_rates"] = (*saved, *config.averages[len(config.ema) :])
         factor = clip_factor(norm, config.clip_norm) if config.clip_norm else None
         if state.scale is not None:
             factor = (torch.ones_like(norm) if factor is None else factor) / state.scale.scale

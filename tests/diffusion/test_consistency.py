@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastdiff import DiffusionConfig
-from fastdiff.diffusion.consistency import LevelPairs, consistency_losses
+from fastdiff.diffusion.consistency import LevelPairs, consistency_losses, continuous_losses
 from fastdiff.diffusion.continuous import make_process
 from fastdiff.diffusion.process import Process
 from fastdiff.errors import FastdiffError
@@ -169,3 +169,110 @@ def test_pairs() -> None:
         LevelPairs("all", 0.002, 80.0)  # pyright: ignore[reportArgumentType]
     with pytest.raises(FastdiffError, match="at least 2 levels, got 1"):
         LevelPairs("grid", 0.002, 80.0, levels=1)
+
+
+# Another network for the target, other distances
+
+
+def test_the_lower_image_is_the_targets() -> None:
+    process, (x0, noise) = make_process(CONFIGS["edm"]), make_batch()
+    model, target = (Known(process, lambda s, f=f: torch.full_like(s, f)) for f in (0.5, 0.25))
+    sigma = torch.full((6,), 2.0, dtype=torch.float64)
+    found = consistency_losses(
+        process, model, x0, (sigma, sigma / 2), noise=noise, target=target, distance="l1"
+    )
+    expected = ((x0 + 2 * noise) / 2 - (x0 + noise) / 4).abs().mean(1)
+    torch.testing.assert_close(found, expected)
+    assert len(model.seen) == len(target.seen) == 1
+
+
+def test_a_distance_of_ones_own() -> None:
+    process, (x0, noise) = make_process(CONFIGS["edm"]), make_batch()
+    model = Known(process, lambda s: torch.full_like(s, 0.5))
+    sigma = torch.full((6,), 2.0, dtype=torch.float64)
+    found = consistency_losses(
+        process, model, x0, (sigma, sigma / 2), noise=noise, distance=lambda a, b: (a - b).abs().amax(1)
+    )
+    torch.testing.assert_close(found, (noise / 2).abs().amax(1))
+    with pytest.raises(FastdiffError, match="distance 'lpips' is none of pseudo-huber, l2 and l1, nor a fun"):
+        consistency_losses(process, model, x0, (sigma, sigma / 2), noise=noise, distance="lpips")
+
+
+# The continuous form
+
+CONTINUOUS = ("edm", "consistency", "flow")
+
+
+class Smooth(torch.nn.Module):
+    """A small network of x and the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.mix = torch.nn.Parameter(torch.randn(5, 5, generator=generator, dtype=torch.float64) / 3)
+        self.of_time = torch.nn.Parameter(torch.randn(5, generator=generator, dtype=torch.float64))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return torch.tanh(x @ self.mix + torch.sin(time[:, None] / 200) * self.of_time)
+
+
+def _gradient(model: Smooth, losses: Tensor) -> Tensor:
+    return torch.cat([g.flatten() for g in torch.autograd.grad(losses.sum(), list(model.parameters()))])
+
+
+@pytest.mark.parametrize("taught", [False, True])
+@pytest.mark.parametrize("kind", CONTINUOUS)
+def test_the_continuous_gradient_is_the_limit_of_the_discrete_one(kind, taught: bool) -> None:
+    """sigma times the gradient of the discrete l2 loss, whose error falls with the gap."""
+    process, (x0, noise) = make_process(CONFIGS[kind]), make_batch()
+    model = Smooth()
+    teacher = (process, Exact(process)) if taught else None
+    sigma = torch.tensor([0.05, 0.3, 1.0, 3.0, 10.0, 40.0], dtype=torch.float64)
+    found = _gradient(
+        model, continuous_losses(process, model, x0, sigma, noise=noise, teacher=teacher, steady=None)
+    )
+    errors = []
+    for gap in (1e-3, 5e-4):
+        pair = sigma, sigma * (1 - gap)
+        losses = consistency_losses(process, model, x0, pair, noise=noise, teacher=teacher, distance="l2")
+        errors.append(float((_gradient(model, sigma * losses) - found).norm() / found.norm()))
+    assert errors[0] < 1e-2 and errors[1] == pytest.approx(errors[0] / 2, rel=0.05)
+
+
+class Exact:
+    """The exact denoiser of N(0, STD^2), in operations that forward mode knows."""
+
+    def __init__(self, process: Process, consistency: bool = False) -> None:
+        self._process, self._consistency = process, consistency
+
+    def __call__(self, x: Tensor, time: Tensor) -> Tensor:
+        flow = self._process.config.parametrisation == "flow"
+        sigma = (time / (1 - time) if flow else torch.exp(time / 250))[:, None]
+        signal = self._process.q_sample(torch.ones_like(x), sigma[:, 0], torch.zeros_like(x))
+        u, w = self._process.to_x0(signal, sigma * signal)  # pyright: ignore[reportArgumentType]
+        factor = STD / torch.sqrt(STD**2 + sigma**2) if self._consistency else STD**2 / (STD**2 + sigma**2)
+        return (factor * x / signal - u * x) / w
+
+
+@pytest.mark.parametrize("kind", CONTINUOUS)
+def test_the_exact_consistency_function_has_no_tangent(kind) -> None:
+    process, (x0, noise) = make_process(CONFIGS[kind]), make_batch()
+    sigma = torch.tensor([0.05, 0.3, 1.0, 3.0, 10.0, 40.0], dtype=torch.float64)
+    options = {"noise": noise, "teacher": (process, Exact(process)), "steady": None}
+    assert continuous_losses(process, Exact(process, True), x0, sigma, **options).max() < 1e-18
+    assert continuous_losses(process, Exact(process), x0, sigma, **options).min() > 1e-6
+
+
+def test_the_tangent_is_kept_small() -> None:
+    """D = y / 2 has g = sigma z / 2; the loss is (rms / (rms + 0.1))^2."""
+    process, (x0, noise) = make_process(CONFIGS["edm"]), make_batch()
+
+    def half(x: Tensor, time: Tensor) -> Tensor:
+        sigma = torch.exp(time / 250)[:, None]
+        u, w = process.to_x0(torch.rsqrt(sigma**2 + 0.25), sigma * torch.rsqrt(sigma**2 + 0.25))  # pyright: ignore
+        return (x * torch.sqrt(sigma**2 + 0.25) / 2 - u * x) / w
+
+    sigma = torch.tensor([0.05, 0.3, 1.0, 3.0, 10.0, 40.0], dtype=torch.float64)
+    rms = sigma / 2 * (noise**2).mean(1).sqrt()
+    found = continuous_losses(process, half, x0, sigma, noise=noise)
+    torch.testing.assert_close(found, (rms / (rms + 0.1)) ** 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,13 @@ def teacher(toy: dict[str, Any]) -> dict[str, Any]:
     return {**toy, "task": "consistency", "teacher": str(trained.model)}
 
 
-@pytest.mark.parametrize("pairs", ["halving", "doubling", "grid"])
-def test_a_run_that_is_resumed_is_the_unbroken_one(teacher: dict[str, Any], pairs) -> None:
-    config = TrainConfig(**teacher, pairs=pairs, steps=8, checkpoint_every=4, max_minutes=None)
+@pytest.mark.parametrize(("pairs", "target_ema"), [("halving", 0), ("doubling", 0), ("grid", 0.9)])
+def test_a_run_that_is_resumed_is_the_unbroken_one(teacher: dict[str, Any], pairs, target_ema: float) -> None:
+    config = TrainConfig(**teacher, pairs=pairs, target_ema=target_ema, steps=8, checkpoint_every=4)
     whole = train(config).model
     parts = replace(config, out=config.out.with_name("parts"))
-    train(replace(parts, max_minutes=1e-9))  # stops before its first step
+    shutil.copytree(config.out, parts.out)
+    (parts.out / "checkpoints" / "step-00000008.safetensors").unlink()
     broken = train(parts).model
     assert whole is not None and broken is not None
     a, b = load_file(whole), load_file(broken)
@@ -90,6 +92,18 @@ def test_stages_follow_the_steps(teacher: dict[str, Any], monkeypatch: pytest.Mo
             "consistency training is for denoisers, and this network is none",
         ),
         ({"num_classes": 0}, "the teacher has num_classes 2 and the model None"),
+        (
+            {"pairs": "continuous"},
+            "a model in discrete steps does not have; give --parametrisation edm or flow",
+        ),
+        (
+            {"pairs": "continuous", "parametrisation": "edm", "teacher": None, "target_ema": 0.9},
+            "--pairs continuous has a squared distance, no target network and whole weights; leave out --distance",
+        ),
+        ({"target_ema": 1.0}, "target_ema must be from 0 to below 1, got 1"),
+        ({"target_ema": 0.9, "ema": (0.9, 0.99, 0.999, 0)}, "the target's is one of 4 averages; give fewer"),
+        ({"target_ema": 0.9, "strategy": "fsdp"}, "the target's average is of whole weights"),
+        ({"target_ema": 0.9, "task": "diffusion", "teacher": None}, "target_ema is of consistency training"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_data_are_read(
@@ -154,3 +168,103 @@ def test_what_else_is_done_with_it(teacher: dict[str, Any], caplog: pytest.LogCa
         FastdiffError, match="no path from an image to its noise; encode with the model that it"
     ):
         fastdiff.encode(model, image[None], steps=4, **quiet)
+
+
+def test_the_target_follows_the_weights(teacher: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Song et al. 2023, algorithm 2: after each step mu times the target and 1 - mu times the new weights."""
+    from fastdiff.training import consistency
+
+    whole, seen = consistency.consistency_losses, []
+
+    def noted(process, model, *args, target, **options) -> torch.Tensor:
+        seen.append([torch.cat([p.detach().flatten() for p in net.parameters()]) for net in (model, target)])
+        assert target.training, "it drops the same units"
+        return whole(process, model, *args, target=target, **options)
+
+    monkeypatch.setattr(consistency, "consistency_losses", noted)
+    train(TrainConfig(**teacher, target_ema=0.75, ema=(0.5,), steps=4))
+    expected = seen[0][0]
+    for weights, target in seen:
+        expected = 0.75 * expected + 0.25 * weights
+        torch.testing.assert_close(target, expected, rtol=1e-5, atol=1e-7)
+    assert not torch.equal(*seen[-1])
+
+
+@pytest.mark.parametrize("kind", ["edm", "flow"])
+def test_continuous_levels(toy: dict[str, Any], kind) -> None:
+    """From nothing, and with that model as its own teacher: losses between 0 and 1, another model, resumed exactly."""
+    first = TrainConfig(**toy, task="consistency", pairs="continuous", parametrisation=kind, steps=4)
+    made = train(first).model
+    assert made is not None
+    rows = [json.loads(line) for line in (first.out / "log.jsonl").read_text().splitlines()]
+    assert all(0 < row["loss"] < 1 for row in rows if "loss" in row)
+    assert fastdiff.load(made).diffusion.few_steps
+    options = {
+        **toy,
+        "task": "consistency",
+        "pairs": "continuous",
+        "teacher": str(made),
+        "checkpoint_every": 2,
+    }
+    del options["preset"]  # the teacher's is taken
+    whole = train(TrainConfig(**{**options, "out": toy["out"].with_name("whole")}, steps=4)).model
+    train(TrainConfig(**{**options, "out": toy["out"].with_name("parts")}, steps=2))
+    broken = train(TrainConfig(**{**options, "out": toy["out"].with_name("parts")}, steps=4)).model
+    assert whole is not None and broken is not None
+    a, b = load_file(whole), load_file(broken)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+class Features(torch.nn.Module):
+    """In place of LPIPS's network: mean squared difference of blurred images, and what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Size] = []
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        self.seen.append(a.shape)
+        a, b = (torch.nn.functional.avg_pool2d(x, 28) for x in (a, b))
+        return ((a - b) ** 2).mean((1, 2, 3), keepdim=True)
+
+
+def test_lpips(teacher: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of any size and colour reach the network as it wants them, and gradients come back through it."""
+    from fastdiff.training import perceptual
+
+    network = Features()
+    distance = perceptual.Perceptual(network)
+    for shape in ((2, 1, 8, 8), (2, 3, 64, 64), (2, 3, 256, 256)):
+        a, b = torch.rand(2, *shape)
+        a.requires_grad_()
+        found = distance(a, b)
+        assert found.shape == (2,)
+        (gradient,) = torch.autograd.grad(found.sum(), a)
+        assert gradient.abs().sum() > 0
+    assert network.seen == [(2, 3, 224, 224), (2, 3, 224, 224), (2, 3, 256, 256)]
+    monkeypatch.setattr(perceptual, "load_network", lambda: network)
+    config = TrainConfig(**teacher, distance="lpips", steps=2, precision="bfloat16")
+    assert train(config).model is not None
+    assert len(network.seen) == 5
+
+
+def test_lpips_says_what_it_lacks(teacher: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastdiff.training import perceptual
+
+    image = pytest.importorskip("torchmetrics.image.lpip")
+    config = TrainConfig(**teacher, distance="lpips", steps=1)
+    sentences = {
+        ModuleNotFoundError(
+            "no torchvision"
+        ): r"pip install 'torchmetrics\[image\]', or take another --distance",
+        OSError("no network"): r"could not be downloaded \(no network\); put vgg16-397923af.pth into",
+    }
+    for error, sentence in sentences.items():
+
+        def fails(*args: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(image, "LearnedPerceptualImagePatchSimilarity", fails, raising=False)
+        perceptual.load_network.cache_clear()
+        with pytest.raises(FastdiffError, match=sentence):
+            prepare(config)

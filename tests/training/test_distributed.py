@@ -29,6 +29,8 @@ pytestmark = pytest.mark.xdist_group("distributed")  # the fixture's runs are ma
 STEPS = 6
 # an odd number of samples: the last of a process is one too many
 FID = {"fid_every": STEPS, "fid_samples": 13} if importlib.util.find_spec("torchmetrics") else {}
+FEW = {"task": "consistency", "timesteps": "uniform", "target_ema": 0.9, "fid_every": 0}
+CONTINUOUS = {**FEW, "target_ema": 0.0, "pairs": "continuous", "parametrisation": "edm"}
 
 
 def torchrun(processes: int, *command: str) -> subprocess.CompletedProcess[str]:
@@ -90,6 +92,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory, toy_files: Any) -> Path:
         options(folder, "interrupted", _interrupt=[1, 2]),
         options(folder, "failed", _fail=[1, 2]),  # the last: it ends the processes
     ]
+    # A model as its own teacher, with an averaged target, and without a gap: forward mode in each process.
+    train(config(folder, "few", **FEW, steps=2))
+    plans[:0] = [options(folder, "few-ddp", **FEW, steps=2)]
+    train(config(folder, "continuous", **CONTINUOUS, steps=2))
+    plans[:0] = [options(folder, "continuous-ddp", **CONTINUOUS, steps=2)]
     (folder / "runs.json").write_text(json.dumps(plans))
     done = torchrun(2, str(Path(__file__).with_name("world.py")), str(folder / "runs.json"))
     assert (folder / "failed" / "error-1.txt").exists(), done.stderr[-3000:]
@@ -126,6 +133,13 @@ def assert_same_run(folder: Path, name: str, other: str, rtol: float = 1e-4) -> 
 
 def test_two_processes_train_what_one_does(runs: Path) -> None:
     assert_same_run(runs, "ddp", "one")
+
+
+@pytest.mark.parametrize("name", ["few", "continuous"])
+def test_two_processes_tune_what_one_does(runs: Path, name: str) -> None:
+    both = [load_file(runs / found / "model.safetensors") for found in (f"{name}-ddp", name)]
+    a, b = (torch.cat([tensor.flatten() for tensor in tensors.values()]) for tensors in both)
+    assert (a - b).norm() <= 1e-4 * b.norm()
 
 
 @pytest.mark.skipif(not FID, reason="torchmetrics is not installed")
