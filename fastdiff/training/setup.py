@@ -101,7 +101,7 @@ def follow(
 ) -> tuple[TrainConfig, list[str]]:
     """The config with image size, channels and classes as in the data, where neither it nor a .json file gives them.
 
-    A model to fine-tune keeps its image size, and its colours.
+    A model to fine-tune keeps its image size, its colours and, if the data only number as many classes, their names.
 
     Returns:
         The config, and a sentence for each choice that may surprise.
@@ -116,6 +116,9 @@ def follow(
         chosen["image_size"] = _size(config, base.model, found, notes)
     if config.num_classes is None and not base.fixed & {"num_classes", "num_outputs"}:
         chosen["num_classes"] = _num_classes(config, base.model, data, notes)
+    count, names = chosen.get("num_classes", config.num_classes), pretrained.class_names if pretrained else ()
+    if len(names) == count and not config.class_names and not data.class_names:
+        chosen["class_names"] = names
     return replace(config, **chosen), notes
 
 

@@ -177,6 +177,22 @@ def test_the_command_line_names_what_it_keeps(
     assert np.load(tmp_path / "samples" / "samples.npz")["arr_0"].shape == (2, 16, 16, 3)
 
 
+@pytest.mark.parametrize(("names", "kept"), [(("shoe", "bag", "coat"), True), (("shoe", "bag"), False)])
+def test_classes_that_the_data_only_number_keep_their_names(
+    toy: dict[str, Any], tmp_path: Path, names: tuple[str, ...], kept: bool
+) -> None:
+    """Labels 0 to 2 of an IDX file mean the model's classes if it has as many."""
+    fastdiff.save(source(replace(CONFIG, num_classes=len(names)), names), tmp_path / "named.safetensors")
+    labels = np.arange(12, dtype=np.uint8) % 3
+    np.savez(tmp_path / "numbered.npz", np.zeros((12, 8, 8, 1), np.uint8), labels)
+    options = {k: v for k, v in toy.items() if k != "preset"} | {"data": tmp_path / "numbered.npz"}
+    options["init"] = str(tmp_path / "named.safetensors")
+    trainer = Trainer(TrainConfig(**options))
+    assert trainer.state.model.class_names == (names if kept else ())
+    given = Trainer(TrainConfig(**{**options, "class_names": ("a", "b", "c")}))
+    assert given.state.model.class_names == ("a", "b", "c")
+
+
 def test_the_average_of_a_run_is_where_another_begins(toy: dict[str, Any], tmp_path: Path) -> None:
     train(TrainConfig(**toy, steps=4, ema=(0.9,)))
     checkpoint = toy["out"] / "checkpoints" / "step-00000004.safetensors"
