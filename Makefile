@@ -11,8 +11,10 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/python
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-sample: build  ## set up, then sample 64 labelled images from the bundled model into out/
+sample: build  ## set up, then sample 64 labelled images into out/, and 64 in two steps into out/few/
 	@$(BIN)/fastdiff sample --compare --out out
+	@printf '\nthe bundled model of few steps:\n'
+	@$(BIN)/fastdiff sample --checkpoint fashion-mnist-few --steps 2 --out out/few
 
 test: build $(VENV)/test-ready  ## set up, then lint, types and the whole test suite
 	$(BIN)/ruff check .

@@ -2,8 +2,9 @@
 
     python benchmarks/plots.py FILE [FOLDER]
 
-FILE is a results file of suite.py, models.py or samplers.py, or the log.jsonl of a training run; what it is of decides
-what is drawn: bars.png and roofline.png, engine.png, samplers.png, or loss_curve.png. FOLDER is docs/img if left out.
+FILE is a results file of suite.py, models.py, samplers.py or few_steps.py, or the log.jsonl of a training run; what it
+is of decides what is drawn: bars.png and roofline.png, engine.png, samplers.png, few_steps.png, or loss_curve.png.
+FOLDER is docs/img if left out.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import json
 import sys
 from pathlib import Path
 
-from parts.plots import loss_curve, models, samplers, suite
+from parts.plots import few_steps, loss_curve, models, samplers, suite
 
-DRAW = {"suite": suite.draw, "models": models.draw, "samplers": samplers.draw}
+DRAW = {"suite": suite.draw, "models": models.draw, "samplers": samplers.draw, "few_steps": few_steps.draw}
 
 
 def main(file: Path, folder: Path) -> None:

@@ -9,8 +9,10 @@ benchmarks/results/samplers-<machine>.json, which benchmarks/plots.py draws.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,13 +67,60 @@ def samples(model: Any, sampler: str, steps: int, n: int, folder: Path) -> Image
     return Images(torch.cat(parts), f"{sampler}, {steps} steps")
 
 
+class Setting(NamedTuple):
+    """A model, its name, and how it is sampled."""
+
+    model: Any
+    name: str
+    sampler: str
+    steps: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images that samples are compared with, and the features that are compared.
+
+    Attributes:
+        reference: images that the samples are compared with.
+        real: images that are compared with the reference as samples are.
+        kept_in: folder of the samples, with a folder for each model.
+    """
+
+    reference: Path = DATA / "t10k-images-idx3-ubyte.gz"
+    real: Path = DATA / "train-images-idx3-ubyte.gz"
+    features_of: str = "fashion-mnist-classifier"
+    kept_in: Path = Path("out/samplers")
+
+
+def compared(settings: Sequence[Setting], n: int, data: Data) -> dict[str, Any]:
+    """The tables of a results file: one row per setting, and the real images."""
+    features = load_features(data.features_of)
+    options = EvaluationOptions(batch_size=100, progress=False)
+    reference = Reference(data.reference.name, images=read_images(data.reference, features.shape, fit="pad"))
+    real = read_images(data.real, features.shape, fit="pad").first(n)
+    first = compare(real, reference, features, options=options, keep=True)
+    assert first.statistics is not None
+    rows: list[dict[str, Any]] = []
+    for model, name, sampler, steps in tqdm(settings, unit="setting"):
+        made = samples(model, sampler, steps, n, data.kept_in / name)
+        found = compare(made, first.statistics, features, options=options)
+        calls = calls_of(model, sampler, steps)
+        rows.append({"model": name, "sampler": sampler, "steps": steps, "nfe": calls, **found.values})
+    about = {"name": f"{n} images of {data.real.name}", **first.values}
+    return {"n": n, "features": features.name, "reference": reference.name, "real": about, "rows": rows}
+
+
+def load(name: str) -> Any:
+    return fastdiff.load(name).to(memory_format=torch.channels_last)  # pyright: ignore
+
+
 def main(
     n: int = 1000,
     nfe: tuple[int, ...] = (5, 10, 20, 50),
-    reference: Path = DATA / "t10k-images-idx3-ubyte.gz",
-    real: Path = DATA / "train-images-idx3-ubyte.gz",
-    kept_in: Path = Path("out/samplers"),
-    features_of: str = "fashion-mnist-classifier",
+    reference: Path = Data.reference,
+    real: Path = Data.real,
+    kept_in: Path = Data.kept_in,
+    features_of: str = Data.features_of,
     samplers: tuple[SamplerName, ...] = COMPARED,
     results: Path | None = None,
 ) -> None:
@@ -87,31 +136,11 @@ def main(
         samplers: Samplers to compare.
         results: Results file. Default: benchmarks/results/samplers-<machine>.json.
     """
-    model: Any = fastdiff.load(MODEL).to(memory_format=torch.channels_last)  # pyright: ignore
-    features = load_features(features_of)
-    options = EvaluationOptions(batch_size=100, progress=False)
-    shape = features.shape
-    others = Reference(str(reference.name), images=read_images(reference, shape, fit="pad"))
-    first = compare(
-        read_images(real, shape, fit="pad").first(n), others, features, options=options, keep=True
-    )
-    assert first.statistics is not None
-    settings = [(s, steps_for(model, s, calls)) for calls in nfe for s in samplers]
-    rows: list[dict[str, Any]] = []
-    for sampler, steps in tqdm(settings, unit="setting"):
-        found = compare(
-            samples(model, sampler, steps, n, kept_in), first.statistics, features, options=options
-        )
-        calls = calls_of(model, sampler, steps)
-        rows.append({"sampler": sampler, "steps": steps, "nfe": calls, **found.values})
-    about = machine.describe() | {"model": MODEL, "features": features.name}
-    content = {
-        "n": n,
-        "reference": others.name,
-        "real": {"name": f"{n} images of {real.name}", **first.values},
-        "rows": rows,
-    }
+    model = load(MODEL)
+    settings = [Setting(model, MODEL, s, steps_for(model, s, calls)) for calls in nfe for s in samplers]
+    content = compared(settings, n, Data(reference, real, features_of, kept_in))
     target = results or RESULTS / files.file_name("samplers")
+    about = machine.describe() | {"model": MODEL, "features": content.pop("features")}
     files.write(target, about, **content)
     print(markdown(content))
     print(f"\nwrote {target.name}")

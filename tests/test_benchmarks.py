@@ -146,29 +146,39 @@ def test_interop_prints_a_table() -> None:
     )
 
 
-@needs_tyro
-@pytest.mark.proof
-def test_samplers_prints_a_table_and_is_drawn(tmp_path: Path) -> None:
+@pytest.fixture
+def places(tmp_path: Path) -> list[str]:
+    """Options of a program that compares samples: a few random images are the data, and files are written here."""
     pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
     pixels = np.random.default_rng(0).integers(0, 256, (30, 32, 32), dtype=np.uint8)
-    np.savez(tmp_path / "data.npz", images=pixels)
-    places = (
-        "--reference",
-        "data.npz",
-        "--real",
-        "data.npz",
-        "--kept-in",
-        "kept",
-        "--results",
-        "samplers.json",
-    )
-    options = [str(tmp_path / place) if "-" not in place else place for place in places]
-    command = [str(BENCHMARKS / "samplers.py"), "--n", "12", "--nfe", "2", *options]
+    data, kept = tmp_path / "data.npz", tmp_path / "kept"
+    np.savez(data, images=pixels)
+    return ["--reference", str(data), "--real", str(data), "--kept-in", str(kept)]
+
+
+@needs_tyro
+@pytest.mark.proof
+def test_samplers_prints_a_table_and_is_drawn(tmp_path: Path, places: list[str]) -> None:
+    results = str(tmp_path / "samplers.json")
+    command = [str(BENCHMARKS / "samplers.py"), "--n", "12", "--nfe", "2", *places, "--results", results]
     printed = _run(*command)
     assert "| dpmpp | 2 | 2 |" in printed and "| heun | 1 | 1 |" in printed and "| real images |" in printed
     assert len(list((tmp_path / "kept").rglob("*.npy"))) == 5
-    _run(str(BENCHMARKS / "plots.py"), str(tmp_path / "samplers.json"), str(tmp_path))
+    _run(str(BENCHMARKS / "plots.py"), results, str(tmp_path))
     assert (tmp_path / "samplers.png").stat().st_size > 10_000
+
+
+@needs_tyro
+@pytest.mark.proof
+def test_few_steps_prints_a_table_and_is_drawn(tmp_path: Path, places: list[str]) -> None:
+    results, few = str(tmp_path / "few_steps.json"), ["--few", "1", "2", "--samplers", "dpmpp"]
+    options = [*few, "--batch", "2", "--rounds", "1", "--pictures-in", str(tmp_path), "--results", results]
+    printed = _run(str(BENCHMARKS / "few_steps.py"), "--n", "12", "--nfe", "2", *places, *options)
+    assert "| dpmpp | 2 | 2 |" in printed and "| consistency | 1 | 1 |" in printed
+    assert "fashion-mnist, 20 steps: " in printed and "fashion-mnist-few, 2 steps: " in printed
+    _run(str(BENCHMARKS / "plots.py"), results, str(tmp_path))
+    for name in ("few_steps.png", "few_steps_samples.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
 
 
 @needs_tyro

@@ -112,3 +112,42 @@ def test_the_engine_draws_the_same_images(dtype: torch.dtype, least: float) -> N
     psnr = float(10 * torch.log10(2**2 / error))
     print(f"{dtype}: {psnr:.1f} dB")
     assert psnr >= least
+
+
+# The model of few steps
+
+
+def _few(steps: int, n: int, **options) -> Tensor:
+    model = fastdiff.load("fashion-mnist-few")
+    return fastdiff.sample(model, n, steps=steps, progress=False, **options)
+
+
+def test_the_few_step_model_is_small_and_described() -> None:
+    assert (ASSETS / "fashion-mnist-few.safetensors").stat().st_size < 8_000_000
+    model, taught = fastdiff.load("fashion-mnist-few"), fastdiff.load("fashion-mnist")
+    assert model.config == fastdiff.PRESETS["fashion-mnist-few"].model == taught.config
+    assert model.diffusion == fastdiff.PRESETS["fashion-mnist-few"].diffusion
+    assert model.class_names == taught.class_names
+    usual = fastdiff.Sampler(model)
+    assert (usual.sampler, usual.calls) == ("consistency", 2)
+
+
+@pytest.mark.parametrize(("steps", "right"), [(1, 0.7), (2, 0.7), (4, 0.7)])
+def test_few_steps_are_told_apart(classify, steps: int, right: float) -> None:
+    classes = torch.arange(SAMPLES) % 10
+    accuracy = (classify(_few(steps, SAMPLES, classes=classes)) == classes).double().mean().item()
+    print(f"{steps} steps: {accuracy:.2f} of the samples are taken for their class")
+    assert accuracy >= right
+
+
+def test_a_sample_of_few_steps_is_the_same_in_any_batch() -> None:
+    """Bit for bit beside other images; to the network's rounding, which depends on the shape, in a smaller batch."""
+    classes, seeds = torch.arange(12) % 10, torch.arange(12) + 5
+    whole = _few(2, 12, classes=classes, seeds=seeds, batch_size=4)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    mixed = _few(2, 12, classes=classes[order], seeds=seeds[order], batch_size=4)
+    assert torch.equal(mixed, whole[order])
+    parts = _few(2, 12, classes=classes, seeds=seeds, batch_size=5)
+    torch.testing.assert_close(parts, whole, atol=1e-4, rtol=0)
+    distances = torch.cdist(whole.flatten(1), whole.flatten(1))
+    assert distances[~torch.eye(12, dtype=torch.bool)].min() > 1

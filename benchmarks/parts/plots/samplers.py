@@ -9,14 +9,29 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from fastdiff.sampling.samplers import SAMPLERS
-from parts.plots.style import QUIET, save
+from parts.plots.style import INK, QUIET, save
 
 # Colours that colour-blind people can distinguish, too (Okabe & Ito), and a mark for each.
-STYLES = (("#D55E00", "o"), ("#E69F00", "s"), ("#56B4E9", "^"), ("#009E73", "D"), ("#0072B2", "v"))
+STYLES = (
+    ("#D55E00", "o"),
+    ("#E69F00", "s"),
+    ("#56B4E9", "^"),
+    ("#009E73", "D"),
+    ("#0072B2", "v"),
+    ("#CC79A7", "P"),
+    (INK, "*"),
+)
+
+LABELS = {"consistency": "the few-step model"}
 
 
 def draw(content: dict[str, Any], folder: Path) -> None:
-    """``samplers.png``: FID on the left, precision and recall on the right, all over network calls."""
+    """``samplers.png``."""
+    quality(content, folder / "samplers.png")
+
+
+def quality(content: dict[str, Any], picture: Path) -> None:
+    """FID on the left, precision and recall on the right, all over network calls."""
     figure, panels = plt.subplots(
         1, 3, figsize=(10.5, 3.9), dpi=130, layout="constrained", width_ratios=(1.6, 1, 1)
     )
@@ -28,8 +43,9 @@ def draw(content: dict[str, Any], folder: Path) -> None:
     panels[1].set_title("precision, higher is better", fontsize=10)
     panels[2].set_title("recall, higher is better", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    save(figure, folder / "samplers.png")
+    columns = len(labels) if len(labels) < 7 else -(-len(labels) // 2)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    save(figure, picture)
 
 
 def _panel(axes: Any, content: dict[str, Any], metric: str) -> None:
@@ -38,7 +54,15 @@ def _panel(axes: Any, content: dict[str, Any], metric: str) -> None:
         method, (colour, mark) = SAMPLERS[sampler], STYLES[number % len(STYLES)]
         rows = sorted((r for r in content["rows"] if r["sampler"] == sampler), key=lambda r: r["nfe"])
         x, y = [r["nfe"] for r in rows], [r[metric] for r in rows]
-        axes.plot(x, y, color=colour, marker=mark, markersize=5, linewidth=1.6, label=method.title)
+        axes.plot(
+            x,
+            y,
+            color=colour,
+            marker=mark,
+            markersize=5,
+            linewidth=1.6,
+            label=LABELS.get(sampler, method.title),
+        )
     real = content["real"][metric]
     axes.axhline(
         real, color=QUIET, linestyle=(0, (4, 3)), linewidth=1, label=f"as many real images ({content['n']})"

@@ -1,0 +1,39 @@
+"""Draws what few steps cost in quality: FID over network calls, and samples side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from parts.plots.samplers import quality
+from parts.plots.style import INK, save
+
+
+def draw(content: dict[str, Any], folder: Path) -> None:
+    """``few_steps.png``."""
+    quality(content, folder / "few_steps.png")
+
+
+def samples(ways: dict[str, np.ndarray], classes: list[str], folder: Path) -> None:
+    """``few_steps_samples.png``: for each way to sample, by its caption, rows of one image of each class.
+
+    Args:
+        ways: [k len(classes),H,W] uint8 by caption, class by class.
+    """
+    figure, panels = plt.subplots(
+        len(ways), 1, figsize=(8.6, 1.78 * len(ways)), dpi=110, layout="constrained"
+    )
+    for axes, (caption, images) in zip(panels, ways.items(), strict=True):
+        height, width = images.shape[1:]
+        rows = images.reshape(-1, len(classes), height, width)
+        axes.imshow(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]), cmap="gray")
+        axes.set_ylabel(caption, color=INK)
+        middles = [width * (k + 0.5) for k in range(len(classes))]
+        axes.set_xticks(middles, classes if axes is panels[-1] else [""] * len(classes))
+        axes.set_yticks([])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+    save(figure, folder / "few_steps_samples.png")
