@@ -1,8 +1,8 @@
 """Makes a site of the pages as they stand in the repository: mkdocs runs these functions (mkdocs.yml).
 
 The pages link to each other, and to files beside docs/, as a checkout has them. README.md is the site's first page,
-docs/README.md its contents; a linked file becomes a part of the site, a linked folder plain text. The reference comes
-from the docstrings of what each package exports.
+docs/README.md its contents; a linked file becomes a part of the site, a linked folder plain text, a notebook a page.
+The reference comes from the docstrings of what each package exports.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from notebook_pages import as_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 # A page of the repository -> its name on the site. All others of docs/ keep theirs.
@@ -26,7 +27,7 @@ REFERENCE = ("", "ops", "training", "evaluation", "decision", "dpm2015")  # pack
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """All of docs/, what is beside it and linked, and the reference."""
-    for hidden in ("README.md", "site.py", "docstrings.py", "requirements.txt"):
+    for hidden in ("README.md", "site.py", "docstrings.py", "notebook_pages.py", "requirements.txt"):
         if file := files.get_file_from_path(hidden):
             files.remove(file)
     for source, name in NAMES.items():
@@ -34,6 +35,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for package in REFERENCE:
         name = f"api/{package or 'fastdiff'}.md"
         files.append(File.generated(config, name, content=_reference(package)))
+    for notebook in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        page, pictures = as_markdown(notebook)
+        files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=page))
+        for name, content in pictures.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=content))
     pages = [ROOT / name for name in NAMES] + sorted((ROOT / "docs").rglob("*.md"))
     for page in pages:
         for link in LINK.finditer(page.read_text(encoding="utf-8")):
@@ -67,7 +73,7 @@ def _resolved(page: str, target: str) -> str:
 def _on_site(path: str) -> str:
     if path in NAMES:
         return NAMES[path]
-    inside = path.removeprefix("docs/")
+    inside = re.sub(r"\.ipynb$", ".md", path.removeprefix("docs/"))  # docs/notebook_pages.py
     # A Markdown file beside docs/ is shown as it is, and a file without an ending as text.
     outside = not path.startswith("docs/") and (path.endswith(".md") or "." not in posixpath.basename(path))
     return f"{inside}.txt" if outside else inside
