@@ -31,6 +31,7 @@ def test_site(tmp_path: Path) -> None:
     headings = set(re.findall(r"<h2[^>]*>\s*fastdiff\.(\w+)", reference))
     assert headings == set(fastdiff.__all__) - NO_ENTRY
     _check_links(tmp_path)
+    _check_formulas(tmp_path)
 
 
 def _pages() -> list[Path]:
@@ -47,3 +48,18 @@ def _check_links(site: Path) -> None:
             if not re.match(r"[a-z]+:", target) and not (page.parent / target).exists():
                 broken.append(f"{page.relative_to(site)}: {target}")
     assert not broken
+
+
+def _check_formulas(site: Path) -> None:
+    """As MathML, which needs no script of another server; nothing is left of their markup."""
+    decision = (site / "api" / "decision.html").read_text()
+    density = re.search(
+        r"<math[^>]*>(.*?)</math>", decision[decision.index('id="fastdiff.decision.density.log_pdf"') :]
+    )
+    assert density and "<msqrt>" in density[1] and "&#x0221E;" in density[1]  # a root, an infinite sum
+    for page in site.rglob("*.html"):
+        text = page.read_text()
+        assert ":math:" not in text and ".. math::" not in text, page
+        assert not re.search(
+            r'<(?:script|img)[^>]*src="https?:|<link[^>]*stylesheet[^>]*href="https?:', text
+        ), page
