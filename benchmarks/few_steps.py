@@ -24,6 +24,7 @@ from fastdiff.bench import machine
 from fastdiff.bench import results as files
 from fastdiff.bench.clock import repeated, timings
 from fastdiff.choices import SamplerName
+from fastdiff.evaluation import read_images
 from fastdiff.ops.philox import sample_seeds
 
 TEACHER, FEW = "fashion-mnist", "fashion-mnist-few"
@@ -72,6 +73,21 @@ def shown(ways: list[Setting]) -> dict[str, Any]:
     return made
 
 
+def edited(model: Any, data: Path) -> dict[str, Any]:
+    """Columns of images [4,H,W] uint8 by caption: test images, their block averages, and enlargements of those."""
+    chosen = torch.tensor([0, 1, 18, 8])  # an ankle boot, a pullover, a bag and a sandal
+    found = read_images(data, (1, 32, 32), fit="pad", num_classes=10)
+    assert found.labels is not None, "the data must have labels"
+    pixels = found.fetch(chosen)
+    small = torch.nn.functional.avg_pool2d(pixels.float() / 127.5 - 1, 4)
+    classes = found.labels[chosen].repeat_interleave(3)
+    large = fastdiff.super_resolve(model, small, 3, classes=classes, progress=False)
+    made = fastdiff.to_uint8(large).reshape(4, 3, 32, 32).numpy()
+    squares = fastdiff.to_uint8(small.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    first = {"the image": pixels[:, 0].numpy(), "its averages": squares[..., 0].numpy()}
+    return first | {f"enlarged, {k + 1}": made[:, k] for k in range(3)}
+
+
 def main(
     n: int = 1000,
     nfe: tuple[int, ...] = (2, 4, 8, 20),
@@ -97,7 +113,7 @@ def main(
         kept_in: Folder of the samples.
         batch: Images that are sampled at once when the clock runs.
         rounds: Turns of the clock.
-        pictures_in: Folder for few_steps_samples.png. Default: it is not drawn.
+        pictures_in: Folder for few_steps_samples.png and few_steps_editing.png. Default: they are not drawn.
         results: Results file. Default: benchmarks/results/few_steps-<machine>.json.
     """
     teacher, student = load(TEACHER), load(FEW)
@@ -105,6 +121,7 @@ def main(
     best = Setting(teacher, TEACHER, "dpmpp", 20)
     if pictures_in is not None:
         pictures.samples(shown([*own, best]), list(student.class_names), pictures_in)
+        pictures.editing(edited(student, reference), pictures_in)
     taught = [Setting(teacher, TEACHER, s, steps_for(teacher, s, calls)) for calls in nfe for s in samplers]
     content = compared([*own, *taught], n, Data(reference, real, kept_in=kept_in))
     about = machine.describe() | {"models": [TEACHER, FEW], "features": content.pop("features")}

@@ -41,10 +41,13 @@ if TYPE_CHECKING:
     from fastdiff.sampling.conditions import Denoise as Denoise
     from fastdiff.sampling.conditions import Guide as Guide
     from fastdiff.sampling.conditions import Inpaint as Inpaint
+    from fastdiff.sampling.conditions import Observe as Observe
     from fastdiff.sampling.interpolate import interpolate as interpolate
     from fastdiff.sampling.progress import Progress as Progress
+    from fastdiff.sampling.restoration import colourise as colourise
     from fastdiff.sampling.restoration import denoise as denoise
     from fastdiff.sampling.restoration import inpaint as inpaint
+    from fastdiff.sampling.restoration import super_resolve as super_resolve
     from fastdiff.zoo import PRESETS as PRESETS
 
 # Imported on first use, so that `import fastdiff` costs next to nothing beyond torch.
@@ -76,8 +79,11 @@ _HOME = {
     "Denoise": "sampling.conditions",
     "Guide": "sampling.conditions",
     "Inpaint": "sampling.conditions",
+    "Observe": "sampling.conditions",
+    "colourise": "sampling.restoration",
     "denoise": "sampling.restoration",
     "inpaint": "sampling.restoration",
+    "super_resolve": "sampling.restoration",
     "PRESETS": "zoo",
 }
 

@@ -9,5 +9,8 @@ from fastdiff.sampling.conditions import Condition as Condition
 from fastdiff.sampling.conditions import Denoise as Denoise
 from fastdiff.sampling.conditions import Guide as Guide
 from fastdiff.sampling.conditions import Inpaint as Inpaint
+from fastdiff.sampling.conditions import Observe as Observe
+from fastdiff.sampling.restoration import colourise as colourise
 from fastdiff.sampling.restoration import denoise as denoise
 from fastdiff.sampling.restoration import inpaint as inpaint
+from fastdiff.sampling.restoration import super_resolve as super_resolve

@@ -191,8 +191,27 @@ class Denoise(Condition):
         return (mean + gain * self.observed.to(mean.dtype)) / (1 + gain), variance / (1 + gain)
 
 
+class _Replacing(Condition):
+    """A condition that replaces a part of the state, and may make each step several times."""
+
+    repeats: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "repeats", whole(self.repeats))
+        if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
+            raise FastdiffError(f"repeats must be a whole number of at least 1, got {self.repeats!r}")
+
+    @property
+    def step_count(self) -> int:
+        return self.repeats
+
+    @property
+    def needs_reverse_chain(self) -> bool:
+        return self.repeats > 1
+
+
 @dataclass(frozen=True, eq=False)
-class Inpaint(Condition):
+class Inpaint(_Replacing):
     r"""Inpainting: known pixels, which replace the state's at each step with the noise of the forward process.
 
     .. math::
@@ -222,19 +241,6 @@ class Inpaint(Condition):
     mask: Tensor
     repeats: int = 1
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "repeats", whole(self.repeats))
-        if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 1:
-            raise FastdiffError(f"repeats must be a whole number of at least 1, got {self.repeats!r}")
-
-    @property
-    def step_count(self) -> int:
-        return self.repeats
-
-    @property
-    def needs_reverse_chain(self) -> bool:
-        return self.repeats > 1
-
     def fitted(self, n: int, shape: Sequence[int]) -> Inpaint:
         image, mask = _image_rows("image", self.image, n, shape), _mask_rows(self.mask, n, shape)
         if not torch.where(mask, 0.0, image).isfinite().all():
@@ -251,6 +257,55 @@ class Inpaint(Condition):
             drawn = normal(seeds, x.shape[1:], step=counter, stream=KNOWN_STREAM, dtype=x.dtype)
             known = signal * known + noise * drawn
         return torch.empty_like(x).copy_(torch.where(self.mask, x, known))  # in the layout of x
+
+
+@dataclass(frozen=True, eq=False)
+class Observe(_Replacing):
+    r"""A linear measurement of the image, such as its block averages or its grey values: the part P x_0 is known.
+
+    .. math::
+        x_t \leftarrow x_t - P x_t + \sqrt{\bar\alpha_t}\,P y + \sqrt{1 - \bar\alpha_t}\,P z
+
+    P is an orthogonal projection; that on pixels of a mask is :class:`Inpaint`. z is drawn as there. The result has the
+    known part of y to rounding.
+
+    Args:
+        image: y, [C,*], [1,C,*] or [n,C,*] floating point: any image with the known part.
+        project: P of images [n,C,*], linear, with P P x = P x, and 0 for what is orthogonal to what it gives.
+        repeats: as of :class:`Inpaint`.
+
+    Raises:
+        FastdiffError: an image of another shape or with NaN or infinity, a function that is no projection, repeats
+            below 1.
+
+    Source: Song et al. 2023, algorithm 4, whose orthogonal transform and mask are P.
+    """
+
+    image: Tensor
+    project: Callable[[Tensor], Tensor]
+    repeats: int = 1
+
+    def fitted(self, n: int, shape: Sequence[int]) -> Observe:
+        image = _image_rows("image", self.image, n, shape)
+        if not image.isfinite().all():
+            raise FastdiffError("image must be finite, but has NaN or infinity")
+        known = self.project(image)
+        if known.shape != image.shape or not torch.allclose(self.project(known), known, atol=1e-4):
+            raise FastdiffError(
+                "project must be a projection: of images to images, and twice what it is once"
+            )
+        return replace(self, image=known)
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Condition:
+        return replace(self, image=f(self.image))
+
+    def state(self, x: Tensor, level: Sequence[float], seeds: Tensor, counter: int) -> Tensor:
+        signal, noise = level
+        other = -x
+        if noise > 0:
+            other += noise * normal(seeds, x.shape[1:], step=counter, stream=KNOWN_STREAM, dtype=x.dtype)
+        known = self.image.to(x.dtype)
+        return torch.empty_like(x).copy_(x + self.project(other) + (signal if noise > 0 else 1.0) * known)
 
 
 def _image_rows(name: str, image: Tensor, n: int, shape: Sequence[int]) -> Tensor:

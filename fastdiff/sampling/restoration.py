@@ -1,9 +1,12 @@
-"""Conditional sampling as a user calls it: ``inpaint`` and ``denoise``."""
+"""Conditional sampling as a user calls it: ``inpaint``, ``super_resolve``, ``colourise`` and ``denoise``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastdiff.choices import INPAINTING, usual_sampling
@@ -11,7 +14,7 @@ from fastdiff.diffusion.config import is_consistent
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.api import Sampler
-from fastdiff.sampling.conditions import ANNEALING, Denoise, Inpaint
+from fastdiff.sampling.conditions import ANNEALING, Denoise, Inpaint, Observe
 from fastdiff.sampling.options import RestorationOptions
 from fastdiff.sampling.request import REQUEST_ARGUMENTS
 from fastdiff.scalars import whole
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 _CALL = (REQUEST_ARGUMENTS - {"condition"}) | {"progress"}
 # Noise in the steps, and repeated steps, let the unknown pixels adapt to the known ones: docs/conditional_sampling.md.
 REPEATS = 5
+LUMA = (0.2989, 0.5870, 0.1140)  # of red, green and blue: ITU-R BT.601
 
 
 def inpaint(
@@ -74,6 +78,95 @@ def inpaint(
     return sampler(count * n, condition=condition, **call)
 
 
+def super_resolve(
+    model: Model,
+    small: Tensor,
+    n: int = 1,
+    *,
+    repeats: int | None = None,
+    **options: Unpack[RestorationOptions],
+) -> Tensor:
+    """n large images of each small one, [n,C,H,W] float32, whose averages over blocks of pixels are the small image's.
+
+        large = fastdiff.super_resolve(model, small, 4, classes=9)      # small [1, 8, 8], large [4, 1, 32, 32]
+
+    No model of super-resolution is needed: a denoiser of the large images fills in what the averages leave open.
+
+    Args:
+        model: as in :func:`inpaint`.
+        small: [C,h,w] floating point in [-1, 1], or [M,C,h,w], which gives M n results, ordered by image; H and W are
+            whole multiples of h and w.
+        n: number of results for each image.
+        repeats, options: as in :func:`inpaint`.
+
+    Raises:
+        FastdiffError: a size that does not divide the model's, NaN, values out of range; options that do not fit.
+
+    Source: Song et al. 2023, appendix D and algorithm 4. The method: :class:`~.conditions.Observe`.
+    """
+    sampler, call = _sampler(model, options)
+    shape = sampler.sample_shape
+    size, given = shape[1:], tuple(small.shape[-2:])
+    if small.ndim < 3 or len(size) != 2 or 0 in given or any(s % g for s, g in zip(size, given, strict=True)):
+        raise FastdiffError(
+            f"small images must have a size that divides the model's {list(size)}, got {list(given)}"
+        )
+    blocks = size[0] // given[0], size[1] // given[1]
+
+    def enlarged(x: Tensor) -> Tensor:
+        return x.repeat_interleave(blocks[0], -2).repeat_interleave(blocks[1], -1)
+
+    def averages(x: Tensor) -> Tensor:
+        return enlarged(F.avg_pool2d(x, blocks))
+
+    if sampler.clip:
+        _check_range(small)
+    return _observed(sampler, enlarged(small), averages, n, repeats, call)
+
+
+def colourise(
+    model: Model,
+    grey: Tensor,
+    n: int = 1,
+    *,
+    repeats: int | None = None,
+    **options: Unpack[RestorationOptions],
+) -> Tensor:
+    """n colourings of each grey image, [n,3,H,W] float32, whose luma 0.2989 R + 0.5870 G + 0.1140 B is the grey image.
+
+    Args:
+        model: as in :func:`inpaint`, of RGB images.
+        grey: [1,H,W] floating point in [-1, 1], or [M,1,H,W], which gives M n results, ordered by image.
+        n: number of results for each image.
+        repeats, options: as in :func:`inpaint`.
+
+    Raises:
+        FastdiffError: a model of other images, another size, NaN, values out of range; options that do not fit.
+
+    Source: Song et al. 2023, appendix D and algorithm 4, whose first colour axis is the direction of luma.
+    """
+    sampler, call = _sampler(model, options)
+    shape = sampler.sample_shape
+    if shape[0] != 3:
+        raise FastdiffError(f"only a model of RGB images can colourise; this one's have shape {list(shape)}")
+    if tuple(grey.shape[-3:]) != (1, *shape[1:]):
+        raise FastdiffError(
+            f"grey must have shape {[1, *shape[1:]]}, or one such for each image, got {list(grey.shape)}"
+        )
+    if sampler.clip:
+        _check_range(grey)
+    weights = torch.tensor(LUMA, dtype=torch.float64)
+    weights = (weights / weights.norm()).reshape(3, 1, 1)
+
+    def luma(x: Tensor) -> Tensor:
+        direction = weights.to(x)
+        return (x * direction).sum(-3, keepdim=True) * direction
+
+    length = torch.tensor(LUMA, dtype=torch.float64).norm()
+    image = grey / length.to(grey) * weights.to(grey)
+    return _observed(sampler, image, luma, n, repeats, call)
+
+
 def denoise(
     model: Model,
     observed: Tensor,
@@ -101,6 +194,27 @@ def denoise(
     condition = Denoise(observed, noise_std, schedule)
     sampler, call = _sampler(model, options)
     return sampler(len(observed), condition=condition, **call)
+
+
+def _observed(
+    sampler: Sampler,
+    image: Tensor,
+    project: Callable[[Tensor], Tensor],
+    n: int,
+    repeats: int | None,
+    call: dict[str, Any],
+) -> Tensor:
+    """n samples with the known part of each image [C,*] or [M,C,*]."""
+    n = whole(n)
+    image = image if image.ndim > len(sampler.sample_shape) else image[None]
+    if not isinstance(n, int) or n < 1 or not len(image):
+        raise FastdiffError(
+            f"there must be at least one image and one result, got {len(image)} and n = {n!r}"
+        )
+    if repeats is None:
+        repeats = REPEATS if sampler.is_reverse_chain else 1
+    condition = Observe(image.repeat_interleave(n, 0), project, repeats)
+    return sampler(len(condition.image), condition=condition, **call)
 
 
 def _sampler(model: Model, options: Any) -> tuple[Sampler, dict[str, Any]]:
