@@ -32,9 +32,9 @@ gpu:  ## on a machine with a GPU: build, test and measure; installs nothing (ARG
 	$(PYTHON) benchmarks/gpu.py $(ARGS)
 
 # Excluded are torch's own libraries. OpenMP's runtime is torch's as well: nothing is linked with it (csrc/libraries.py).
-wheel: build $(VENV)/test-ready  ## the wheel for this Python, with compiled kernels, checked by auditwheel, into dist/
+wheel: build $(VENV)/test-ready  ## the wheel for this Python, checked by auditwheel, into dist/ (CROSS=aarch64-linux-gnu-g++)
 	@rm -rf build/lib* build/wheel
-	@FASTDIFF_COMPILE=1 $(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
+	@FASTDIFF_COMPILE=1 $(if $(CROSS),CXX=$(CROSS)) $(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair --exclude libtorch_cpu.so --exclude libc10.so \
 		--wheel-dir dist build/wheel/*.whl
 	@ls -l dist

@@ -21,12 +21,13 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc"))
-from libraries import Library, cxx, libraries, ninja_file  # noqa: E402
+from libraries import Library, cxx, is_cross, libraries, ninja_file, target  # noqa: E402
 
 WANTED = os.environ.get("FASTDIFF_COMPILE", "")
 NOTE = "fastdiff/lib/not_compiled.txt"
@@ -91,8 +92,10 @@ class BuildWithNinja(build_ext):
         done = self._ninja(folder, "--quiet", "-k", "0", stderr=subprocess.STDOUT)
         sys.stderr.write(done.stdout)
         failed = self._remove_stale(folder, outputs) if done.returncode else []
-        for module, package in (("lib.ops", "torch"), ("_C", "pybind11")):
-            if module not in {library.module for library in LIBRARIES}:
+        built = {library.module for library in LIBRARIES}
+        needed = {"lib.ops": "torch"} | ({} if is_cross() else {"_C": "pybind11"})
+        for module, package in needed.items():
+            if module not in built:
                 failed.append(f"{module} ({package} is not installed here)")
         error = re.search(r".*error: .*|.*: not found.*", done.stdout)
         why = f": {error[0].strip()}" if error else ""
@@ -118,6 +121,16 @@ class BuildWithNinja(build_ext):
         return [path.name for path in failed]
 
 
+class Wheel(bdist_wheel):
+    """Without fastdiff._C nothing in it depends on the Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        python, abi, system = super().get_tag()
+        if self.root_is_pure or any(library.module == "_C" for library in LIBRARIES):
+            return python, abi, system
+        return "py3", "none", system
+
+
 def readme(pages: str) -> str:
     """README.md, with its relative links below the address ``pages`` (as they are without one)."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -128,6 +141,8 @@ def readme(pages: str) -> str:
     return re.sub(r"((?<!!)\[[^\]]*\]\()(?![a-z]+:|#)", rf"\g<1>{pages}/", text)
 
 
+if is_cross():  # what setuptools and pip take for the platform
+    os.environ["_PYTHON_HOST_PLATFORM"] = f"{platform.system().lower()}-{target()}"
 NOTHING = why_not_compiled(platform.system(), WANTED, shutil.which(cxx()))
 LIBRARIES = [] if NOTHING else libraries()
 EXTENSIONS = [Extension(f"fastdiff.{library.module}", [], optional=True) for library in LIBRARIES]
@@ -135,7 +150,7 @@ PAGES = os.environ.get("FASTDIFF_REPOSITORY", "").rstrip("/")
 if __name__ == "__main__":
     setup(
         ext_modules=EXTENSIONS,
-        cmdclass={"build_ext": BuildWithNinja, "build_py": BuildPackage},
+        cmdclass={"bdist_wheel": Wheel, "build_ext": BuildWithNinja, "build_py": BuildPackage},
         long_description=readme(PAGES),
         long_description_content_type="text/markdown",
         project_urls={"Source": re.sub(r"/blob/.*", "", PAGES), "Documentation": f"{PAGES}/docs/README.md"}

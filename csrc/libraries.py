@@ -6,15 +6,18 @@
     fastdiff/_C.<python>.so     what is no operator, by pybind11
 
 FASTDIFF_CUDA=1 builds CUDA's also where torch has none, 0 never; TORCH_CUDA_ARCH_LIST is like "8.0;9.0+PTX".
+A CXX for another processor, such as aarch64-linux-gnu-g++, makes all but fastdiff._C, which needs its Python.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import platform
 import re
 import shutil
+import subprocess
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +27,6 @@ MACOS = platform.system() == "Darwin"
 # Never -march=native: the build machine is not the machine it runs on.
 AVX2 = "-mavx2 -mfma -mf16c"
 AVX512 = f"{AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
-ISA_FLAGS = {"default": ""}
-if platform.machine().lower() in ("x86_64", "amd64"):
-    ISA_FLAGS |= {"avx2": AVX2, "avx512": AVX512}
 # Apple's compiler has none: the kernels run on one thread there. Nothing is linked for it: the functions are those of
 # the runtime that torch has loaded, whatever the name of its file, so that there is never a second one.
 OPENMP = "" if MACOS else "-fopenmp"
@@ -44,7 +44,11 @@ rule compile
   deps = gcc
 rule link
   command = $compiler -shared $in -o $out $flags
+rule stand_in
+  command = $cxx -shared -x c /dev/null -Wl,-soname,$soname -o $out
 """
+# Empty libraries under the names of torch's, to link with where torch's own are for another processor.
+STAND_INS = ("libtorch_cpu.so", "libc10.so")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Library:
     flags: str
     link: str = LINK
     compiler: str = "$cxx"
+    stand_ins: tuple[str, ...] = ()  # of STAND_INS
 
     def statements(self, output: Path) -> str:
         lines, objects, always = [], [], f"  compiler = {self.compiler}"
@@ -61,7 +66,10 @@ class Library:
             objects.append(f"$objects/{self.module}/{source.stem}.o")
             flags = f"  flags = -O3 -Icsrc {self.flags}"
             lines += [f"build {objects[-1]}: compile {_escaped(source)}", flags, always]
-        lines += [f"build {_escaped(output)}: link {' '.join(objects)}", f"  flags = {self.link}", always, ""]
+        for name in self.stand_ins:
+            lines += [f"build $objects/{name}: stand_in", f"  soname = {name}"]
+        inputs = " ".join([*objects, "|", *(f"$objects/{name}" for name in self.stand_ins)])
+        lines += [f"build {_escaped(output)}: link {inputs}", f"  flags = {self.link}", always, ""]
         return "\n".join(lines)
 
 
@@ -80,20 +88,30 @@ def _escaped(path: Path) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
+def isa_flags() -> dict[str, str]:
+    """The instruction sets that kernels are compiled for, with their flags."""
+    return {"default": "", "avx2": AVX2, "avx512": AVX512} if target() == "x86_64" else {"default": ""}
+
+
 def libraries() -> list[Library]:
     found = []
-    for isa, flags in ISA_FLAGS.items():
+    for isa, flags in isa_flags().items():
         found.append(Library(f"lib.cpu_{isa}", "cpu/*.cpp", f"{KERNEL} {flags}"))
     if spec := importlib.util.find_spec("torch"):
         torch = Path(str(spec.origin)).parent
-        link = f"-L'{torch}/lib' -ltorch_cpu -lc10 {LINK}"
-        found.append(Library("lib.ops", "torch/*.cpp", f"{DOOR} -isystem '{torch}/include'", link))
-    if importlib.util.find_spec("pybind11"):
+        flags, link = f"{DOOR} -isystem '{torch}/include'", f"-L'{torch}/lib' -ltorch_cpu -lc10 {LINK}"
+        if is_cross():
+            names = " ".join(f"-l:{name}" for name in STAND_INS)
+            link = f"-L$objects -Wl,--no-as-needed {names} {LINK}"
+        found.append(
+            Library("lib.ops", "torch/*.cpp", flags, link, stand_ins=STAND_INS if is_cross() else ())
+        )
+    if importlib.util.find_spec("pybind11") and not is_cross():
         import pybind11
 
         headers = f"-isystem '{pybind11.get_include()}' -isystem '{sysconfig.get_paths()['include']}'"
         found.append(Library("_C", "bindings*.cpp", f"{HOST} -std=c++17 -fvisibility=hidden {headers}"))
-    if nvcc():
+    if nvcc() and not is_cross():
         flags = f"-std=c++17 -lineinfo -Xcompiler -fPIC {architectures()}"
         found.append(Library("lib.cuda", "cuda/*.cu", flags, link="", compiler="$nvcc"))
     return found
@@ -101,6 +119,25 @@ def libraries() -> list[Library]:
 
 def cxx() -> str:
     return os.environ.get("CXX", "c++")
+
+
+@functools.cache
+def target() -> str:
+    """The processor that the compiler compiles for, as Linux names it: x86_64, aarch64."""
+    name = platform.machine()
+    if shutil.which(cxx()):
+        said = subprocess.run([cxx(), "-dumpmachine"], capture_output=True, text=True, check=False)
+        name = said.stdout.partition("-")[0].strip() or name
+    return _known(name)
+
+
+def is_cross() -> bool:
+    """Whether that is another processor than this machine's."""
+    return target() != _known(platform.machine())
+
+
+def _known(name: str) -> str:
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name.lower(), name.lower())
 
 
 def nvcc() -> str | None:
