@@ -27,23 +27,10 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc"))
-from libraries import Library, cxx, is_cross, libraries, ninja_file, target  # noqa: E402
+from libraries import Library, cxx, is_cross, libraries, ninja_file, target, why_not_compiled  # noqa: E402
 
 WANTED = os.environ.get("FASTDIFF_COMPILE", "")
 NOTE = "fastdiff/lib/not_compiled.txt"
-
-
-def why_not_compiled(system: str, wanted: str, compiler: str | None) -> str | None:
-    """Why a package that is built here has no compiled parts; None: it has."""
-    if wanted == "0":
-        return "this package was built without them (FASTDIFF_COMPILE=0), for systems that have no package of their own"
-    if system not in ("Linux", "Darwin"):
-        return f"they are made for Linux and macOS, and this is {system}"
-    if compiler is None:
-        return (
-            f"there is no C++ compiler here ({cxx()} was not found); install one and install fastdiff again"
-        )
-    return None
 
 
 def say(reason: str) -> None:

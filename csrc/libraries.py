@@ -88,6 +88,19 @@ def _escaped(path: Path) -> str:
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
+def why_not_compiled(system: str, wanted: str, compiler: str | None) -> str | None:
+    """Why a package that is built here has no compiled parts; None: it has."""
+    if wanted == "0":
+        return "this package was built without them (FASTDIFF_COMPILE=0), for systems that have no package of their own"
+    if system not in ("Linux", "Darwin"):
+        return f"they are made for Linux and macOS, and this is {system}"
+    if compiler is None:
+        return (
+            f"there is no C++ compiler here ({cxx()} was not found); install one and install fastdiff again"
+        )
+    return None
+
+
 def isa_flags() -> dict[str, str]:
     """The instruction sets that kernels are compiled for, with their flags."""
     return {"default": "", "avx2": AVX2, "avx512": AVX512} if target() == "x86_64" else {"default": ""}
