@@ -181,6 +181,19 @@ def test_few_steps_prints_a_table_and_is_drawn(tmp_path: Path, places: list[str]
         assert (tmp_path / name).stat().st_size > 10_000
 
 
+def test_two_steps_are_nearly_as_good_as_twenty_of_the_teacher() -> None:
+    """Half more FID at most, precision and recall within 0.1 of it, and several times as many images a second."""
+    (file,) = (BENCHMARKS / "results").glob("few_steps-*.json")
+    content = json.loads(file.read_text())
+    rows = {(row["model"], row["sampler"], row["nfe"]): row for row in content["rows"]}
+    few, taught = rows["fashion-mnist-few", "consistency", 2], rows["fashion-mnist", "dpmpp", 20]
+    assert few["fid"] <= 1.5 * taught["fid"]
+    for metric in ("precision", "recall"):
+        assert few[metric] > taught[metric] - 0.1
+    before, after = (row["images_per_second"] for row in content["speed"])
+    assert after > 5 * before
+
+
 @needs_tyro
 @pytest.mark.proof
 def test_sampler_updates_prints_a_row_of_every_sampler() -> None:
