@@ -53,6 +53,7 @@ FASTDIFF = Group(
                 "cifar10": "dpm2015_images:Cifar10",
             },
         ),
+        "demo": "demo:Demo",
         "export": "export:Export",
         "run": "run:Run",
         "bench": "bench:Bench",

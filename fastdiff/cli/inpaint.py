@@ -67,7 +67,6 @@ class Inpaint:
     progress: Progress = True
 
     def run(self) -> int:
-        import numpy as np
         import torch
 
         from fastdiff.bench.machine import device_name
@@ -97,9 +96,7 @@ class Inpaint:
         with enough_memory(self.device, self.batch_size):
             filled = fastdiff.inpaint(model, known, torch.from_numpy(mask), self.n, **sampling, **options)
         seconds = time.perf_counter() - start
-        # The known bytes themselves: on the way to [-1, 1] and back, truncation may take 1 off.
-        completions = fastdiff.to_uint8(filled).cpu().numpy()
-        completions = np.where(mask[..., None], completions, np.repeat(images, self.n, 0))
+        completions = with_known_pixels(fastdiff.to_uint8(filled).cpu().numpy(), images, mask)
         self._write(images, mask, completions)
         print(f"device     {device_name(self.device)}")
         print(
@@ -124,3 +121,13 @@ class Inpaint:
             np.savez(file, completions, image=images, mask=mask)
         with atomic_path(self.out / "inpaint.png") as path:
             grid(np.concatenate(rows), captions, columns=self.n + 1).save(path, format="PNG")
+
+
+def with_known_pixels(completions: np.ndarray, images: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Completions [M n,H,W,C] uint8 of images [M,H,W,C] with the known bytes themselves, where mask [H,W] is False.
+
+    On the way to [-1, 1] and back, truncation may take 1 off.
+    """
+    import numpy as np
+
+    return np.where(mask[..., None], completions, np.repeat(images, len(completions) // len(images), 0))

@@ -55,6 +55,7 @@ TABLE: tuple[Run | Left, ...] = (
     Left(r"pip install .*", "needs the network"),
     Left(r"pytest benchmarks .*", "tests/test_benchmarks.py runs the suite"),
     Left(r"python benchmarks/.*", "tests/test_benchmarks.py runs the programs"),
+    Left(r"(fastdiff demo|FASTDIFF_SCREENSHOTS=).*", "tests/cli/test_demo_in_browser.py opens the page"),
     Left(r"mkdir -p .*", "no command of fastdiff's"),
     Left(r"(torchrun .* )?fastdiff run scripts/.*", "tests/interop/test_guided_scripts.py runs such scripts"),
     Left(r"torchrun --nnodes=2 .*", "needs two machines; the line above it is run"),
