@@ -41,6 +41,7 @@ def test_bundled_denoisers_are_there_by_themselves() -> None:
     assert "fashion-mnist" in models and "fashion-mnist-classifier" not in models
     assert models["fashion-mnist"].about == "32 × 32 grey, 10 classes, 1.7 million parameters"
     assert models["fashion-mnist"].usual() == ("dpmpp", 20)
+    assert models["fashion-mnist-few"].usual() == ("consistency", 2)
     assert all(shown.model.diffusion is not None for shown in models.values())
 
 

@@ -9,7 +9,6 @@ import base64
 import io
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,27 +18,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, DESKTOP, PHONE, chromium
 from PIL import Image
 
 import fastdiff
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SECONDS = 120  # for anything to happen, on a busy machine
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 pytestmark = [
     pytest.mark.proof,
     pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
 ]
 
 
@@ -66,12 +55,9 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
 
 
 class Visitor:

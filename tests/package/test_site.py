@@ -8,30 +8,56 @@ import sys
 from pathlib import Path
 
 import pytest
+from browser import DESKTOP, PHONE, chromium
 
 import fastdiff
 
 ROOT = Path(__file__).parents[2]
 NO_ENTRY = {"__version__", "decision", "dpm2015"}  # a number, and packages that have pages of their own
 
-pytestmark = pytest.mark.proof
+pytestmark = [pytest.mark.proof, pytest.mark.xdist_group("browser")]
 
 
-def test_site(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for needed in ("material", "mkdocstrings"):
         pytest.importorskip(needed)
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
-    pages = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.html")}
+    return folder
+
+
+def test_site(site: Path) -> None:
+    pages = {path.relative_to(site).as_posix() for path in site.rglob("*.html")}
     written = {path.relative_to(ROOT / "docs").with_suffix(".html").as_posix() for path in _pages()}
     assert written - {"README.html"} <= pages
     assert {"index.html", "contents.html", "CONTRIBUTING.html", "api/fastdiff.html"} <= pages
-    reference = (tmp_path / "api" / "fastdiff.html").read_text()
+    reference = (site / "api" / "fastdiff.html").read_text()
     headings = set(re.findall(r"<h2[^>]*>\s*fastdiff\.(\w+)", reference))
     assert headings == set(fastdiff.__all__) - NO_ENTRY
-    _check_links(tmp_path)
-    _check_formulas(tmp_path)
+    _check_links(site)
+    _check_formulas(site)
+
+
+@pytest.mark.parametrize("window", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_pages_fit_their_window(site: Path, window: dict[str, int]) -> None:
+    """Each page in a browser: nothing stands out at its side, every picture is there, the network is left alone."""
+    wrong, asked = [], []
+    with chromium() as browser:
+        page = browser.new_page(viewport=window)
+        page.on("request", lambda request: asked.append(request.url))
+        for file in sorted(site.rglob("*.html")):
+            if file.name == "404.html":  # its links are the server's
+                continue
+            page.goto(file.as_uri(), timeout=120_000)
+            width = page.evaluate("document.documentElement.scrollWidth")
+            missing = page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).length")
+            if width > window["width"] or missing:
+                wrong.append(f"{file.relative_to(site)}: {width} pixels wide, {missing} pictures missing")
+    assert not wrong
+    assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
 
 
 def _pages() -> list[Path]:
