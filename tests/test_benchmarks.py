@@ -217,7 +217,7 @@ def test_sampler_results_are_complete() -> None:
 
 def test_decision_prints_its_tables() -> None:
     printed = _run(str(BENCHMARKS / "decision.py"), "--small", "--rounds", "1")
-    assert "| exact |" in printed and "| fastdiff |" in printed and "| fastdiff, in a fit |" in printed
+    assert "| exact |" in printed and "| fastdiff |" in printed and "| fastdiff, log_pdf |" in printed
 
 
 DRY = (str(BENCHMARKS / "gpu.py"), "--dry-run", "--device", "cpu", "--results")

@@ -164,7 +164,10 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
         assert {"cpu_default.so", "ops.so"} <= kernels
         assert len(compiled) == len(kernels) + 1, "besides the libraries, one module for this Python"
         assert not [name for name in names if ".libs/" in name or re.search(OPENMP, name)]
-        assert {"fastdiff/py.typed", "fastdiff/assets/fashion-mnist.safetensors"} <= names
+        assert {
+            "fastdiff/py.typed",
+            *(f"fastdiff/assets/fashion-mnist{few}.safetensors" for few in ("", "-few")),
+        } <= names
         assert "fastdiff/lib/not_compiled.txt" not in names
         assert not [
             name for name in names if name.split("/")[0] not in ("fastdiff",) and ".dist-info/" not in name
