@@ -147,9 +147,8 @@ class Trainer:
         parallel = Parallel(model, config.strategy, self._processes, self._device)
         self.state = self._make_state(model, diffusion)
         if config.target_ema and isinstance(self._task, Consistency):
-            self._task.target = self.state.averaged(
-                len(config.ema)
-            ).train()  # its weights are the average itself
+            # Its weights are the average itself, which each step moves.
+            self._task.target = self.state.averaged(len(config.ema)).train()
         self.update = Update(
             config, self._task, self._batches, parallel, self._processes, self.state, self._device
         )
