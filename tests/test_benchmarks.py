@@ -152,7 +152,7 @@ def places(tmp_path: Path) -> list[str]:
     pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
     pixels = np.random.default_rng(0).integers(0, 256, (30, 32, 32), dtype=np.uint8)
     data, kept = tmp_path / "data.npz", tmp_path / "kept"
-    np.savez(data, images=pixels)
+    np.savez(data, images=pixels, labels=np.arange(30) % 10)
     return ["--reference", str(data), "--real", str(data), "--kept-in", str(kept)]
 
 
@@ -177,7 +177,7 @@ def test_few_steps_prints_a_table_and_is_drawn(tmp_path: Path, places: list[str]
     assert "| dpmpp | 2 | 2 |" in printed and "| consistency | 1 | 1 |" in printed
     assert "fashion-mnist, 20 steps: " in printed and "fashion-mnist-few, 2 steps: " in printed
     _run(str(BENCHMARKS / "plots.py"), results, str(tmp_path))
-    for name in ("few_steps.png", "few_steps_samples.png"):
+    for name in ("few_steps.png", "few_steps_samples.png", "few_steps_editing.png"):
         assert (tmp_path / name).stat().st_size > 10_000
 
 
