@@ -93,6 +93,16 @@ class Visitor:
         line.wait_for()
         return line.inner_text()
 
+    def press_until(self, name: str, containing: str) -> None:
+        """Press again and again: nothing in the page says when a picture that was given has arrived at the server."""
+        line = self.page.locator(".fd-status .fd-run", has_text=containing).locator("visible=true")
+        for _ in range(SECONDS // 3):
+            self.press(name)
+            self.page.wait_for_timeout(3000)
+            if line.count():
+                return
+        raise AssertionError(f"{name} never led to: {containing}")
+
     def images(self) -> np.ndarray:
         """[N,H,W]: the grey images that are visible, as they were sent."""
         shown = self.page.locator(".fd-tiles img").locator("visible=true").all()
@@ -102,7 +112,6 @@ class Visitor:
     def give(self, picture: Path, place: int = 0) -> None:
         """Put a picture into one of the open tab's places for them."""
         self.page.locator("[role=tabpanel]:visible input[type=file]").nth(place).set_input_files(picture)
-        self.page.wait_for_timeout(2000)  # it is sent at once; nothing in the page says when it has arrived
 
     def paint(self) -> None:
         """A stroke of the brush across the middle of the picture."""
@@ -111,7 +120,7 @@ class Visitor:
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         self.page.mouse.move(x - 90, y)
         self.page.mouse.down()
-        self.page.mouse.move(x + 90, y + 30, steps=25)
+        self.page.mouse.move(x + 90, y + 30, steps=8)  # each is a frame that the processor draws
         self.page.mouse.up()
 
     def keep(self, name: str) -> None:
@@ -154,7 +163,7 @@ def test_a_visit(visitor) -> None:
     visitor.open("Inpaint")
     visitor.press("Take a sample")
     visitor.page.locator("#editor canvas").first.wait_for()
-    visitor.page.wait_for_timeout(2000)  # for the picture to be drawn in the canvas
+    visitor.page.wait_for_timeout(4000)  # for the picture to be drawn in the canvas
     visitor.paint()
     visitor.set("Steps", 25)
     visitor.press("Fill in")
@@ -194,6 +203,21 @@ def test_steps_arrive_and_stop_stops(browser, address) -> None:
     visitor.leave()
 
 
+def test_another_model_brings_its_own_choices(browser, address) -> None:
+    visitor = Visitor(browser, address, DESKTOP)
+    visitor.page.get_by_label("Model").click()
+    visitor.page.get_by_role("option", name="fashion-mnist-few").click()
+    steps = visitor.page.get_by_label("number input for Steps").locator("visible=true")
+    visitor.page.wait_for_function("field => field.value === '2'", arg=steps.element_handle())
+    visitor.press("Sample")
+    said = visitor.status("images/s")
+    assert "--checkpoint fashion-mnist-few --n 10 --sampler consistency --steps 2 --seed 0" in said
+    few = fastdiff.load("fashion-mnist-few")
+    expected = fastdiff.to_uint8(fastdiff.sample(few, 10, classes=list(range(10)), progress=False))
+    assert np.abs(visitor.images().astype(int) - expected[..., 0].numpy()).max() <= 1
+    visitor.leave()
+
+
 def test_who_leaves_frees_the_model(browser, address) -> None:
     visitors = [Visitor(browser, address, DESKTOP) for _ in range(2)]
     for visitor in visitors:
@@ -228,8 +252,7 @@ def test_pictures_that_are_given(browser, address, tmp_path) -> None:
     visitor.press("Fill in")
     visitor.status("there is no picture to fill in")
     visitor.give(tmp_path / "a.png")
-    visitor.press("Fill in")
-    visitor.status("nothing is hidden yet")
+    visitor.press_until("Fill in", "nothing is hidden yet")
 
     visitor.open("Interpolate")
     visitor.page.get_by_label("two pictures").check()
@@ -238,8 +261,7 @@ def test_pictures_that_are_given(browser, address, tmp_path) -> None:
     visitor.give(tmp_path / "a.png")
     visitor.give(tmp_path / "b.png", 1)
     visitor.set("Frames", 3)
-    visitor.press("Interpolate")
-    visitor.status("3 images in")
+    visitor.press_until("Interpolate", "3 images in")
     first, _, last = visitor.images().astype(int)
     assert first.shape == (32, 32)
     assert (first[:, -1] > first[:, 0]).all() and (last[:, -1] < last[:, 0]).all(), "the ramps, up and down"
