@@ -162,7 +162,7 @@ def continuous_losses(
         sigma: [N] levels of a process in continuous time. The others are as in :func:`consistency_losses`.
         steady: c, which keeps large tangents from unsettling the training; None: g as it is.
 
-    Source: Song et al. 2023, theorem 6; Lu & Song 2024 (sCM), section 4.1: tangent normalisation, without its warm-up.
+    Source: Song et al. 2023, theorem 6; tangent normalisation: Lu & Song 2024 (sCM), without their warm-up.
     """
     devices = [x0.device] if x0.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices):
