@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import runpy
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -30,15 +31,9 @@ LISTED = """
 
 
 @pytest.fixture(scope="module")
-def example():
+def example() -> SimpleNamespace:
     pytest.importorskip("tyro", reason="tyro is not installed")
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        import emoji_pictures  # pyright: ignore[reportMissingImports]
-
-        yield emoji_pictures
-    finally:
-        sys.path.remove(str(EXAMPLES))
+    return SimpleNamespace(**runpy.run_path(str(EXAMPLES / "emoji_pictures.py")))
 
 
 @pytest.fixture

