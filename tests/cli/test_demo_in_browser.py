@@ -12,7 +12,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from PIL import Image
 import fastdiff
 
 SECONDS = 120  # for anything to happen, on a busy machine
+STEP = re.compile(r"step \d+ of 250")
 
 pytestmark = [
     pytest.mark.proof,
@@ -87,7 +88,7 @@ class Visitor:
         field.fill(str(value))
         field.press("Tab")
 
-    def status(self, containing: str) -> str:
+    def status(self, containing: str | re.Pattern[str]) -> str:
         """What the visible line below the images says, once it contains this."""
         line = self.page.locator(".fd-status .fd-run", has_text=containing).locator("visible=true")
         line.wait_for()
@@ -114,14 +115,29 @@ class Visitor:
         self.page.locator("[role=tabpanel]:visible input[type=file]").nth(place).set_input_files(picture)
 
     def paint(self) -> None:
-        """A stroke of the brush across the middle of the picture."""
+        """A stroke of the brush across the middle of the picture, once that is drawn, and until the stroke is."""
+        self.page.locator("#editor canvas").first.wait_for()
+        self._until(lambda seen: (seen.max(-1) < 40).mean() > 0.05, lambda: None)  # garments are on black
         self.page.locator("#editor").get_by_role("button", name="Brush", exact=True).click()
+        self._until(lambda seen: (seen[..., 0] - seen[..., 2] > 80).sum() > 500, self._stroke)  # orange
+
+    def _stroke(self) -> None:
         box = self.page.locator("#editor canvas").first.bounding_box()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         self.page.mouse.move(x - 90, y)
         self.page.mouse.down()
         self.page.mouse.move(x + 90, y + 30, steps=8)  # each is a frame that the processor draws
         self.page.mouse.up()
+
+    def _until(self, holds: Callable[[np.ndarray], bool], act: Callable[[], None]) -> None:
+        """Do it again and again until this holds of the canvas [H,W,3]: no event says what is drawn."""
+        for _ in range(SECONDS // 2):
+            act()
+            self.page.wait_for_timeout(2000)
+            shown = self.page.locator("#editor canvas").first.screenshot()
+            if holds(np.asarray(Image.open(io.BytesIO(shown)).convert("RGB")).astype(int)):
+                return
+        raise AssertionError("the editor's canvas never showed it")
 
     def keep(self, name: str) -> None:
         """A screenshot, if they are wanted."""
@@ -162,8 +178,6 @@ def test_a_visit(visitor) -> None:
 
     visitor.open("Inpaint")
     visitor.press("Take a sample")
-    visitor.page.locator("#editor canvas").first.wait_for()
-    visitor.page.wait_for_timeout(4000)  # for the picture to be drawn in the canvas
     visitor.paint()
     visitor.set("Steps", 25)
     visitor.press("Fill in")
@@ -187,9 +201,10 @@ def test_steps_arrive_and_stop_stops(browser, address) -> None:
     visitor.set("Images", 64)
     visitor.set("Steps", 250)
     visitor.press("Sample")
-    visitor.status("step 11 of 250")
+    said = visitor.status(STEP)
     first = visitor.images()
-    visitor.status("step 22 of 250")
+    while visitor.status(STEP) == said:
+        visitor.page.wait_for_timeout(100)
     assert not np.array_equal(first, visitor.images()) and len(first) == 64
     visitor.press("Stop")
     visitor.status("stopped")
@@ -224,10 +239,10 @@ def test_who_leaves_frees_the_model(browser, address) -> None:
         visitor.set("Images", 64)
         visitor.set("Steps", 250)
     visitors[0].press("Sample")
-    visitors[0].status("step 11 of 250")
+    visitors[0].status(STEP)
     visitors[0].page.close()
     visitors[1].press("Sample")
-    visitors[1].status("step 11 of 250")
+    visitors[1].status(STEP)
     visitors[1].leave()
 
 
