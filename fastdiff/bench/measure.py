@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 
-from fastdiff.bench.clock import repeated, take_turns
+from fastdiff.bench.clock import Turn, repeated, take_turns
 from fastdiff.bench.count import Compute, count
 from fastdiff.bench.steps import Options, sides
 from fastdiff.bench.v100 import (
@@ -17,11 +18,14 @@ from fastdiff.bench.v100 import (
     normalised_v100_days,
 )
 from fastdiff.errors import FastdiffError
+from fastdiff.models import build_model
 from fastdiff.models.config import GROUPS, UNetConfig
+from fastdiff.sampling.api import Sampler
 from fastdiff.zoo import PRESETS
 
 IMAGES = 1e6  # that the converted days are given for
 _PEAK = "matrix product"
+_STEPS = 2  # of the sampling that is timed
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,30 @@ def measure(preset: str, options: Options, device: torch.device | str = "cpu") -
     compute = count(config)
     rows = tuple(_row(side, statistics.median(s), options, compute, peak) for side, s in samples.items())
     return Result(preset, config, compute, options, peak, rows, tuple(skipped))
+
+
+def sampling_speeds(
+    presets: Iterable[str], options: Options, device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """Multiply-accumulates a second that fastdiff reaches in sampling with each model, on random weights.
+
+    The models take turns; each samples ``options.batch`` images in two steps by its usual sampler.
+    """
+    turns, macs = dict[str, Turn](), dict[str, float]()
+    for name in dict.fromkeys(presets):
+        config = _config(name, options.width)
+        model = build_model(config).to(device).eval()
+        precision = "bfloat16" if options.dtype is torch.bfloat16 else None
+        sampler = Sampler(model, steps=_STEPS, diffusion=PRESETS[name].diffusion, precision=precision)
+        classes = None if config.num_classes is None else 0
+        turns[name] = repeated(
+            lambda sampler=sampler, classes=classes: sampler(
+                options.batch, classes=classes, progress=False
+            ).cpu()
+        )
+        macs[name] = count(config).macs * options.batch * _STEPS
+    samples = take_turns(turns, options.rounds)
+    return {name: macs[name] / statistics.median(seconds) for name, seconds in samples.items()}
 
 
 def _config(preset: str, width: int | None) -> UNetConfig:

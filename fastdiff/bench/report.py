@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from fastdiff.bench import few_steps
 from fastdiff.bench.count import count
@@ -78,19 +78,22 @@ def few_step_training() -> str:
     return table(head, rows)
 
 
-def few_step_sampling(macs_per_second: float | None = None) -> str:
+def few_step_sampling(speeds: Mapping[str, float] | None = None, width: int | None = None) -> str:
     """Sampling a thousand images, in V100-seconds.
 
     Args:
-        macs_per_second: of a matrix product on this device, for a column of estimated seconds here.
+        speeds: by preset, MACs a second that sampling was measured to reach on this device, for a column of seconds
+            here; a classifier's are taken to be as fast.
+        width: the channels to which the measured networks were reduced, if they were.
     """
     first, rows = few_steps.SAMPLING[0].macs, list[tuple[str, ...]]()
     for way in few_steps.SAMPLING:
-        here = [] if macs_per_second is None else [f"{1000 * way.macs / macs_per_second:.0f}"]
+        here = [] if speeds is None else [f"{1000 * way.macs / speeds[way.preset]:.0f}"]
         cheaper = f"{first / way.macs:.0f}x"
         rows.append((way.title, way.preset, str(way.calls), f"{way.v100_seconds():.1f}", cheaper, *here))
     head = ["sampling", "model", "calls", "V100-seconds of 1,000 images, counted", "cheaper"]
-    return table([*head, *([] if macs_per_second is None else ["seconds here, estimated"])], rows)
+    whose = "" if width is None else f", at the speed of networks REDUCED to {width} channels"
+    return table([*head, *([] if speeds is None else [f"seconds here{whose}"])], rows)
 
 
 def measured(result: Result) -> str:

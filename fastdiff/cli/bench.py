@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tyro.conf import Positional
@@ -14,7 +14,7 @@ from fastdiff.errors import FastdiffError
 
 @dataclass(frozen=True)
 class Bench:
-    """Print the cost of training in V100-days: counted, published and, with --measure, timed on this device.
+    """Print the cost of training and sampling in V100s: counted, published and, with --measure, timed on this device.
 
     On a CPU --measure times the presets at a reduced width, which it prints; on a GPU at full width.
     """
@@ -22,7 +22,7 @@ class Bench:
     what: Positional[Literal["v100-days"]]
     """Benchmark to run."""
     measure: bool = False
-    """Also time training steps of eager PyTorch, torch.compile and fastdiff, in alternation."""
+    """Time training steps of eager PyTorch, torch.compile and fastdiff, in alternation, and fastdiff's sampling."""
     presets: tuple[str, ...] = ("adm-64",)
     """Models to time, by preset name."""
     batch: int | None = None
@@ -55,29 +55,36 @@ class Bench:
 
         from fastdiff.backend import usable_device
         from fastdiff.bench import report
-        from fastdiff.bench.costs import macs_per_second
+        from fastdiff.bench.few_steps import SAMPLING
         from fastdiff.bench.machine import backends_in_words, device_name
-        from fastdiff.bench.measure import Options, measure, smallest_width
-        from fastdiff.models.config import UNetConfig
-        from fastdiff.zoo import PRESETS
+        from fastdiff.bench.measure import Options, measure, sampling_speeds
 
         device = usable_device(self.device)
         is_cpu = device.type == "cpu"
         dtype = self.precision or ("float32" if is_cpu else "bfloat16")
         print(f"device {device_name(device)}; {backends_in_words(device.type)}; torch {torch.__version__}")
+        options = Options(
+            batch=self.batch or (4 if is_cpu else 8),
+            rounds=self.rounds,
+            dtype=getattr(torch, dtype),
+            compile=self.compile,
+            utilisation=self.utilisation,
+        )
         for name in self.presets:
-            width = self.width
-            model = PRESETS[name].model if name in PRESETS else None
-            if width is None and is_cpu and isinstance(model, UNetConfig):
-                least = smallest_width(model)
-                width = least if least < model.model_channels else None
-            options = Options(
-                batch=self.batch or (4 if is_cpu else 8),
-                rounds=self.rounds,
-                dtype=getattr(torch, dtype),
-                compile=self.compile,
-                width=width,
-                utilisation=self.utilisation,
-            )
-            print("", report.measured(measure(name, options, device)), sep="\n", flush=True)
-        print("", report.few_step_sampling(macs_per_second(str(device))), sep="\n", flush=True)
+            fitting = replace(options, width=self._width(name, is_cpu))
+            print("", report.measured(measure(name, fitting, device)), sep="\n", flush=True)
+        width = self._width(SAMPLING[0].preset, is_cpu)
+        speeds = sampling_speeds((way.preset for way in SAMPLING), replace(options, width=width), device)
+        print("", report.few_step_sampling(speeds, width), sep="\n", flush=True)
+
+    def _width(self, preset: str, is_cpu: bool) -> int | None:
+        """model_channels in place of the preset's, if any."""
+        from fastdiff.bench.measure import smallest_width
+        from fastdiff.models.config import UNetConfig
+        from fastdiff.zoo import PRESETS
+
+        model = PRESETS[preset].model if preset in PRESETS else None
+        if self.width is not None or not is_cpu or not isinstance(model, UNetConfig):
+            return self.width
+        least = smallest_width(model)
+        return least if least < model.model_channels else None

@@ -51,4 +51,5 @@ def test_command_measures_and_says_what_it_reduced(capsys: pytest.CaptureFixture
     assert main([*command, "--no-compile", "--batch", "1", "--rounds", "1"]) == 0
     told = capsys.readouterr().out
     assert "REDUCED to 32 channels" in told and "| fastdiff |" in told
+    assert "| seconds here, at the speed of networks REDUCED to 32 channels |" in told
     assert main([*command, "--rounds", "0"]) == 2

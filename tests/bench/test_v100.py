@@ -89,5 +89,9 @@ def test_few_step_training_and_sampling() -> None:
     guided = 109_678_018_560 + 3 * 19_041_997_824
     assert seconds["ADM-G, 250 steps"] == pytest.approx(250 * 1000 * 2 * guided / speed)
     assert seconds["ADM-G, 250 steps"] == pytest.approx(10 * seconds["ADM-G, 25 steps"])
-    assert "| consistency, 2 steps | cd-imagenet-64-lpips | 2 |" in report.few_step_sampling(1e12)
+    told = report.few_step_sampling(
+        {"adm-64": 1e12, "edm-imagenet-64": 2e12, "cd-imagenet-64-lpips": macs}, 32
+    )
+    assert "| consistency, 2 steps | cd-imagenet-64-lpips | 2 | 10.2 | 190x | 2000 |" in told
+    assert f"| {1000 * 250 * guided / 1e12:.0f} |" in told and "REDUCED to 32 channels |" in told
     assert report.few_step_training() in report.published()
