@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
@@ -52,6 +54,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = [item for item in items if (item.get_closest_marker("proof") is not None) == wanted]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
     items[:] = chosen
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One process runs all tests of an ``xdist_group``, so that what they share is made once.
+
+    xdist 3.8 writes groups into the names of tests, which pytest 9.2 does not let it do. The process that distributes
+    tests knows nothing but their names; a group is therefore that of a whole file.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid.split("::")[0]) or nodeid
+
+    return ByGroup(config, log)
+
+
+@functools.cache
+def _group(file: str) -> str | None:
+    """The name in a file's ``xdist_group``."""
+    found = re.search(r"xdist_group\(\"(\w+)\"\)", (toolchain.ROOT / file).read_text(encoding="utf-8"))
+    return found and found[1]
 
 
 @pytest.fixture(autouse=True)
