@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ STYLES = (
     (INK, "*"),
 )
 
+# The samplers that are told apart where there are more than styles.
+MARKED = ("ancestral", "ddim", "heun", "dpmpp", "unipc", "deis", "consistency")
 LABELS = {"consistency": "the few-step model"}
 
 
@@ -49,27 +50,24 @@ def quality(content: dict[str, Any], picture: Path) -> None:
 
 
 def _panel(axes: Any, content: dict[str, Any], metric: str) -> None:
-    names = list(dict.fromkeys(row["sampler"] for row in content["rows"]))
-    for number, sampler in enumerate(sorted(names, key=list(SAMPLERS).index)):
-        method, (colour, mark) = SAMPLERS[sampler], STYLES[number % len(STYLES)]
+    names = sorted(dict.fromkeys(row["sampler"] for row in content["rows"]), key=list(SAMPLERS).index)
+    marked = names if len(names) <= len(STYLES) else [name for name in names if name in MARKED]
+    for sampler in [*(name for name in names if name not in marked), *marked]:
         rows = sorted((r for r in content["rows"] if r["sampler"] == sampler), key=lambda r: r["nfe"])
-        x, y = [r["nfe"] for r in rows], [r[metric] for r in rows]
-        axes.plot(
-            x,
-            y,
-            color=colour,
-            marker=mark,
-            markersize=5,
-            linewidth=1.6,
-            label=LABELS.get(sampler, method.title),
-        )
+        line: dict[str, Any] = {"color": QUIET, "linewidth": 0.8, "alpha": 0.45}
+        if sampler in marked:
+            colour, mark = STYLES[marked.index(sampler)]
+            label = LABELS.get(sampler, SAMPLERS[sampler].title)
+            line = {"color": colour, "linewidth": 1.6, "marker": mark, "markersize": 5, "label": label}
+        axes.plot([r["nfe"] for r in rows], [r[metric] for r in rows], **line)
+    if len(marked) < len(names):
+        axes.plot([], [], color=QUIET, linewidth=0.8, label=f"{len(names) - len(marked)} other samplers")
     real = content["real"][metric]
     axes.axhline(
         real, color=QUIET, linestyle=(0, (4, 3)), linewidth=1, label=f"as many real images ({content['n']})"
     )
     # A sampler of several calls a step may miss the number that it was asked for by one.
-    counts = Counter(r["nfe"] for r in content["rows"])
-    calls = sorted(nfe for nfe, count in counts.items() if count > 1)
+    calls = sorted({r["nfe"] for r in content["rows"] if r["nfe"] == r["steps"]})
     axes.set(xscale="log", xlabel="network calls per image")
     axes.set_xticks(calls, [str(c) for c in calls])
     axes.minorticks_off()
