@@ -147,8 +147,9 @@ class Trainer:
         parallel = Parallel(model, config.strategy, self._processes, self._device)
         self.state = self._make_state(model, diffusion)
         if config.target_ema and isinstance(self._task, Consistency):
-            # Its weights are the average itself, which each step moves.
-            self._task.target = self.state.averaged(len(config.ema)).train()
+            # Its weights are the average itself, which each step moves, and are frozen as they should be: no warning.
+            self._task.target = self.state.averaged(len(config.ema))
+            torch.nn.Module.train(self._task.target)
         self.update = Update(
             config, self._task, self._batches, parallel, self._processes, self.state, self._device
         )

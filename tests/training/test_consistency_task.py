@@ -170,6 +170,7 @@ def test_what_else_is_done_with_it(teacher: dict[str, Any], caplog: pytest.LogCa
         fastdiff.encode(model, image[None], steps=4, **quiet)
 
 
+@pytest.mark.filterwarnings("error:the weights of this model are frozen")
 def test_the_target_follows_the_weights(teacher: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Song et al. 2023, algorithm 2: after each step mu times the target and 1 - mu times the new weights."""
     from fastdiff.training import consistency

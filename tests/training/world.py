@@ -25,6 +25,8 @@ MAKE_STEP = Update.__call__
 
 def main(runs: list[dict[str, Any]]) -> None:
     dist.init_process_group("gloo")
+    # torchrun ends the processes beside a broken one by this; what they raise is to be seen first.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for run in runs:
         disturb(run.pop("_interrupt", None), run.pop("_fail", None))
         run |= {name: Path(run[name]) for name in ("data", "val_data", "out")}
