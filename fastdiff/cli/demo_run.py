@@ -22,6 +22,7 @@ from fastdiff.data.fit import fit_image
 from fastdiff.errors import FastdiffError
 from fastdiff.models import UNetConfig
 from fastdiff.sampling.api import from_uint8
+from fastdiff.zoo import PRESETS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -111,7 +112,7 @@ def load_models(checkpoints: Sequence[str], device: str) -> dict[str, Shown]:
 
 
 def _bundled() -> list[str]:
-    configs = {name: fastdiff.load(name).config for name in bundled()}
+    configs = {name: PRESETS[name].model for name in bundled()}
     return [name for name, c in configs.items() if isinstance(c, UNetConfig) and c.low_res is None]
 
 

@@ -142,7 +142,7 @@ class Sampler:
             seeds: n int64 Philox keys, in place of ``seed``.
             noise: x_T [n,C,*], in place of noise drawn from the seeds; float64 makes the whole run float64.
             cond: further arguments of the model, one row per sample.
-            condition: what else is known of the samples: a ``Guide``, ``Denoise`` or ``Inpaint``.
+            condition: what else is known of the samples: a ``Guide``, ``Denoise``, ``Inpaint`` or ``Observe``.
             progress: show a bar over the steps of all batches; or a function, called after each with a ``Progress``.
 
         Raises:

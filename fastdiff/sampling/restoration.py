@@ -70,9 +70,7 @@ def inpaint(
         mask = mask.repeat_interleave(max(n, 1), 0)
     if n < 1 or count < 1:
         raise FastdiffError(f"there must be at least one image and one completion, got {count} and n = {n}")
-    if repeats is None:
-        repeats = REPEATS if sampler.is_reverse_chain else 1
-    condition = Inpaint(image, mask, repeats).fitted(count * n, shape)
+    condition = Inpaint(image, mask, _repeats(sampler, repeats)).fitted(count * n, shape)
     if sampler.clip:
         _check_range(condition.image[~condition.mask])
     return sampler(count * n, condition=condition, **call)
@@ -211,10 +209,15 @@ def _observed(
         raise FastdiffError(
             f"there must be at least one image and one result, got {len(image)} and n = {n!r}"
         )
-    if repeats is None:
-        repeats = REPEATS if sampler.is_reverse_chain else 1
-    condition = Observe(image.repeat_interleave(n, 0), project, repeats)
+    condition = Observe(image.repeat_interleave(n, 0), project, _repeats(sampler, repeats))
     return sampler(len(condition.image), condition=condition, **call)
+
+
+def _repeats(sampler: Sampler, asked: int | None) -> int:
+    """How often each step is made, where nothing is asked for: more than once if the sampler can."""
+    if asked is not None:
+        return asked
+    return REPEATS if sampler.is_reverse_chain else 1
 
 
 def _sampler(model: Model, options: Any) -> tuple[Sampler, dict[str, Any]]:
