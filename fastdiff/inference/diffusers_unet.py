@@ -25,7 +25,7 @@ from fastdiff.inference.blocks import (
     ResidualParts,
 )
 from fastdiff.inference.checks import activation, convolution, linear, norm, require
-from fastdiff.inference.trunk import FusedTrunk, Layers, outside_of_graphs
+from fastdiff.inference.trunk import FusedTrunk, Layers
 from fastdiff.inference.watch import why_not_called, why_not_fused
 
 _DOWN = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
@@ -82,6 +82,8 @@ class FusedUNet2D(FusedTrunk):
         if not self.applies(sample):
             return self.plain(sample, timestep, class_labels, return_dict)
         if torch.compiler.is_compiling():
+            from fastdiff.inference.compiled import outside_of_graphs
+
             return outside_of_graphs(self, sample, timestep, class_labels, return_dict)
         layers, model = self.layers(), self.model
         if layers is None:

@@ -268,14 +268,6 @@ def _has_observers() -> bool:
     )
 
 
-@torch.compiler.disable(
-    reason="optimized layers run outside of a compiled graph; restore() the model for fullgraph=True"
-)
-def outside_of_graphs(fused: Any, *args: Any) -> Any:
-    """A call that ``torch.compile`` leaves out of its graph."""
-    return fused(*args)
-
-
 class FusedUNet(FusedTrunk):
     """Replacement of ``UNet.denoise``: fastdiff's U-Net on fused blocks."""
 
@@ -311,6 +303,8 @@ class FusedUNet(FusedTrunk):
         if not self.applies(x):
             return self.plain(x, emb)
         if torch.compiler.is_compiling():
+            from fastdiff.inference.compiled import outside_of_graphs
+
             return outside_of_graphs(self, x, emb)
         layers, model = self.layers(), self.model
         if layers is None:

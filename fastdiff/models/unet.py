@@ -13,7 +13,7 @@ from fastdiff.errors import FastdiffError
 from fastdiff.models import trunk
 from fastdiff.models.classifier import Classifier
 from fastdiff.models.config import ClassifierConfig, ModelConfig, UNetConfig
-from fastdiff.nn import Conv2d, GroupNormSiLU, zero_module
+from fastdiff.nn import Conv2d, Embedding, GroupNormSiLU, zero_module
 
 
 class UNet(nn.Module):
@@ -36,7 +36,7 @@ class UNet(nn.Module):
         self._image_channels = config.in_channels * (1 if config.low_res is None else 2)
         self.time_embed = trunk.time_embed(config)
         if config.num_classes is not None:
-            self.label_emb = nn.Embedding(config.num_classes + config.null_label, config.embed_channels)
+            self.label_emb = Embedding(config.num_classes + config.null_label, config.embed_channels)
         self.input_blocks, skips = trunk.down_path(config, self._image_channels)
         self.middle_block = trunk.middle(config)
         self.output_blocks = trunk.up_path(config, skips)

@@ -4,6 +4,7 @@ from fastdiff.nn.attention import AttentionBlock as AttentionBlock
 from fastdiff.nn.attention import split_heads as split_heads
 from fastdiff.nn.layers import Conv2d as Conv2d
 from fastdiff.nn.layers import Downsample as Downsample
+from fastdiff.nn.layers import Embedding as Embedding
 from fastdiff.nn.layers import GroupNormSiLU as GroupNormSiLU
 from fastdiff.nn.layers import Upsample as Upsample
 from fastdiff.nn.layers import timestep_embedding as timestep_embedding

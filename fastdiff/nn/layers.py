@@ -19,6 +19,15 @@ _LEAST_CHANNELS = 16  # with fewer, Winograd's transforms cost more than they sa
 _GEOMETRY = (3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros"
 
 
+class Embedding(nn.Embedding):
+    """``torch.nn.Embedding``. On the meta device it has no initial values to draw, and draws none: PyTorch imports its
+    compiler to do so, which takes longer than to load a model."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Conv2d(nn.Conv2d):
     """``torch.nn.Conv2d``, of 3x3, stride 1 and padding 1 if nothing else is said; the state dict is the same.
 

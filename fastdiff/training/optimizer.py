@@ -23,6 +23,14 @@ INTERVAL = 2000  # steps without an overflow after which the scale grows
 SMALLEST = 1.0  # gradients that overflow at this scale are not float16's fault
 
 
+def _traceable(method: Any) -> Any:
+    """A method of torch's optimizers that ``torch.compile`` is not kept away from.
+
+    torch's own import the compiler at the first call to do so: over a second, of a process that compiles nothing.
+    """
+    return getattr(method, "__wrapped__", method)
+
+
 class AdamWEMA(torch.optim.Optimizer):
     """``torch.optim.AdamW`` with averages e <- d e + (1 - d) p after each update; see :func:`fastdiff.ops.adamw_ema`.
 
@@ -60,6 +68,10 @@ class AdamWEMA(torch.optim.Optimizer):
         }
         # torch's name for "steps are counted on the device": load_state_dict then puts them there.
         super().__init__(params, defaults | {"fused": True})
+
+    add_param_group = _traceable(torch.optim.Optimizer.add_param_group)
+    zero_grad = _traceable(torch.optim.Optimizer.zero_grad)
+    state_dict = _traceable(torch.optim.Optimizer.state_dict)
 
     def averages(self, index: int = 0) -> list[Tensor]:
         """The averages of rate ``index``, in the order of the parameters; they are written to in place."""
@@ -159,7 +171,7 @@ class AdamWEMA(torch.optim.Optimizer):
             p: {k: t for k, t in state.items() if k.startswith("ema_")} for p, state in self.state.items()
         }
         rates = [group["ema_rates"] for group in self.param_groups]
-        super().load_state_dict(state_dict)
+        _traceable(torch.optim.Optimizer.load_state_dict)(self, state_dict)
         for group, before in zip(self.param_groups, rates, strict=True):
             group.setdefault("ema_rates", before)  # torch's AdamW has none
             for p in group["params"]:
