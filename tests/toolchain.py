@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import fcntl
 import functools
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+PROVEN = ROOT / "tests" / "gpu" / "proven.json"  # the hash of each proof's sources
 CUDA_SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 KERNEL_SOURCES = [path for path in CUDA_SOURCES if path.stem != "library"]  # which has no kernel
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g")
@@ -79,10 +81,7 @@ def _build_emulated(*extra: str) -> Path:
 
 def remembered(files: Iterable[Path], words: Sequence[str], work: Callable[[], list[Any]]) -> list[Any]:
     """What ``work`` returned for files of this content and these words (flags, versions): kept in build/proofs."""
-    digest = hashlib.sha256("\0".join(words).encode())
-    for file in sorted(files):
-        digest.update(b"\0" + file.name.encode() + b"\0" + file.read_bytes())
-    known = ROOT / "build" / "proofs" / f"{digest.hexdigest()}.json"
+    known = ROOT / "build" / "proofs" / f"{digest(files, words)}.json"
     if known.exists():
         return json.loads(known.read_text())
     result = work()
@@ -91,6 +90,43 @@ def remembered(files: Iterable[Path], words: Sequence[str], work: Callable[[], l
     unfinished.write_text(json.dumps(result))
     unfinished.replace(known)
     return result
+
+
+def digest(files: Iterable[Path], words: Sequence[str]) -> str:
+    """A hash of words and files; of Python's, without comments, docstrings and layout."""
+    found = hashlib.sha256("\0".join(words).encode())
+    for file in sorted(files):
+        text = file.read_text(encoding="utf-8")
+        found.update(f"\0{file.name}\0{_code(text) if file.suffix == '.py' else text}".encode())
+    return found.hexdigest()
+
+
+def _code(text: str) -> str:
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            node.body[0] = ast.Pass()
+    return ast.unparse(tree)
+
+
+def prove(name: str, found: str, work: Callable[[], None]) -> None:
+    """Do ``work``, which raises where a promise is broken, unless PROVEN says that it was done for this hash.
+
+    PROVEN is kept in the repository, and written here: a changed kernel's new hash is committed with the kernel.
+    ``FASTDIFF_PROVEN=ignore`` does all the work again.
+    """
+    if _proven().get(name) == found and os.environ.get("FASTDIFF_PROVEN") != "ignore":
+        return
+    work()
+    (ROOT / "build").mkdir(exist_ok=True)
+    with open(ROOT / "build" / "proven.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rows = sorted({**_proven(), name: found}.items())
+        PROVEN.write_text(json.dumps(dict(rows), indent=1) + "\n")
+
+
+def _proven() -> dict[str, str]:
+    return json.loads(PROVEN.read_text()) if PROVEN.exists() else {}
 
 
 def included(source: Path) -> set[Path]:

@@ -48,6 +48,9 @@ MODULES = (
     Module("fastdiff.ops.attention.triton:SMALL_CONFIGURATIONS", 255, architectures=(86, 80), mma=True),
     Module("fastdiff.ops.attention.triton:OTHER_CONFIGURATIONS", 255, architectures=(90, 86), mma=True),
 )
+OPS = Path(fastdiff.__file__).parent / "ops"
+SCRIPT = Path(__file__).with_name("compile_triton.py")
+VERSION = importlib.metadata.version("triton")
 # Bytes of shared memory that a program may use, from CUDA's table of compute capabilities.
 SHARED = {"sm_70": 96 << 10, "sm_80": 163 << 10, "sm_86": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}
 
@@ -60,21 +63,21 @@ def test_every_module_is_listed() -> None:
 
 def _compile(modules: Sequence[Module], *options: str) -> list[dict[str, Any]]:
     wanted = [f"{m.name}={','.join(map(str, m.architectures))}" for m in modules]
-    package = Path(fastdiff.__file__).parent
-    script = Path(__file__).with_name("compile_triton.py")
-    folders = {package / "ops" / m.name.split(".")[2] for m in modules}
 
     def work() -> list[dict[str, Any]]:
         environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-        environment["PYTHONPATH"] = str(package.parent)
-        command = [sys.executable, str(script), *options, *wanted]
+        environment["PYTHONPATH"] = str(toolchain.ROOT)
+        command = [sys.executable, str(SCRIPT), *options, *wanted]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         return [json.loads(line) for line in done.stdout.splitlines()]
 
-    files = [script, package / "ops" / "_triton.py", *(f for folder in folders for f in folder.glob("*.py"))]
-    version = importlib.metadata.version("triton")
-    return toolchain.remembered(files, ["triton", version, *options, *wanted], work)
+    return toolchain.remembered(_sources(modules), ["triton", VERSION, *options, *wanted], work)
+
+
+def _sources(modules: Sequence[Module]) -> list[Path]:
+    folders = {OPS / m.name.split(".")[2] for m in modules}
+    return [SCRIPT, OPS / "_triton.py", *(file for folder in folders for file in folder.glob("*.py"))]
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -112,7 +115,14 @@ def test_one_configuration_of_each_kernel() -> None:
     ids=lambda m: f"{m.name.split('ops.')[1]}-{m.architectures[0]}",
 )
 def test_every_configuration(module: Module) -> None:
-    rows = _compile([module])
-    _print(rows)
-    assert {r["arch"] for r in rows} == {f"sm_{a}" for a in module.architectures}
-    _check(module, rows)
+    """Takes a quarter of an hour where nothing is known; tests/gpu/proven.json knows the kernels as they are."""
+
+    def work() -> None:
+        rows = _compile([module])
+        _print(rows)
+        assert {r["arch"] for r in rows} == {f"sm_{a}" for a in module.architectures}
+        _check(module, rows)
+
+    expected = f"{module} {SHARED}"
+    sources = toolchain.digest(_sources([module]), ["triton", VERSION, expected])
+    toolchain.prove(f"{module.name.split('ops.')[1]}-{module.architectures[0]}", sources, work)
