@@ -1,4 +1,4 @@
-"""``fastdiff evaluate``: FID and related metrics of samples, or bits per dimension of a model."""
+"""``fastdiff evaluate``: FID and related metrics of samples, their near copies, or bits per dimension of a model."""
 
 from __future__ import annotations
 
@@ -49,14 +49,16 @@ if TYPE_CHECKING:
 SAMPLED = 5000  # images sampled from a checkpoint by default
 SUFFIXES = (".safetensors", ".pt")
 FILE, BOUND_FILES = "evaluation.json", ("bits_per_dim.json", "bits_per_dim.png")
+COPY_FILES = ("copies.json", "nearest.png")
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Evaluate samples by FID, sFID, Inception Score, precision and recall against the reference DATA.
 
-    Prints the results and writes OUT/evaluation.json. With --bits-per-dim, evaluate a model instead: the bound on its
-    negative log-likelihood of DATA, in OUT/bits_per_dim.json and as a plot. docs/evaluation.md explains each number.
+    Prints the results and writes OUT/evaluation.json. With --copies, tell instead which samples are near copies of an
+    image of DATA, in OUT/copies.json and as a picture. With --bits-per-dim, evaluate a model: the bound on its negative
+    log-likelihood of DATA, in OUT/bits_per_dim.json and as a plot. docs/evaluation.md explains each number.
     """
 
     samples: Annotated[Positional[str], arg(metavar="SAMPLES")]
@@ -75,6 +77,9 @@ class Evaluate:
     """Skip images of folders and archives that cannot be read, and list them, instead of stopping with an error."""
     save_statistics: Path | None = None
     """Also write the reference's statistics to this .npz, which --reference reads faster than the images."""
+
+    copies: bool = False
+    """Find the nearest images of DATA, the training images, and the share of near copies, in place of the metrics."""
 
     bits_per_dim: bool = False
     """Compute bits per dimension of DATA under the model SAMPLES, in place of the metrics."""
@@ -106,6 +111,8 @@ class Evaluate:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise FastdiffError(f"{name} must be at least 1, got {value}")
+        if self.copies:
+            return self._find_copies()
         return self._bound() if self.bits_per_dim else self._compare()
 
     # --- samples against a reference ----------------------------------------------------------------------
@@ -151,12 +158,14 @@ class Evaluate:
     def _load(self) -> Any:
         return load_denoiser(self.samples, self.preset, self.device, self.dtype, self.weights)
 
-    def _read_samples(self, features: Features) -> Images:
+    def _read_samples(self, features: Features | None) -> Images:
         from fastdiff.evaluation.images import read_images
 
-        why = f"the images that {features.name} looks at"
+        shape, why = (
+            (None, "") if features is None else (features.shape, f"the images that {features.name} looks at")
+        )
         path = written_by_sample(Path(self.samples))
-        return read_images(path, features.shape, why=why, **self._reading).first(self.n)
+        return read_images(path, shape, why=why, **self._reading).first(self.n)
 
     @contextlib.contextmanager
     def _advice_for_colours(self) -> Iterator[None]:
@@ -178,12 +187,12 @@ class Evaluate:
     def _reading(self) -> dict[str, Any]:
         return {"fit": self.fit, "skip_broken": self.skip_broken, "progress": self.progress}
 
-    def _batches(self, model: Any, features: Features) -> Iterator[Tensor]:
+    def _batches(self, model: Any, features: Features | None) -> Iterator[Tensor]:
         """The images that the checkpoint will make, in batches. Wrong options raise an error here, before sampling."""
         from fastdiff.evaluation.images import OtherColours
 
         n, channels = self.n or SAMPLED, model.config.in_channels
-        if features.shape is not None and features.shape[0] < channels:
+        if features is not None and features.shape is not None and features.shape[0] < channels:
             raise OtherColours(f"{self.samples} makes RGB images, and {features.name} looks at grey ones")
         batches = fastdiff.sample_batches(
             model,
@@ -275,6 +284,38 @@ class Evaluate:
         print(f"wrote      {', '.join(wrote)}")
         for warning in found.warnings:
             print(f"fastdiff: {warning}", file=sys.stderr)
+
+    # --- copies of the training images --------------------------------------------------------------------
+
+    def _find_copies(self) -> int:
+        from fastdiff.evaluation import copies
+        from fastdiff.evaluation.images import Images, read_images
+
+        if self.reference is None or self.bits_per_dim:
+            raise FastdiffError("near copies are of the training images: give --reference DATA with --copies")
+        model = self._load() if self._is_checkpoint else None
+        source = self._read_samples(None) if model is None else self._batches(model, None)
+        shape = source.shape if isinstance(source, Images) else _shape(model)
+        reference = written_by_sample(self.reference)
+        data = read_images(reference, shape, why="the images that they are compared with", **self._reading)
+        check_folder(self.out, COPY_FILES)
+        samples = source if isinstance(source, Images) else self._sampled(source)
+        found = copies.nearest(samples, data, progress=self.progress)
+        base = copies.among_themselves(data, progress=self.progress)
+        about = copies.summary(found, base, data.names)
+        paths = [self.out / name for name in COPY_FILES]
+        _write_json(paths[0], {"samples": samples.name, "reference": data.name, **about})
+        with atomic_path(paths[1]) as temporary:
+            copies.picture(samples, data, found).save(temporary, format="png", optimize=True)
+        print(f"samples    {len(samples)} images of {samples.name}")
+        print(f"reference  {len(data)} images of {data.name}")
+        for share, those in (
+            (found, "the samples"),
+            (base, "the reference's own images, against the others"),
+        ):
+            print(f"copies     {share.share:.1%} of {those} (median ratio {share.ratio.median():.2f})")
+        print(f"wrote      {', '.join(map(str, paths))}")
+        return 0
 
     # --- a model's bound ----------------------------------------------------------------------------------
 

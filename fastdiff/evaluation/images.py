@@ -54,6 +54,13 @@ class Images:
         return self if n is None else replace(self, count=n)
 
     @property
+    def names(self) -> list[str]:
+        """Names of the images' files, or their numbers where they have none."""
+        if isinstance(self.images, Tensor):
+            return [str(row) for row in range(len(self))]
+        return [self.images.source.name(row) for row in range(len(self))]
+
+    @property
     def shape(self) -> Shape:
         if isinstance(self.images, FittedImages):
             return self.images.channels, self.images.size, self.images.size

@@ -243,3 +243,26 @@ def test_mistakes_end_in_one_line(command, files, tmp_path, options: list[str], 
     assert message in line
     assert ended.code == 2 and not ended.out
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_copies_of_the_training_images(command, tmp_path: Path) -> None:
+    data, new = (np.random.default_rng(k).integers(0, 256, (60, 12, 12, 3), dtype=np.uint8) for k in range(2))
+    (tmp_path / "data").mkdir()
+    for k, image in enumerate(data):
+        Image.fromarray(image).save(tmp_path / "data" / f"{k:02d}.png")
+    np.savez(tmp_path / "samples.npz", np.concatenate([data[11:12, :, ::-1], new[:3]]))
+    options = ("--copies", "--reference", tmp_path / "data", "--no-progress", "--out", tmp_path)
+    ended = command("evaluate", tmp_path / "samples.npz", *options)
+    assert ended.code == 0, ended.err
+    assert (
+        "copies     25.0% of the samples" in ended.out
+        and "copies     0.0% of the reference's own" in ended.out
+    )
+    content = json.loads((tmp_path / "copies.json").read_text(encoding="utf-8"))
+    assert content["near_copies"] == 0.25 and content["threshold"] == 0.5
+    first = content["samples"][0]
+    assert first["nearest"] == str(tmp_path / "data" / "11.png") and first["distance"] < 0.01 > first["ratio"]
+    with Image.open(tmp_path / "nearest.png") as drawn:
+        assert drawn.mode == "RGB"
+    ended = command("evaluate", tmp_path / "samples.npz", "--copies", "--out", tmp_path)
+    assert ended.code == 2 and "--reference" in ended.err

@@ -27,7 +27,7 @@ RNG = np.random.default_rng(0)
 def shrink_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Large presets become networks of 16 pixels (upsamplers: 32), under their names and with their kind."""
     for name, preset in list(PRESETS.items()):
-        if not name.startswith("fashion-mnist"):
+        if not name.startswith(("fashion-mnist", "emoji")):
             monkeypatch.setitem(PRESETS, name, replace(preset, model=_small(preset)))
 
 
@@ -52,7 +52,7 @@ def make(folder: Path) -> None:
         _pictures(folder / place, ("circle", "square"), (40, 40, 3), 12)
     _pictures(folder / "imagenet" / "train", (f"n{k:04d}" for k in range(1000)), (16, 16, 3), 1)
     (folder / "imagenet" / "val").symlink_to("train")
-    _pictures(folder, ("DATA",), (32, 32), 24)
+    _pictures(folder, ("DATA",), (32, 32), 56)
     for name, value in (("image", 90), ("mask", 255), ("IMAGE", 90), ("MASK", 255)):
         pixels = np.zeros((32, 32), np.uint8)
         pixels[16:] = value
