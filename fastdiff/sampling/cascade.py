@@ -92,21 +92,24 @@ def cascade(
         images = fastdiff.cascade(base, upsampler, 8, classes=207, sampler="dpmpp", steps=25)
 
     Args:
-        classes: one for all, or n; for both models.
+        classes: one for all, or n; for those of the two models that have classes.
         options: fields of ``Sampler`` for the base, and for the upsampler where ``upsampler_options`` has no other;
-            shape and diffusion are each model's own.
+            shape and diffusion are each model's own, and guidance is left out where an upsampler has no classes.
 
     Raises:
         FastdiffError: see :func:`upsample` and ``fastdiff.sample``.
     """
     with Sampler(base, **options) as sampler:
         small = sampler(n, classes=classes, seed=seed, progress=progress)
-    shared = {name: value for name, value in options.items() if name not in ("shape", "diffusion")}
+    config: Any = getattr(upsampler, "config", None)
+    unconditional = getattr(config, "num_classes", None) is None
+    own = ("shape", "diffusion", *(["guidance_scale"] if unconditional else []))
+    shared = {name: value for name, value in options.items() if name not in own}
     enlarging: Any = {**shared, **(upsampler_options or {})}
     return upsample(
         upsampler,
         small,
-        classes=classes,
+        classes=None if unconditional else classes,
         seed=seed,
         progress=progress,
         **enlarging,

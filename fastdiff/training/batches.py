@@ -6,7 +6,8 @@ batch, draw together what one process draws alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,7 +22,7 @@ from fastdiff.training.augment import Augment, Augmented
 from fastdiff.training.config import TrainConfig
 from fastdiff.training.timesteps import TimeSampler
 
-NOISE_STREAM = 4  # of Philox; those below it are sampling's
+NOISE_STREAM, LOW_RES_STREAM = 4, 5  # of Philox; those below are sampling's
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class Batch:
         """Noise of the shape of x0, drawn on the images' device."""
         drawn = normal(self.seeds, self.pixels.shape[1:], step=self.step, stream=NOISE_STREAM)
         return drawn.contiguous(memory_format=torch.channels_last)
+
+    def low_res_noise(self, shape: Sequence[int]) -> Tensor:
+        """Noise [N,*shape] whose deviation is uniform in [0, 1], drawn anew for each image."""
+        drawn = normal(self.seeds, (math.prod(shape) + 1,), step=self.step, stream=LOW_RES_STREAM)
+        deviation = torch.special.ndtr(drawn[:, -1:])
+        return (drawn[:, :-1] * deviation).reshape(-1, *shape)
 
     def to(self, device: torch.device) -> Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))

@@ -98,6 +98,8 @@ class TrainConfig:
     """Number of classes; 0 trains without labels. Default: as in the data."""
     small_size: int | None = None
     """Size in pixels of the images that an upsampler enlarges. Default: a quarter of the image size."""
+    low_res_noise: float = 0.0
+    """Largest deviation of noise added to the images that an upsampler enlarges, so that it mends a cascade's flaws."""
     noised: bool = True
     """Train a classifier on noisy images, as guidance needs; with --no-noised on clean images, at time 0."""
 
@@ -207,6 +209,8 @@ class TrainConfig:
             raise FastdiffError(f"noise_std must be a positive number, got {self.noise_std}")
         if self.noise_mean is not None and not math.isfinite(self.noise_mean):
             raise FastdiffError(f"noise_mean must be a finite number, got {self.noise_mean}")
+        if not 0 <= self.low_res_noise < float("inf"):
+            raise FastdiffError(f"low_res_noise must be a number of at least 0, got {self.low_res_noise}")
         if self.max_minutes is not None and not 0 < self.max_minutes < float("inf"):
             raise FastdiffError(f"max_minutes must be a positive number, got {self.max_minutes}")
         if not 0 < self.lr < float("inf"):

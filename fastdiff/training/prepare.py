@@ -109,6 +109,9 @@ def make_task(
     """
     process = make_process(diffusion)
     make_times(config, process)  # tells mistakes in its options
+    for name in ("small_size", "low_res_noise"):
+        if getattr(config, name) and not _enlarges(model):
+            raise FastdiffError(f"{name} is an upsampler's option, and this model enlarges nothing")
     if config.task == "consistency":
         if isinstance(model, ClassifierConfig) or model.low_res is not None:
             raise FastdiffError("consistency training is for denoisers, and this network is none")
@@ -123,8 +126,6 @@ def make_task(
             "train its network as an EDM model"
         )
     if model.low_res is None:
-        if config.small_size is not None:
-            raise FastdiffError("small_size is an upsampler's option, and this model enlarges nothing")
         return Denoising(config, process, model)
     small_size = config.small_size or model.image_size // UPSCALING
     if not 1 <= small_size < model.image_size:
@@ -150,8 +151,11 @@ def _checked(raw: Arrays | EncodedImages, path: Path, progress: bool) -> Survey:
 
 
 def _small_size(config: TrainConfig, model: ModelConfig) -> int | None:
-    upsampler = not isinstance(model, ClassifierConfig) and model.low_res is not None
-    return (config.small_size or model.image_size // UPSCALING) if upsampler else None
+    return (config.small_size or model.image_size // UPSCALING) if _enlarges(model) else None
+
+
+def _enlarges(model: ModelConfig) -> bool:
+    return not isinstance(model, ClassifierConfig) and model.low_res is not None
 
 
 def _load(

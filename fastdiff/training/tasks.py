@@ -99,19 +99,27 @@ class Denoising:
 class Upsampling(Denoising):
     """As :class:`Denoising`, conditioned on x_0 reduced to ``small_size`` by area averaging.
 
-    Source: Dhariwal & Nichol 2021, section 6.3; the reduction is the one of guided-diffusion's super_res_train.
+    With ``low_res_noise`` s, the reduced image has u s z added to it: u ~ U(0, 1) for each image, z ~ N(0, 1) for each
+    pixel. The samples of another model, which a cascade enlarges, are no more perfect than these.
+
+    Source: Dhariwal & Nichol 2021, section 6.3; the reduction is the one of guided-diffusion's super_res_train. Ho et
+    al. 2021, "Cascaded diffusion models for high fidelity image generation", section 4.2, whose model is told the
+    deviation; this one is not.
     """
 
     def __init__(self, config: TrainConfig, diffusion: Process, model: UNetConfig, small_size: int) -> None:
         super().__init__(config, diffusion, model)
-        self._small_size = small_size
+        self._small_size, self._low_res_noise = small_size, config.low_res_noise
 
     def reduce(self, x0: Tensor) -> Tensor:
         """[N,C,H,W] -> [N,C,small_size,small_size]."""
         return F.interpolate(x0, size=(self._small_size, self._small_size), mode="area")
 
     def _condition(self, batch: Batch) -> dict[str, Tensor]:
-        return {"low_res": self.reduce(batch.x0), **super()._condition(batch)}
+        small = self.reduce(batch.x0)
+        if self._low_res_noise:
+            small = small + self._low_res_noise * batch.low_res_noise(small.shape[1:])
+        return {"low_res": small, **super()._condition(batch)}
 
     def picture(self, model: UNet | Classifier, held: Tensor, labels: Tensor | None) -> Image.Image | None:
         assert isinstance(model, UNet)

@@ -103,6 +103,31 @@ def test_small_size_is_the_users_choice(upsampler: dict[str, Any]) -> None:
     assert seen["y"].tolist() == [0, 1, 0]
 
 
+def test_noise_of_the_small_images(upsampler: dict[str, Any]) -> None:
+    """Of a deviation that is uniform in 0 to s, another one for each image, and another noise than the process's."""
+    config = TrainConfig(**upsampler, small_size=4, low_res_noise=0.2)
+    seen: list[torch.Tensor] = []
+
+    def model(x: torch.Tensor, t: torch.Tensor, **cond: torch.Tensor) -> torch.Tensor:
+        seen.append(cond["low_res"])
+        return torch.zeros_like(x)
+
+    n = 2000
+    pixels = torch.full((n, 1, 8, 8), 128, dtype=torch.uint8)
+    parts = pixels, torch.arange(n), torch.zeros(n).long(), torch.ones(n), torch.zeros(n).long()
+    task = make_task(config, *architecture(config))
+    for step in (0, 0, 1):
+        task.losses(model, Batch(*parts, step))
+    first, again, next_step = ((small - (128 / 127.5 - 1)) / 0.2 for small in seen)
+    assert torch.equal(first, again) and not torch.equal(first, next_step)
+    deviations = first.std(dim=(1, 2, 3))
+    assert abs(first.mean()) < 0.02 and abs(deviations.mean() - 0.5) < 0.03
+    assert abs((first**2).mean() - 1 / 3) < 0.02  # E u^2
+    assert deviations.min() < 0.05 and deviations.quantile(0.9) > 0.8
+    noise = Batch(*parts, 0).noise.unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(-1, -2))
+    assert abs(torch.corrcoef(torch.stack([first.flatten(), noise.flatten()]))[0, 1]) < 0.02
+
+
 def test_classifier_learns_and_is_measured_on_other_images(classifier: dict[str, Any]) -> None:
     config = TrainConfig(
         **{**classifier, "sample_every": 30},
