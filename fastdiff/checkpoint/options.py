@@ -19,6 +19,8 @@ ClassifierName = Literal[
 UNetName = Literal[
     "fashion-mnist",
     "fashion-mnist-few",
+    "emoji",
+    "emoji-upsampler",
     "adm-64",
     "adm-128",
     "adm-256",

@@ -112,7 +112,7 @@ def load_models(checkpoints: Sequence[str], device: str) -> dict[str, Shown]:
 
 
 def _bundled() -> list[str]:
-    configs = {name: PRESETS[name].model for name in bundled()}
+    configs = {name: preset.model for name, preset in PRESETS.items() if name in bundled()}
     return [name for name, c in configs.items() if isinstance(c, UNetConfig) and c.low_res is None]
 
 

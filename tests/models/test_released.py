@@ -43,6 +43,8 @@ MILLIONS = {  # where only the rounded size is published, or the model is our ow
     "adm-512-classifier": 54.45,
     "fashion-mnist": 1.739,
     "fashion-mnist-few": 1.739,
+    "emoji": 5.085,
+    "emoji-upsampler": 1.126,
     "fashion-mnist-classifier": 0.5625,
 }
 SAME_NETWORK = {  # files of which only a sibling's keys are kept here
