@@ -104,7 +104,7 @@ def test_small_size_is_the_users_choice(upsampler: dict[str, Any]) -> None:
 
 
 def test_noise_of_the_small_images(upsampler: dict[str, Any]) -> None:
-    """Of a deviation that is uniform in 0 to s, another one for each image, and another noise than the process's."""
+    """The deviation is uniform in 0 to s, drawn for each image; the noise is independent of the process's."""
     config = TrainConfig(**upsampler, small_size=4, low_res_noise=0.2)
     seen: list[torch.Tensor] = []
 
