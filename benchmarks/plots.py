@@ -2,9 +2,9 @@
 
     python benchmarks/plots.py FILE [FOLDER]
 
-FILE is a results file of suite.py, models.py, samplers.py or few_steps.py, or the log.jsonl of a training run; what it
-is of decides what is drawn: bars.png and roofline.png, engine.png, samplers.png, few_steps.png, or loss_curve.png.
-FOLDER is docs/img if left out.
+FILE is a results file of suite.py, models.py, samplers.py or few_steps.py, or the log of a training run; what it is of
+decides what is drawn: bars.png and roofline.png, engine.png, samplers.png, few_steps.png, or the loss, NAME_loss.png of
+NAME_log.jsonl. FOLDER is docs/img if left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ DRAW = {"suite": suite.draw, "models": models.draw, "samplers": samplers.draw, "
 def main(file: Path, folder: Path) -> None:
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".jsonl":
-        loss_curve.draw([json.loads(line) for line in text.splitlines()], folder)
+        target = folder / f"{file.stem.removesuffix('_log')}_loss.png"
+        loss_curve.draw([json.loads(line) for line in text.splitlines()], target)
         return
     content = json.loads(text)
     DRAW[content["about"]["program"]](content, folder)

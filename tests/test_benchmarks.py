@@ -181,6 +181,13 @@ def test_few_steps_prints_a_table_and_is_drawn(tmp_path: Path, places: list[str]
         assert (tmp_path / name).stat().st_size > 10_000
 
 
+@needs_tyro
+def test_the_loss_of_a_log_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    _run(str(BENCHMARKS / "plots.py"), str(BENCHMARKS / "results" / "fashion_mnist_log.jsonl"), str(tmp_path))
+    assert (tmp_path / "fashion_mnist_loss.png").stat().st_size > 10_000
+
+
 def test_two_steps_are_nearly_as_good_as_twenty_of_the_teacher() -> None:
     """Half more FID at most, precision and recall within 0.1 of it, and several times as many images a second."""
     (file,) = (BENCHMARKS / "results").glob("few_steps-*.json")

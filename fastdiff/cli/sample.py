@@ -110,6 +110,8 @@ class Sample:
     """Configuration of the upsampler, for a file that does not contain it."""
     upsampler_steps: str | None = None
     """Number of sampling steps of the upsampler. Default: STEPS."""
+    keep_means: bool = False
+    """Make the means of the upsampler's images over blocks of pixels exactly the small images."""
     seed: int = 0
     """Random seed. For a given seed, image i does not depend on N and BATCH_SIZE."""
     batch_size: BatchSize = 16
@@ -132,7 +134,8 @@ class Sample:
         sampler = fastdiff.Sampler(model, batch_size=self.batch_size, **self._options)
         enlarger = None if upsampler is None else fastdiff.Sampler(upsampler, **self._upsampler_options)
         guide = self._guide(classifier, labels)
-        run = Run(sampler, enlarger, labels, guide, self.n, self.batch_size, self.seed, self.progress)
+        about = self.n, self.batch_size, self.seed, self.progress, self.keep_means
+        run = Run(sampler, enlarger, labels, guide, *about)
         check_folder(self.out, FILES)
         settings = self._settings({"checkpoint": model, "classifier": classifier, "upsampler": upsampler})
         if not self.compare:
@@ -211,6 +214,8 @@ class Sample:
 
     def _load_upsampler(self) -> Any:
         if self.upsampler is None:
+            if self.keep_means:
+                raise FastdiffError("--keep-means is of an upsampler's images; give --upsampler with it")
             return None
         model: Any = fastdiff.load(self.upsampler, preset=self.upsampler_preset, device=self.device)
         if getattr(model.config, "low_res", None) is None:

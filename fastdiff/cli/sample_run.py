@@ -13,7 +13,7 @@ from torch import Tensor
 from fastdiff import Guide, Sampler
 from fastdiff.cli.estimate import Work
 from fastdiff.ops.philox import sample_seeds
-from fastdiff.sampling.cascade import low_resolution, upsampler_seeds
+from fastdiff.sampling.cascade import small_images, upsampler_seeds
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Run:
         enlarger: the sampler of a super-resolution model that enlarges them, or None.
         labels: the class of each image, [n] int64, or None.
         guide: guidance by a classifier, with n rows, or None.
+        keep_means: as of ``fastdiff.upsample``.
     """
 
     sampler: Sampler
@@ -35,6 +36,7 @@ class Run:
     batch_size: int
     seed: int
     progress: bool
+    keep_means: bool = False
 
     def rows(self, batches: Sequence[int]) -> list[int]:
         """The numbers of the images of some batches."""
@@ -73,7 +75,7 @@ class Run:
             len(images),
             classes=self.classes(rows, enlarger),
             seeds=upsampler_seeds(len(images), self.seed, rows[0]),
-            cond={"low_res": low_resolution(images)},
+            **small_images(images, enlarger, self.keep_means),
             progress=self.progress,
         )
 

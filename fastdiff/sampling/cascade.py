@@ -11,6 +11,7 @@ from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.ops.philox import sample_seeds
 from fastdiff.sampling.api import Sampler, from_uint8, to_uint8
+from fastdiff.sampling.conditions import known_means
 from fastdiff.sampling.options import SamplerOptions
 from fastdiff.sampling.progress import Follow
 from fastdiff.sampling.request import Classes
@@ -33,6 +34,13 @@ def low_resolution(images: Tensor) -> Tensor:
     return from_uint8(to_uint8(images))
 
 
+def small_images(images: Tensor, sampler: Sampler, keep_means: bool) -> dict[str, Any]:
+    """The arguments of an upsampler's call that say what it enlarges."""
+    small = low_resolution(images)
+    known = known_means(small, sampler.sample_shape[1:]) if keep_means else None
+    return {"cond": {"low_res": small}, "condition": known}
+
+
 def upsample(
     upsampler: Model,
     images: Tensor,
@@ -40,6 +48,7 @@ def upsample(
     classes: Classes | None = None,
     seed: int = 0,
     seeds: Tensor | None = None,
+    keep_means: bool = False,
     progress: Follow = True,
     **options: Unpack[SamplerOptions],
 ) -> Tensor:
@@ -53,6 +62,8 @@ def upsample(
         classes: one for all, or n, for a class-conditional upsampler.
         seed: random seed of the run.
         seeds: n int64 Philox keys, in place of ``seed``.
+        keep_means: make the means of the large images over blocks of pixels exactly the small images, which is what
+            small images are in training; the upsampler then adds the detail alone (:class:`~.conditions.Observe`).
         options: the fields of ``Sampler``.
 
     Raises:
@@ -71,7 +82,7 @@ def upsample(
             len(images),
             classes=classes,
             seeds=keys,
-            cond={"low_res": low_resolution(images)},
+            **small_images(images, sampler, keep_means),
             progress=progress,
         )
 
@@ -84,6 +95,7 @@ def cascade(
     classes: Classes | None = None,
     seed: int = 0,
     upsampler_options: SamplerOptions | None = None,
+    keep_means: bool = False,
     progress: Follow = True,
     **options: Unpack[SamplerOptions],
 ) -> Tensor:
@@ -93,6 +105,7 @@ def cascade(
 
     Args:
         classes: one for all, or n; for those of the two models that have classes.
+        keep_means: as of :func:`upsample`.
         options: fields of ``Sampler`` for the base, and for the upsampler where ``upsampler_options`` has no other;
             shape and diffusion are each model's own, and guidance is left out where an upsampler has no classes.
 
@@ -111,6 +124,7 @@ def cascade(
         small,
         classes=None if unconditional else classes,
         seed=seed,
+        keep_means=keep_means,
         progress=progress,
         **enlarging,
     )

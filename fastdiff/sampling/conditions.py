@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastdiff.errors import FastdiffError
@@ -341,3 +342,30 @@ def _mask_rows(mask: Tensor, n: int, shape: Sequence[int]) -> Tensor:
     if not mask.any():
         raise FastdiffError("the mask leaves nothing to fill: 1 (white) marks unknown pixels, 0 known ones")
     return rows.bool()
+
+
+def known_means(small: Tensor, size: Sequence[int], repeats: int = 1) -> Observe:
+    """What is known of large images whose means over blocks of pixels are the small ones.
+
+    Args:
+        small: [C,h,w] or [n,C,h,w] floating point in [-1, 1].
+        size: (H, W) of the large images, whole multiples of h and w.
+        repeats: as of :class:`Inpaint`.
+
+    Raises:
+        FastdiffError: a size that does not divide the large one.
+    """
+    given = tuple(small.shape[-2:])
+    if small.ndim < 3 or len(size) != 2 or 0 in given or any(s % g for s, g in zip(size, given, strict=True)):
+        raise FastdiffError(
+            f"small images must have a size that divides the model's {list(size)}, got {list(given)}"
+        )
+    blocks = size[0] // given[0], size[1] // given[1]
+
+    def enlarged(x: Tensor) -> Tensor:
+        return x.repeat_interleave(blocks[0], -2).repeat_interleave(blocks[1], -1)
+
+    def means(x: Tensor) -> Tensor:
+        return enlarged(F.avg_pool2d(x, blocks))
+
+    return Observe(enlarged(small), means, repeats)

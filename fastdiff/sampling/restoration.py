@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastdiff.choices import INPAINTING, usual_sampling
@@ -14,7 +13,7 @@ from fastdiff.diffusion.config import is_consistent
 from fastdiff.diffusion.gaussian import Model
 from fastdiff.errors import FastdiffError
 from fastdiff.sampling.api import Sampler
-from fastdiff.sampling.conditions import ANNEALING, Denoise, Inpaint, Observe
+from fastdiff.sampling.conditions import ANNEALING, Denoise, Inpaint, Observe, known_means
 from fastdiff.sampling.options import RestorationOptions
 from fastdiff.sampling.request import REQUEST_ARGUMENTS
 from fastdiff.scalars import whole
@@ -103,23 +102,10 @@ def super_resolve(
     Source: Song et al. 2023, appendix D and algorithm 4. The method: :class:`~.conditions.Observe`.
     """
     sampler, call = _sampler(model, options)
-    shape = sampler.sample_shape
-    size, given = shape[1:], tuple(small.shape[-2:])
-    if small.ndim < 3 or len(size) != 2 or 0 in given or any(s % g for s, g in zip(size, given, strict=True)):
-        raise FastdiffError(
-            f"small images must have a size that divides the model's {list(size)}, got {list(given)}"
-        )
-    blocks = size[0] // given[0], size[1] // given[1]
-
-    def enlarged(x: Tensor) -> Tensor:
-        return x.repeat_interleave(blocks[0], -2).repeat_interleave(blocks[1], -1)
-
-    def averages(x: Tensor) -> Tensor:
-        return enlarged(F.avg_pool2d(x, blocks))
-
+    known = known_means(small, sampler.sample_shape[1:])
     if sampler.clip:
         _check_range(small)
-    return _observed(sampler, enlarged(small), averages, n, repeats, call)
+    return _observed(sampler, known.image, known.project, n, repeats, call)
 
 
 def colourise(

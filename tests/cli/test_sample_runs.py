@@ -100,14 +100,16 @@ def test_without_classes_a_classifier_guides_to_all_of_its_own(command, checkpoi
     assert _arrays(tmp_path)[1].tolist() == [0, 1, 2]
 
 
-def test_an_upsampler_enlarges(command, checkpoints, tmp_path) -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_upsampler_enlarges(command, checkpoints, tmp_path, kept: bool) -> None:
     files = ("--checkpoint", checkpoints["tiny"], "--upsampler", checkpoints["low-res"], "--n", 3)
-    assert command("sample", *files, *QUICK, "--upsampler-steps", 2, "--out", tmp_path).code == 0
+    keep = ["--keep-means"] * kept
+    assert command("sample", *files, *QUICK, "--upsampler-steps", 2, *keep, "--out", tmp_path).code == 0
     images, labels = _arrays(tmp_path)
     base, upsampler = (fastdiff.load(checkpoints[kind]) for kind in ("tiny", "low-res"))
     expected = fastdiff.cascade(
         base, upsampler, 3, classes=labels.tolist(), sampler="dpmpp", steps=3, progress=False,
-        upsampler_options={"steps": 2},
+        upsampler_options={"steps": 2}, keep_means=kept,
     )  # fmt: skip
     difference = images.astype(int) - fastdiff.to_uint8(expected).numpy().astype(int)
     assert np.abs(difference).max() <= 1  # in batches of 2 there, of 3 here
@@ -118,6 +120,7 @@ def test_an_upsampler_enlarges(command, checkpoints, tmp_path) -> None:
     [
         (("--classifier", "@tiny", "--classes", 1), "is no classifier"),
         (("--upsampler", "@tiny"), "enlarges nothing"),
+        (("--keep-means",), "give --upsampler with it"),
         (
             ("--checkpoint", "@unconditional", "--classifier", "@classifier", "--classes", 5000),
             "unknown class '5000'",

@@ -11,6 +11,7 @@ import torch
 import fastdiff
 from fastdiff import DiffusionConfig
 from fastdiff.models import build_model
+from fastdiff.sampling.cascade import low_resolution
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +39,14 @@ def test_classes_and_guidance_are_the_bases_alone(models, scale: float | None) -
     small = fastdiff.sample(base, 3, classes=classes, guidance_scale=scale, **options)
     assert torch.equal(found, fastdiff.upsample(upsampler, small, **options))
     assert found.shape == (3, 1, 2 * small.shape[2], 2 * small.shape[3])
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp", "ancestral"])
+def test_means_are_kept(models, sampler) -> None:
+    base, upsampler = models
+    options = {"steps": 4, "sampler": sampler, "progress": False}
+    found = fastdiff.cascade(base, upsampler, 3, classes=1, keep_means=True, **options)
+    small = low_resolution(fastdiff.sample(base, 3, classes=1, **options))
+    torch.testing.assert_close(torch.nn.functional.avg_pool2d(found, 2), small, atol=1e-5, rtol=0)
+    free = fastdiff.cascade(base, upsampler, 3, classes=1, **options)
+    assert (torch.nn.functional.avg_pool2d(free, 2) - small).abs().mean() > 0.05

@@ -20,8 +20,8 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return np.array([values[i - w : i + w + 1].mean() for i, w in enumerate(half)])
 
 
-def draw(log: list[dict[str, Any]], folder: Path) -> None:
-    """``loss_curve.png``: loss over steps, raw and smoothed, with the learning rate on the same axis of steps."""
+def draw(log: list[dict[str, Any]], target: Path) -> None:
+    """A PNG of loss over steps, raw and smoothed, with the learning rate on the same axis of steps."""
     lines = [line for line in log if "loss" in line]
     step, loss, rate = (np.array([line[key] for line in lines]) for key in ("step", "loss", "lr"))
     figure, (above, below) = plt.subplots(
@@ -43,4 +43,4 @@ def draw(log: list[dict[str, Any]], folder: Path) -> None:
     below.plot(step, rate, color="#b8562f")
     below.set(xlabel="step", ylabel="learning rate", xlim=(0, step[-1]))
     below.grid(alpha=0.3)
-    save(figure, folder / "loss_curve.png")
+    save(figure, target)
