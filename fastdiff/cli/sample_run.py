@@ -25,7 +25,7 @@ class Run:
         enlarger: the sampler of a super-resolution model that enlarges them, or None.
         labels: the class of each image, [n] int64, or None.
         guide: guidance by a classifier, with n rows, or None.
-        keep_means: as of ``fastdiff.upsample``.
+        keep_means: an argument of fastdiff.upsample.
     """
 
     sampler: Sampler
