@@ -184,8 +184,9 @@ def fastdiff_density() -> tuple[float, float]:
     return time.process_time() - start, float(values[1, 100])
 
 
-def fastdiff_log_density(n: int, kind: str) -> Run:
-    """Log-densities of n trials: the public function, that with five derivatives, and these by autograd."""
+def fastdiff_log_density(n: int, kind: str, samples: int) -> Run:
+    """Log-densities of n trials: the public function, that with five derivatives, and these by autograd; the mean time
+    of ``samples`` calls."""
     from fastdiff.decision import log_pdf, log_pdf_and_slopes
 
     rt, choice = times(n), np.ones(n)
@@ -206,19 +207,19 @@ def fastdiff_log_density(n: int, kind: str) -> Run:
     def run() -> tuple[float, float]:
         found = once()
         start = time.process_time()
-        for _ in range(SAMPLES):
+        for _ in range(samples):
             found = once()
-        return (time.process_time() - start) / SAMPLES, float(found.detach().sum())
+        return (time.process_time() - start) / samples, float(found.detach().sum())
 
     return run
 
 
-def few_and_many(other: Peers | None, rounds: int) -> list[dict[str, Any]]:
+def few_and_many(other: Peers | None, rounds: int, samples: int) -> list[dict[str, Any]]:
     """Log-densities of a subject's trials and of many."""
     rows = []
     for n in NUMBERS:
         sides = [
-            Side(f"fastdiff, {kind}", n, fastdiff_log_density(n, kind))
+            Side(f"fastdiff, {kind}", n, fastdiff_log_density(n, kind, samples))
             for kind in ("log_pdf", "log_pdf_and_slopes", "by autograd")
         ]
         if other:
@@ -309,8 +310,8 @@ def main(peers: Path | None = None, rounds: int = 7, small: bool = False) -> Non
     sides = [Side("fastdiff", 802, fastdiff_density)]
     if other:
         sides.append(Side("PyDDM, analytic", 802, other.run("pyddm")))
-    density = measure(sides, 30 if small else 300)
-    log_density = few_and_many(other, 3 if small else 31)
+    density = measure(sides, 3 if small else 300)
+    log_density = few_and_many(other, *((1, 1) if small else (31, SAMPLES)))
     about = machine.describe() | {"peers": other.ask("versions") if other else "none"}
     if other:
         other.close()

@@ -22,6 +22,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+import programs
 import toolchain
 
 from fastdiff.backend import Backend
@@ -119,8 +120,8 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 def _cpu_seconds() -> float:
-    """CPU time of this process and of its children that have ended."""
-    return sum(os.times()[:4])
+    """CPU time of this process, of its children that have ended, and of the programs that :mod:`programs` runs."""
+    return sum(os.times()[:4]) + programs.seconds
 
 
 _counted = _cpu_seconds()

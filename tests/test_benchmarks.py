@@ -6,12 +6,11 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import programs
 import pytest
 
 from fastdiff.bench import results
@@ -23,14 +22,9 @@ needs_tyro = pytest.mark.skipif(importlib.util.find_spec("tyro") is None, reason
 
 
 def _run(*command: str) -> str:
-    # pytest-benchmark measures nothing in a worker of pytest-xdist, and knows one by its environment. Triton's
-    # interpreter, which conftest.py chooses, would be a side of the comparisons.
-    left_out = ("PYTEST_XDIST", "TRITON_INTERPRET")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
-    environment["PYTHONPATH"] = str(ROOT)  # these sources, wherever fastdiff is installed from
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    # pytest-benchmark measures nothing in a worker of pytest-xdist, and knows one by its environment.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
+    done = programs.run(*command, env=environment)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return done.stdout
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -90,7 +91,7 @@ def _log_pdf_and_slopes(rt: Any, choice: Any, given: dict[str, Any]) -> tuple[Te
             for name, value in (defaults | given).items()
         }
         shape = parameters(**model).shape  # or says what is wrong
-        shape = torch.broadcast_shapes(shape, *(x.shape for x in fixed))
+        shape = np.broadcast_shapes(shape, *(x.shape for x in fixed))
         leaves = [model[name].expand(shape).clone().requires_grad_() for name in SLOPES]
         found = log_pdf(*fixed, **(model | dict(zip(SLOPES, leaves, strict=True))))
         slopes = torch.autograd.grad(found.sum(), leaves)
@@ -209,7 +210,7 @@ def _in_parts(
     """
     walk = _walk(upper, p)
     given = (t - p.t0, *vars(walk).values(), p.st0)
-    shape = torch.broadcast_shapes(*(x.shape for x in given))
+    shape = np.broadcast_shapes(*(x.shape for x in given))
     columns = [x.expand(shape).reshape(-1) for x in given]
     if _varies(p.sz):
         nodes *= START_NODES

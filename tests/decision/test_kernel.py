@@ -47,7 +47,7 @@ def _trials(n: int = 2003) -> tuple[Tensor, dict[str, Tensor]]:
 @pytest.mark.parametrize(("method", "every_step"), WAYS)
 def test_kernel_agrees_with_the_reference(backend: Backend, method, every_step: bool) -> None:
     seeds, p = _trials(130 if backend is Backend.TRITON else 2003)
-    dt, t_max = (0.02, 0.8) if backend is Backend.TRITON else (0.01, 1.5)
+    dt, t_max = (0.02, 0.4) if backend is Backend.TRITON else (0.01, 1.5)
     results = []
     for one in (backend, Backend.REFERENCE):
         with use_backend(one):
@@ -96,11 +96,13 @@ def _digest() -> str:
 
 @pytest.mark.parametrize("capability", ["avx2", "default"])
 def test_every_instruction_set_gives_the_same_bits(capability: str) -> None:
+    """And densities as near to the reference's as on the one of this process."""
     if _library.instruction_set() == capability:
         pytest.skip("this is the library under test anyway")
     here = Path(__file__).parent
     code = (
         f"import sys; sys.path[:0] = {[str(here), str(here.parent)]!r}; import test_kernel as t; "
+        "import test_first_passage_density as density; density.test_kernel_is_the_reference(20003);"
         "from fastdiff.ops import _library; print(_library.instruction_set(), t._digest())"
     )
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
@@ -133,7 +135,7 @@ def test_trials_that_cannot_begin_are_nan(backend: Backend, method) -> None:
     seeds, p = _trials(20)
     p["z"][3], p["z"][4], p["v"][5], p["a"][6], p["s"][7] = -1, 10, math.nan, math.nan, 0
     with use_backend(backend):
-        end = first_passage(seeds, **p, method=method, dt=0.01)
+        end = first_passage(seeds, **p, method=method, dt=0.01, t_max=0.5)
     assert end.rt.isnan().nonzero().flatten().tolist() == [3, 4, 5, 6, 7]
     assert (end.choice[3:8] == -1).all()
 
@@ -182,7 +184,7 @@ def test_a_walk_that_cannot_move_is_out_of_time(backend, method, every_step: boo
 @pytest.mark.parametrize("v", [900.0, -2500.0, 1e6])
 def test_times_where_the_drift_takes_over(backend: Backend, v: float) -> None:
     """To a boundary a distance b away the time is inverse Gaussian: mean b / |v|, variance b / |v|^3."""
-    n, b = 20_000 if backend is Backend.CPU else 2000, 1.25 if v > 0 else 1.75
+    n, b = {Backend.CPU: 20_000, Backend.TRITON: 500}.get(backend, 2000), 1.25 if v > 0 else 1.75
     with use_backend(backend):
         end = first_passage(torch.arange(n), **_alike(n, v=v, a=3.0, z=1.75))
     assert (end.choice == int(v > 0)).all()
@@ -321,10 +323,12 @@ def _table(steps: int, dt: float) -> Tensor:
 @pytest.mark.parametrize("method", ["bridge", "euler"])
 def test_moving_walks_agree_with_the_reference(backend: Backend, method, leak: float) -> None:
     """Each trial with its own noise s, boundaries and drift, and some that cannot begin."""
+    if backend is Backend.TRITON and leak < 0:
+        pytest.skip("interpreted, its sign makes no difference to the program")
     seeds, p = _trials(130 if backend is Backend.TRITON else 2003)
     p["s"] = 0.5 + torch.arange(len(seeds)) % 3 / 3.0
     p["z"][4] = 10
-    dt, steps = (0.02, 40) if backend is Backend.TRITON else (0.01, 150)
+    dt, steps = (0.025, 24) if backend is Backend.TRITON else (0.01, 150)
     results = []
     for one in (backend, Backend.REFERENCE):
         with use_backend(one):
@@ -344,10 +348,10 @@ def test_moving_walks_agree_with_the_reference(backend: Backend, method, leak: f
 @each_backend
 def test_a_table_that_moves_nothing_changes_nothing(backend: Backend) -> None:
     seeds, p = _trials(100)
-    table = torch.tensor([1.0, 0.0]).repeat(41, 1)
+    table = torch.tensor([1.0, 0.0]).repeat(21, 1)
     with use_backend(backend):
-        fixed = first_passage(seeds, **p, method="bridge", dt=0.01, t_max=0.4, every_step=True)
-        moving = first_passage(seeds, **p, method="bridge", dt=0.01, t_max=0.4, table=table)
+        fixed = first_passage(seeds, **p, method="bridge", dt=0.02, t_max=0.4, every_step=True)
+        moving = first_passage(seeds, **p, method="bridge", dt=0.02, t_max=0.4, table=table)
     assert int((fixed.choice != moving.choice).sum()) <= 1
     same = fixed.choice == moving.choice
     torch.testing.assert_close(fixed.rt[same], moving.rt[same], rtol=1e-4, atol=1e-4)

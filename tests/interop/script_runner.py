@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
+
+import programs
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -16,11 +16,10 @@ def flags(**options: object) -> list[str]:
 
 def run_script(script: str, *arguments: str, logdir: Path, processes: int = 1) -> str:
     """What the script prints."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [*launcher, "-m", "fastdiff", "run", str(SCRIPTS / f"{script}.py"), *arguments]
-    environment = {**os.environ, "OPENAI_LOGDIR": str(logdir), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = programs.run(
+        *("-m", "fastdiff", "run", SCRIPTS / f"{script}.py", *arguments),
+        processes=processes,
+        env={**os.environ, "OPENAI_LOGDIR": str(logdir)},
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return done.stdout

@@ -1,18 +1,21 @@
 """Scripts in the manner of guided-diffusion's seven, unchanged imports and all, under ``fastdiff run``.
 
 One after another, each on what the one before has written: train, sample, likelihood, classifier, guidance, upsampler.
-Then two processes under torchrun.
+Then in two processes.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from script_runner import flags, run_script
+from script_runner import SCRIPTS, flags, run_script
 
 from fastdiff.interop.guided_diffusion import image_datasets, logger, script_util
 from fastdiff.interop.guided_diffusion.train_util import parse_resume_step_from_filename
@@ -97,10 +100,12 @@ def test_image_sample_by_ddim_in_two_processes(trained: Path, tmp_path: Path) ->
 
 @pytest.mark.proof
 def test_image_train_in_two_processes(images: Path, tmp_path: Path) -> None:
+    """By torchrun itself."""
     options = flags(batch_size=1, lr_anneal_steps=2, save_interval=5, log_interval=1)
-    run_script(
-        "image_train", "--data_dir", str(images), *options, *MODEL, *PROCESS, logdir=tmp_path, processes=2
-    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = ["-m", "fastdiff", "run", str(SCRIPTS / "image_train.py"), "--data_dir", str(images)]
+    environment = {**os.environ, "OPENAI_LOGDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*launcher, *script, *options, *MODEL, *PROCESS], env=environment, check=True, timeout=300)
     assert (tmp_path / "model000002.pt").exists()
     assert "samples" in (tmp_path / "progress.csv").read_text()
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 import tiny
 import torch
@@ -31,16 +29,6 @@ STEPS = 6
 FID = {"fid_every": STEPS, "fid_samples": 13} if importlib.util.find_spec("torchmetrics") else {}
 FEW = {"task": "consistency", "timesteps": "uniform", "target_ema": 0.9, "fid_every": 0}
 CONTINUOUS = {**FEW, "target_ema": 0.0, "pairs": "continuous", "parametrisation": "edm"}
-
-
-def torchrun(processes: int, *command: str) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    # A script does not look for modules in the folder from which it is started.
-    root = str(Path(fastdiff.__file__).parent.parent)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
-    return subprocess.run(
-        [*launcher, str(processes), *command], env=environment, capture_output=True, text=True, timeout=300
-    )
 
 
 def options(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
@@ -98,7 +86,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, toy_files: Any) -> Path:
     train(config(folder, "continuous", **CONTINUOUS, steps=2))
     plans[:0] = [options(folder, "continuous-ddp", **CONTINUOUS, steps=2)]
     (folder / "runs.json").write_text(json.dumps(plans))
-    done = torchrun(2, str(Path(__file__).with_name("world.py")), str(folder / "runs.json"))
+    done = programs.run(Path(__file__).with_name("world.py"), folder / "runs.json", processes=2)
     assert (folder / "failed" / "error-1.txt").exists(), done.stderr[-3000:]
     return folder
 
@@ -183,7 +171,7 @@ def test_four_processes_by_the_command_line(runs: Path) -> None:
         "1",
         "--no-progress",
     ]
-    done = torchrun(4, "-m", "fastdiff", "train", *command, "--threads", "1")
+    done = programs.run("-m", "fastdiff", "train", *command, "--threads", "1", processes=4)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("trained 6 steps") == 1
     assert_same_run(runs, "four", "one")

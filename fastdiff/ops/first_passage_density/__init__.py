@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,7 +54,7 @@ def first_passage_density(
     slopes = torch.is_grad_enabled() and any(x.requires_grad for x in given)
     shape = t.shape
     if len(shape) != 1 or any(x.shape != shape and (x.dim() or x is upper) for x in given):
-        shape = torch.broadcast_shapes(*(x.shape for x in given))
+        shape = _broadcast([x.shape for x in given])
         whole = [x.dim() or x is t or x is upper for x in given]
         t, v, a, w, sv, *rest = (
             x.expand(shape).reshape(-1) if row else x for x, row in zip(given, whole, strict=True)
@@ -61,6 +62,18 @@ def first_passage_density(
         upper = rest[0] if rest else None
     found = first_passage_density_op(t, v, a, w, sv, upper, slopes)[0]
     return found if len(shape) == 1 else found.reshape(shape)
+
+
+def _broadcast(shapes: list[torch.Size]) -> tuple[int, ...]:
+    if torch.compiler.is_compiling():
+        return torch.broadcast_shapes(*shapes)
+    try:
+        return np.broadcast_shapes(*shapes)  # torch's imports SymPy first, for a second
+    except ValueError:
+        given = ", ".join(str(list(shape)) for shape in shapes)
+        raise FastdiffError(
+            f"first_passage_density: the arguments must broadcast against one another, got {given}"
+        ) from None
 
 
 def _check(given: Arguments) -> None:
