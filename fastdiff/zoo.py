@@ -176,8 +176,6 @@ PRESETS: dict[str, Preset] = {
             channel_mult=(1, 1, 2, 2),
             num_res_blocks=1,
             attention_resolutions=(),
-            num_classes=None,
-            null_label=False,
             low_res="bilinear",
         ),
         DiffusionConfig(schedule="cosine", prediction="v"),

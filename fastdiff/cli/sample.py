@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 import fastdiff
-from fastdiff.choices import usual_sampling
+from fastdiff.choices import SamplerName, usual_sampling
 from fastdiff.cli import INTERRUPTED
 from fastdiff.cli.options import (
     AbsoluteTolerance,
@@ -110,6 +110,8 @@ class Sample:
     """Configuration of the upsampler, for a file that does not contain it."""
     upsampler_steps: str | None = None
     """Number of sampling steps of the upsampler. Default: STEPS."""
+    upsampler_sampler: SamplerName | None = None
+    """Sampler of the upsampler. Default: SAMPLER."""
     keep_means: bool = False
     """Make the means of the upsampler's images over blocks of pixels exactly the small images."""
     seed: int = 0
@@ -174,7 +176,8 @@ class Sample:
 
     @property
     def _upsampler_options(self) -> dict[str, Any]:
-        return {**self._method, "steps": self.upsampler_steps or self.steps}
+        sampler = self.upsampler_sampler or self.sampler
+        return {**self._method, "sampler": sampler, "steps": self.upsampler_steps or self.steps}
 
     @property
     def _method(self) -> dict[str, Any]:
