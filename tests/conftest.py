@@ -52,9 +52,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A test is a proof or not: `make test` runs the one kind, `make proofs` the other."""
     wanted = config.getoption("--proofs")
-    chosen = [item for item in items if (item.get_closest_marker("proof") is not None) == wanted]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
-    items[:] = chosen
+    kinds: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        kinds[item.get_closest_marker("proof") is not None].append(item)
+    config.hook.pytest_deselected(items=kinds[not wanted])
+    items[:] = kinds[wanted]
 
 
 @pytest.hookimpl(optionalhook=True)

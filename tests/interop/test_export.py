@@ -72,7 +72,7 @@ def _quiet() -> Iterator[None]:
 
 def test_programs_run_without_fastdiff(tmp_path: Path) -> None:
     """In a process that has never imported it, for several numbers of images, with the same results."""
-    models = {kind: _model(kind) for kind in ("classes", "upsampler", "classifier")}
+    models = {kind: _model(kind) for kind in ("classes", "classifier")}
     for kind, model in models.items():
         assert "network alone" in fastdiff.export(model, tmp_path / f"{kind}.pt2")
     given = {kind: [_inputs(model, n) for n in (1, 3)] for kind, model in models.items()}
@@ -107,15 +107,19 @@ def test_a_program_is_of_pytorchs_operators_and_samples(tmp_path: Path) -> None:
     torch.testing.assert_close(theirs, fastdiff.sample(_model("small"), 2, **options), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["classes", "upsampler"])
-def test_onnx(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "beside"), [("classes", False), ("upsampler", True)])
+def test_onnx(kind: str, beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large weights lie beside the file."""
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     reference = pytest.importorskip("onnx.reference")
+    if beside:
+        monkeypatch.setattr("fastdiff.interop.export.MOST_IN_ONE_FILE", 1000)
     model, file = _model(kind), tmp_path / "model.onnx"
     assert "network alone" in fastdiff.export(model, file)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"][: 1 + beside]
     loaded = onnx.load(file)
-    onnx.checker.check_model(loaded)
+    onnx.checker.check_model(str(file))
     names = [value.name for value in loaded.graph.input]
     args, rest = _inputs(model, 3)
     assert names == ["x", "timesteps", *rest]
@@ -123,15 +127,6 @@ def test_onnx(kind: str, tmp_path: Path) -> None:
     feeds = dict(zip(names, (t.numpy() for t in (*args, *rest.values())), strict=True))
     (out,) = reference.ReferenceEvaluator(loaded).run(None, feeds)
     torch.testing.assert_close(torch.from_numpy(out), model(*args, **rest), rtol=1e-3, atol=1e-4)
-
-
-def test_large_weights_of_onnx_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
-    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
-    monkeypatch.setattr("fastdiff.interop.export.MOST_IN_ONE_FILE", 1000)
-    fastdiff.export(_model("small"), tmp_path / "model.onnx")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
-    onnx.checker.check_model(str(tmp_path / "model.onnx"))
 
 
 def test_onnx_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,7 @@ def test_a_graph_may_be_used_twice() -> None:
     assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
 
 
-@pytest.mark.parametrize("recompute", ["selective", "full"])
+@pytest.mark.parametrize("recompute", ["selective", pytest.param("full", marks=pytest.mark.proof)])
 def test_compiles_as_one_graph(recompute: str) -> None:
     model = _model(recompute)
     torch.compiler.reset()

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,21 +21,21 @@ STEPS = 60
 MEASURED_TIMES = ("seconds", "images_per_second")
 
 
-def start(toy: dict[str, Any], out: Path) -> subprocess.Popen[bytes]:
-    """The command line, with everything random switched on; checkpoints fall between lines of the log."""
-    command = [sys.executable, "-m", "fastdiff", "train", "--data", toy["data"], "--preset", toy["preset"]]
-    command += ["--out", out, "--steps", STEPS, "--checkpoint-every", 4, "--log-every", 3, "--threads", 1]
-    command += ["--timesteps", "loss-second-moment", "--flip", "--batch-size", 8, "--microbatch", 5]
-    command += ["--ema", 0.9, 0.99, "--no-progress"]
-    return subprocess.Popen([str(part) for part in command])
+def command(toy: dict[str, Any], out: Path) -> list[str]:
+    """Everything random is switched on; checkpoints fall between lines of the log."""
+    words = ["-m", "fastdiff", "train", "--data", toy["data"], "--preset", toy["preset"]]
+    words += ["--out", out, "--steps", STEPS, "--checkpoint-every", 4, "--log-every", 3, "--threads", 1]
+    words += ["--timesteps", "loss-second-moment", "--flip", "--batch-size", 8, "--microbatch", 5]
+    words += ["--ema", 0.9, 0.99, "--no-progress"]
+    return [str(word) for word in words]
 
 
 def test_killed_run_resumes_bit_for_bit(toy: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("tyro", reason="tyro is not installed")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(toy, whole).wait() == 0
+    assert programs.run(*command(toy, whole)).returncode == 0
 
-    process = start(toy, killed)
+    process = subprocess.Popen([sys.executable, *command(toy, killed)])
     while len(checkpoints(killed)) < 2:
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.002)
@@ -43,7 +44,7 @@ def test_killed_run_resumes_bit_for_bit(toy: dict[str, Any], tmp_path: Path) -> 
     assert not (killed / "model.safetensors").exists()
     half = killed / "checkpoints" / ".step-00000009.safetensors.half"
     half.write_bytes(b"as a kill may leave it")
-    assert start(toy, killed).wait() == 0
+    assert programs.run(*command(toy, killed)).returncode == 0
 
     models = ("model.safetensors", "model-ema-0.99.safetensors")
     for name in (f"checkpoints/step-{STEPS:08d}.safetensors", *models):
