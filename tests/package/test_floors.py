@@ -33,7 +33,7 @@ SMOKE = [
     "decision/test_fit_options.py::test_formulas",
     "training/test_log.py::test_tensorboard_reads_what_was_logged",
     "evaluation/test_frechet.py",
-    "interop/test_export.py::test_onnx",
+    "interop/test_export.py::test_onnx[upsampler-True]",
     "interop/test_export.py::test_a_diffusers_folder",
 ]
 LISTS = ("dependencies", "train", "decision", "formulas", "evaluate", "export")
