@@ -10,7 +10,7 @@ namespace fastdiff::conv2d {
 // All tensors of images are channels_last: [N, H, W, C] without gaps inside an image.
 struct Args {
   const void* x[2];        // the input's channels, in one tensor or side by side in two
-  const void* weight;      // packed by fastdiff_conv2d_pack
+  const void* weight;      // packed by fastdiff_conv2d_pack, or _pack_direct
   const float* bias;       // [Cout] or null
   const float* image_bias; // [N, Cout] or null: the time embedding
   const float* affine;     // [N, 3, C]: center, scale, shift of what is done to x first, or null
@@ -34,13 +34,15 @@ struct Plan {
   int64_t parts;    // of a piece's tiles, for each panel, where it is shared
 };
 
-// [Cout, Cin, taps, taps] of any strides -> [panel][Cin][tap][kWidth], zero beyond the last output channel.
+// [Cout, Cin, taps, taps] of any strides -> [panel][Cin][tap][kWidth] of its own dtype, for Winograd; or in bfloat16
+// [panel of 32][chunk of 32 channels][tap][two tiles of 16][pair of channels][16][2], for the direct product. Zero beyond
+// the last channel.
 struct PackArgs {
   const void* weight;
   void* packed;
   int64_t out_channels, channels, taps;
   int64_t strides[4];
-  int64_t bytes, threads;  // of an element: no arithmetic is done on it
+  int64_t dtype, threads;
 };
 
 struct WeightArgs {

@@ -56,10 +56,10 @@ struct Source {
   }
 };
 
-// `pixels` pixels of a row into the strip, whose pixels are kSlice apart.
-template <bool kAffine, bool kSiLU, class T>
-inline void activate_row(const Source<T>& source, const T* from, int64_t pixels, int64_t upsample, float* to) {
-  for (int64_t i = 0; i < pixels; ++i, to += kSlice) {
+// `pixels` pixels of a row, to places that are kStride numbers apart.
+template <int64_t kStride, bool kAffine, bool kSiLU, class T, class To>
+inline void activate_row(const Source<T>& source, const T* from, int64_t pixels, int64_t upsample, To* to) {
+  for (int64_t i = 0; i < pixels; ++i, to += kStride) {
     const T* p = from + (i >> upsample) * source.pixel_stride;
     Vec v = source.count == kLanes ? load(p) : load_partial(p, source.count);
     if constexpr (kAffine) v = (v - source.center) * source.scale + source.shift;
@@ -68,11 +68,11 @@ inline void activate_row(const Source<T>& source, const T* from, int64_t pixels,
   }
 }
 
-template <class T>
-inline void activate_row(const Source<T>& source, const T* from, int64_t pixels, int64_t upsample, float* to) {
-  const auto row = source.affine ? source.silu ? activate_row<true, true, T> : activate_row<true, false, T>
-                   : source.silu ? activate_row<false, true, T>
-                                 : activate_row<false, false, T>;
+template <int64_t kStride, class T, class To>
+inline void activate_row(const Source<T>& source, const T* from, int64_t pixels, int64_t upsample, To* to) {
+  const auto row = source.affine ? source.silu ? activate_row<kStride, true, true, T, To> : activate_row<kStride, true, false, T, To>
+                   : source.silu ? activate_row<kStride, false, true, T, To>
+                                 : activate_row<kStride, false, false, T, To>;
   row(source, from, pixels, upsample, to);
 }
 
@@ -90,7 +90,7 @@ void activate(const Args& args, const StripLayout<MY, MX>& layout, const Strip& 
     if (y >= 0 && y < args.h) {
       for (; filled < border; ++filled) store(row + filled * kSlice, Vec{});
       const T* from = source.data + (y >> args.upsample) * width_in * source.pixel_stride;
-      activate_row(source, from, args.w, args.upsample, row + filled * kSlice);
+      activate_row<kSlice>(source, from, args.w, args.upsample, row + filled * kSlice);
       filled += args.w;
     }
     for (; filled < layout.width; ++filled) store(row + filled * kSlice, Vec{});

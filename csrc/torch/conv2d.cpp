@@ -14,7 +14,8 @@ struct Tile {
   int64_t h, w;
 };
 
-// By algorithm, as fastdiff/ops/conv2d/__init__.py numbers them from 1.
+// As fastdiff/ops/conv2d/__init__.py numbers the algorithms; between them Winograd's, by tile.
+constexpr int64_t kAuto = 0, kDirect = 4;
 constexpr Tile kTiles[] = {{2, 2}, {2, 4}, {4, 4}};
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -32,34 +33,63 @@ Tile tile_of(int64_t n, int64_t h, int64_t w, int64_t algorithm) {
                            [&](const Tile& a, const Tile& b) { return cost(a) < cost(b); });
 }
 
-// Output channels that the kernel takes at a time: two vectors.
-int64_t panel() {
-  static const auto function = reinterpret_cast<int64_t (*)()>(cpu_kernels().symbol("fastdiff_conv2d_panel"));
+int64_t number_of_library(const char* symbol) {
+  const auto function = reinterpret_cast<int64_t (*)()>(cpu_kernels().symbol(symbol));
   STD_TORCH_CHECK(function, "conv2d: the CPU library is not loaded, or stale");
   return function();
 }
 
-int64_t packed_size(const Tensor& weight) {
-  const auto s = weight.sizes();
-  return ceil_div(s[0], panel()) * panel() * s[1] * s[2] * s[3];
+// Output channels that Winograd's kernel takes at a time: two vectors.
+int64_t panel() {
+  static const int64_t known = number_of_library("fastdiff_conv2d_panel");
+  return known;
 }
 
-const Kernel<PackArgs> pack_kernel("conv2d_pack");
-const Kernel<Args> kernel("conv2d");
+// Whether the processor multiplies tiles of bfloat16 (cpu/bf16_tiles.h).
+bool has_tiles() {
+  static const bool known = number_of_library("fastdiff_has_bf16_tiles") != 0;
+  return known;
+}
+
+// Measured: with such tiles the direct product is faster than Winograd at every shape (docs/kernels/conv2d.md).
+bool is_direct(int32_t dtype, int64_t algorithm) {
+  return algorithm == kDirect || (algorithm == kAuto && dtype == dtypes().bfloat16 && has_tiles());
+}
+
+// Of a weight [Cout, Cin, k, k]: common/conv2d.h, PackArgs.
+std::vector<int64_t> packed_sizes(const Tensor& weight, bool direct) {
+  const auto s = weight.sizes();
+  if (direct) return {ceil_div(s[0], 32), ceil_div(s[1], 32), s[2] * s[3], 2, 16, 16, 2};
+  return {ceil_div(s[0], panel()) * panel() * s[1] * s[2] * s[3]};
+}
+
+const Kernel<PackArgs> pack_kernel("conv2d_pack"), direct_pack_kernel("conv2d_pack_direct");
+const Kernel<Args> kernel("conv2d"), direct_kernel("conv2d_direct");
 const Kernel<WeightArgs> weight_kernel("conv2d_weight_backward");
 
-// [Cout, Cin, k, k] of any strides -> one dimension, Cout rounded up to whole panels.
-Tensor pack(const Tensor weight) {
-  Fit fit(cpu_kernels(), "weight", weight);
-  fit.floats("weight", weight).require(weight.dim() == 4 && weight.size(2) == weight.size(3));
-  const std::string reason = fit.reason();
-  STD_TORCH_CHECK(reason.empty(), "conv2d_pack: ", reason);
-  Tensor packed = new_tensor({packed_size(weight)}, dtype_of(weight), weight);
+// A weight of any strides for products of `dtype`.
+Tensor packed_for(const Tensor& weight, int32_t dtype, int64_t algorithm) {
+  const bool direct = is_direct(dtype, algorithm);
+  const std::vector<int64_t> sizes = packed_sizes(weight, direct);
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t i = sizes.size() - 1; i-- > 0;) strides[i] = strides[i + 1] * sizes[i + 1];
+  Tensor packed = new_strided(sizes.data(), strides.data(), static_cast<int64_t>(sizes.size()),
+                              direct ? dtypes().bfloat16 : dtype_of(weight), weight);
   PackArgs args = {in(weight), out(packed), weight.size(0), weight.size(1), weight.size(2)};
   std::copy_n(weight.strides().data(), 4, args.strides);
-  args.bytes = static_cast<int64_t>(weight.element_size()), args.threads = threads();
-  pack_kernel.run(cpu_kernels(), args, weight);
+  args.dtype = code_of(weight), args.threads = threads();
+  (direct ? direct_pack_kernel : pack_kernel).run(cpu_kernels(), args, weight);
   return packed;
+}
+
+Tensor pack(const Tensor weight, int64_t algorithm) {
+  Fit fit(cpu_kernels(), "weight", weight);
+  fit.floats("weight", weight).require(weight.dim() == 4 && weight.size(2) == weight.size(3));
+  if (algorithm == kDirect && dtype_of(weight) == dtypes().float16)
+    fit.no("the direct product is one of bfloat16 numbers, the weight is float16");
+  const std::string reason = fit.reason();
+  STD_TORCH_CHECK(reason.empty(), "conv2d_pack: ", reason);
+  return packed_for(weight, dtype_of(weight), algorithm);
 }
 
 // The input of both directions: one or two tensors that stand side by side, and what is done to them first.
@@ -120,7 +150,9 @@ struct Convolution {
 
   std::string why_not(const Kernels& kernels) const {
     Fit fit(kernels, "x", x);
-    fit.require(algorithm >= 0 && algorithm <= 3);
+    fit.require(algorithm >= kAuto && algorithm <= kDirect);
+    if (algorithm == kDirect && dtype_of(x) != dtypes().bfloat16)
+      fit.no("the direct product is one of bfloat16 numbers, x is " + name_of_dtype(dtype_of(x)));
     input().check(fit);
     if (!fit.require(weight.dim() == 4).fits()) return fit.reason();
     const int64_t n = x.size(0), out_channels = weight.size(0), taps = weight.size(2);
@@ -135,7 +167,9 @@ struct Convolution {
     }
     if (packed && fit.fits()) {
       fit.floats("packed", *packed);
-      if (packed->dim() != 1 || packed->size(0) != packed_size(weight) || !packed->is_contiguous())
+      const auto sizes = packed->sizes();
+      const auto expected = packed_sizes(weight, is_direct(dtype_of(x), algorithm));
+      if (!std::equal(sizes.begin(), sizes.end(), expected.begin(), expected.end()) || !packed->is_contiguous())
         fit.no("packed with " + describe(*packed) + " is not a packed weight of " + describe(weight));
     }
     return fit.reason();
@@ -150,15 +184,17 @@ struct Convolution {
     Tensor statistics = moments ? new_tensor({n, out_channels, 2}, float32, x) : new_tensor({0}, float32, x);
     if (n == 0 || out_channels == 0) return {std::move(y), std::move(statistics)};
 
-    const Tensor weights = packed ? *packed : pack(weight);
+    const bool direct = is_direct(dtype_of(x), algorithm);
+    const Tensor weights = packed ? *packed : packed_for(weight, dtype_of(x), algorithm);
     const OptionalTensor biases = as_float32(bias), affines = as_float32(affine), residuals = in_layout(residual, y);
     OptionalTensor rows = image_bias;
     if (rows && (rows->stride(1) != 1 || dtype_of(*rows) != float32)) rows = as_float32(rows);
-    Args a = input().args(affines, out_channels, taps, taps == 3 ? tile_of(n, h, w, algorithm) : Tile{1, 1});
+    const Tile tile = taps == 3 && !direct ? tile_of(n, h, w, algorithm) : Tile{1, 1};
+    Args a = input().args(affines, out_channels, taps, tile);
     a.weight = in(weights), a.weight_dtype = code_of(weights), a.bias = in<float>(biases);
     a.image_bias = in<float>(rows), a.bias_stride = rows ? rows->stride(0) : 0;
     a.residual = in(residuals), a.y = out(y), a.moments = moments ? out<float>(statistics) : nullptr;
-    kernel.run(kernels, a, x);
+    (direct ? direct_kernel : kernel).run(kernels, a, x);
     return {std::move(y), std::move(statistics)};
   }
 
@@ -239,7 +275,8 @@ FASTDIFF_OPERATOR(fastdiff::conv2d::Convolution)
 FASTDIFF_OPERATOR(fastdiff::conv2d::WeightGradient)
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastdiff, m) {
-  m.def("_conv2d_pack(Tensor weight) -> Tensor");
+  m.def("_conv2d_pack(Tensor weight, int algorithm) -> Tensor");
+  m.def("_has_bf16_tiles() -> bool");
   m.def("_conv2d_panel() -> int");
   m.def("_conv2d_plan(int n, int channels, int out_channels, int h, int w, int taps, int threads, int algorithm)"
         " -> int[]");
@@ -247,5 +284,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastdiff, m) {
 STABLE_TORCH_LIBRARY_IMPL(fastdiff, CPU, m) { m.impl("_conv2d_pack", TORCH_BOX(&fastdiff::conv2d::pack)); }
 STABLE_TORCH_LIBRARY_IMPL(fastdiff, CompositeExplicitAutograd, m) {
   m.impl("_conv2d_panel", TORCH_BOX(&fastdiff::conv2d::panel));
+  m.impl("_has_bf16_tiles", TORCH_BOX(&fastdiff::conv2d::has_tiles));
   m.impl("_conv2d_plan", TORCH_BOX(&fastdiff::conv2d::plan));
 }

@@ -16,7 +16,7 @@ from fastdiff.ops.conv2d.gradient import conv2d_backward
 from fastdiff.ops.conv2d.reference import Arguments, WeightArguments
 
 # Algorithms, indexed by the operator's argument; Winograd's are named by a tile's outputs, height and width.
-ALGORITHMS = {"auto": 0, "f2x2": 1, "f2x4": 2, "f4x4": 3}
+ALGORITHMS = {"auto": 0, "f2x2": 1, "f2x4": 2, "f4x4": 3, "direct": 4}
 
 
 def conv2d(
@@ -78,7 +78,9 @@ def conv2d(
     return (y, statistics) if moments else y
 
 
-def pack_conv2d(weight: Tensor, dtype: torch.dtype | None = None) -> Tensor | None:
+def pack_conv2d(
+    weight: Tensor, dtype: torch.dtype | None = None, *, algorithm: str = "auto"
+) -> Tensor | None:
     """The weight [Cout, Cin, k, k] in the order in which this machine's kernel reads it, or None if it has no kernel.
 
     As large as the weight, Cout rounded up to whole vectors; ``dtype`` casts it first. Pass it as
@@ -87,12 +89,15 @@ def pack_conv2d(weight: Tensor, dtype: torch.dtype | None = None) -> Tensor | No
     weight = weight.detach() if dtype is None else weight.detach().to(dtype)
     if weight.dtype not in DTYPES or weight.device.type != "cpu" or forward_op.why_not(Backend.CPU):
         return None
-    return torch.ops.fastdiff._conv2d_pack(weight)
+    return torch.ops.fastdiff._conv2d_pack(weight, ALGORITHMS[algorithm])
 
 
 def unpack_conv2d(packed: Tensor, shape: torch.Size) -> Tensor:
     """The weight that ``pack_conv2d`` has packed, to the bit: [Cout, Cin, k, k]."""
     out_channels, channels, k, _ = shape
+    if packed.dim() > 1:  # for the direct product: [panel, chunk, tap, tile, pair, column, 2]
+        planes = packed.permute(0, 3, 5, 1, 4, 6, 2).flatten(0, 2).flatten(1, 3)
+        return planes[:out_channels, :channels].unflatten(2, (k, k)).contiguous()
     panels = packed.view(-1, channels, k, k, torch.ops.fastdiff._conv2d_panel())
     return panels.permute(0, 4, 1, 2, 3).reshape(-1, channels, k, k)[:out_channels].contiguous()
 

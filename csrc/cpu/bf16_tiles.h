@@ -1,0 +1,51 @@
+// Products of bfloat16 numbers with float32 sums, 16 rows and 16 columns at a time: Intel's AMX, or a loop that
+// computes the same where the processor has none.
+//
+// A tile of the left operand holds 16 rows of 32 numbers, one of the right operand 32 rows of 16 columns in pairs:
+// [pair of rows][column][2]. The instruction adds, for each row and column, 16 products of pairs to a sum in float32.
+// Numbers below 2^-126 count as zero; the order of the sum is the instruction's own.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/vec.h"
+
+#if defined(FASTDIFF_AVX512) && defined(__linux__)
+#define FASTDIFF_AMX __attribute__((target("amx-tile,amx-bf16")))
+#endif
+
+namespace fastdiff {
+
+constexpr int64_t kTileSide = 16;   // rows and columns of sums
+constexpr int64_t kTileDepth = 32;  // numbers that one instruction multiplies for each of them
+constexpr int64_t kTileNumbers = kTileSide * kTileDepth;
+constexpr int64_t kBlockSide = 2 * kTileSide;  // two by two tiles of sums are held at a time
+
+// Whether the processor has the instructions and the system lets this process use them. FASTDIFF_AMX=0: no.
+bool has_bf16_tiles();
+
+// The steps of a product: of the left operand at `rows + offset[i]`, each row kTileDepth numbers after the one before;
+// of the right operand one block of two tiles of columns after the other.
+struct BF16Product {
+  const bfloat16* rows;
+  const int64_t* offsets;
+  int64_t steps;
+  const bfloat16* columns;
+};
+
+// While it lives, this thread's tiles are set up for `multiply`.
+class BF16Tiles {
+ public:
+  BF16Tiles();
+  ~BF16Tiles();
+  BF16Tiles(const BF16Tiles&) = delete;
+  BF16Tiles& operator=(const BF16Tiles&) = delete;
+
+  // The product's kTileSide * row_tiles rows times kTileSide * column_tiles columns, to sums [row][kBlockSide].
+  void multiply(const BF16Product& product, int64_t row_tiles, int64_t column_tiles, float* sums) const;
+
+ private:
+  const bool real_;
+};
+
+}  // namespace fastdiff

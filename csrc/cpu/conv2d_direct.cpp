@@ -1,0 +1,271 @@
+// conv2d with products of bfloat16 numbers: the direct sum over taps and channels, where tiles of AMX make Winograd's
+// savings needless. Nothing is rounded that separate layers do not round: the activated input and the weight.
+//
+// An image is cut into bands of rows. Stage 1 activates a band into planes of 32 channels, in which consecutive pixels
+// lie side by side; each row begins with a pixel of zeros, the right border of the row before. A tap is then an offset:
+// the rows of a tile are consecutive pixels of a plane, and sums that belong to a border are thrown away. Stage 2
+// multiplies blocks of 32 pixels with panels of 32 output channels, and finishes what comes of it.
+#include "cpu/bf16_tiles.h"
+#include "cpu/conv2d.h"
+#include "cpu/conv2d_input.h"
+#include "cpu/conv2d_product.h"
+
+namespace fastdiff::conv2d {
+namespace {
+
+constexpr int64_t kBandNumbers = 256 << 10;  // activated: a quarter of the second-level cache of processors with tiles
+constexpr int64_t kLeastRows = 4;            // of a band: the rows above and below it are activated twice
+constexpr int64_t kPrivateBands = 4;         // a thread with fewer of them shares them
+constexpr int64_t kTask = 16;                // tasks of a thread, if bands are shared
+
+struct Bands {
+  int64_t border, pitch, chunks;     // pixels around the image; from a row to the next; planes of channels
+  int64_t rows, per_image, count;    // rows of a band; bands of an image, of all
+  int64_t blocks, panels;            // blocks of a band, panels of output channels
+
+  explicit Bands(const Args& args) {
+    border = args.taps / 2;
+    pitch = args.w + border;
+    chunks = ceil_div(total_channels(args), kTileDepth);
+    panels = ceil_div(args.out_channels, kBlockSide);
+    const int64_t fit = kBandNumbers / (pitch * chunks * kTileDepth) - 2 * border;
+    per_image = ceil_div(args.h, std::clamp(fit, kLeastRows, std::max(args.h, kLeastRows)));
+    rows = ceil_div(args.h, per_image);
+    per_image = ceil_div(args.h, rows);
+    count = args.n * per_image;
+    blocks = ceil_div(places(rows), kBlockSide);
+  }
+  // From the first pixel of so many rows to behind the last.
+  int64_t places(int64_t of_rows) const { return of_rows * pitch - border; }
+  // Numbers of a plane: the rows, those above and below, and what blocks read behind the last pixel.
+  int64_t plane() const { return ((rows + 2 * border) * pitch + border + kBlockSide) * kTileDepth; }
+  int64_t numbers() const { return plane() * chunks; }
+};
+
+struct Band {
+  int64_t image, first_row, rows;
+  Band(const Args& args, const Bands& bands, int64_t index) {
+    image = index / bands.per_image;
+    first_row = index % bands.per_image * bands.rows;
+    rows = std::min(bands.rows, args.h - first_row);
+  }
+};
+
+// Row `row` of a band's planes, counted from the one above the band.
+template <class T>
+void activate_row_of_band(const Args& args, const Bands& bands, const Band& band, int64_t row, T* planes) {
+  const int64_t y = band.first_row + row - bands.border, width_in = args.w >> args.upsample;
+  const bool is_last = row == band.rows + 2 * bands.border - 1;
+  for (int64_t chunk = 0; chunk < bands.chunks; ++chunk) {
+    T* to = planes + chunk * bands.plane() + row * bands.pitch * kTileDepth;
+    if (is_last) std::fill_n(to + bands.pitch * kTileDepth, bands.border * kTileDepth, T{});
+    if (y < 0 || y >= args.h) {
+      std::fill_n(to, bands.pitch * kTileDepth, T{});
+      continue;
+    }
+    to = std::fill_n(to, bands.border * kTileDepth, T{});
+    for (int64_t c = 0; c < kTileDepth; c += kLanes) {
+      const int64_t channel = chunk * kTileDepth + c;
+      if (channel < total_channels(args)) {
+        const Source<T> source(args, band.image, channel);
+        const T* from = source.data + (y >> args.upsample) * width_in * source.pixel_stride;
+        activate_row<kTileDepth>(source, from, args.w, args.upsample, to + c);
+      } else {
+        for (int64_t x = 0; x < args.w; ++x) store(to + x * kTileDepth + c, Vec{});
+      }
+    }
+  }
+}
+
+// Calls f(first place, row, column, pixels) on each run of an image's pixels among the block's places.
+template <class F>
+inline void for_runs(const Args& args, const Bands& bands, const Band& band, int64_t block, F&& f) {
+  const int64_t end = std::min((block + 1) * kBlockSide, bands.places(band.rows));
+  int64_t place = block * kBlockSide, row = place / bands.pitch, column = place % bands.pitch;
+  for (; place < end; place += bands.pitch - column, column = 0, ++row)
+    if (column < args.w) f(place - block * kBlockSide, row, column, std::min(args.w - column, end - place));
+}
+
+int64_t pixels_of(const Args& args, const Bands& bands, const Band& band, int64_t block) {
+  int64_t count = 0;
+  for_runs(args, bands, band, block, [&](int64_t, int64_t, int64_t, int64_t pixels) { count += pixels; });
+  return count;
+}
+
+// Bias and residual onto one vector of output channels of a block's sums [place][kBlockSide], the result, and its mean
+// and sum of squared differences into `moments` [2][kBlockSide].
+template <class T>
+void finish(const Output<T>& output, const Bands& bands, const Band& band, int64_t block, float* sums, float* moments) {
+  const Args& args = output.args;
+  const Vec bias = output.bias(band.image);
+  Vec total = {};
+  int64_t count = 0;
+  for_runs(args, bands, band, block, [&](int64_t first, int64_t row, int64_t column, int64_t pixels) {
+    float* from = sums + first * kBlockSide;
+    int64_t at = ((band.image * args.h + band.first_row + row) * args.w + column) * args.out_channels + output.channel;
+    for (int64_t i = 0; i < pixels; ++i, from += kBlockSide, at += args.out_channels) {
+      Vec value = load(from) + bias;
+      if (args.residual) value += output.residual(at);
+      output.write(at, value);
+      if (moments) store(from, value), total += value;
+    }
+    count += pixels;
+  });
+  if (!moments || count == 0) return;
+  const Vec mean = total * (1.f / static_cast<float>(count));
+  Vec squares = {};
+  for_runs(args, bands, band, block, [&](int64_t first, int64_t, int64_t, int64_t pixels) {
+    for (int64_t i = first; i < first + pixels; ++i) {
+      const Vec difference = load(sums + i * kBlockSide) - mean;
+      squares += difference * difference;
+    }
+  });
+  store(moments, mean);
+  store(moments + kBlockSide, squares);
+}
+
+// Where a block's numbers for a panel are: the steps' offsets in the planes are the same for all.
+template <class T>
+void multiply_block(const Args& args, const Bands& bands, const Band& band, const BF16Tiles& tiles,
+                    const int64_t* offsets, const T* planes, int64_t panel, int64_t block, float* moments) {
+  alignas(64) float sums[kBlockSide * kBlockSide];
+  const int64_t steps = bands.chunks * args.taps * args.taps, first = panel * kBlockSide;
+  const int64_t places = bands.places(band.rows) - block * kBlockSide, channels = args.out_channels - first;
+  const BF16Product product{planes + block * kBlockSide * kTileDepth, offsets, steps,
+                            static_cast<const bfloat16*>(args.weight) + panel * steps * 2 * kTileNumbers};
+  tiles.multiply(product, places > kTileSide ? 2 : 1, channels > kTileSide ? 2 : 1, sums);
+  for (int64_t lane = 0; lane < std::min(kBlockSide, channels); lane += kLanes) {
+    const Output<T> output{args, first + lane, std::min<int64_t>(kLanes, channels - lane)};
+    finish(output, bands, band, block, sums + lane, moments ? moments + lane : nullptr);
+  }
+}
+
+// Joins the blocks' moments, [panel][band][block][2][kBlockSide], into mean and variance by image and channel: Chan,
+// Golub and LeVeque's update, in the order of the blocks, so that the result does not depend on who computed them.
+void join_moments(const Args& args, const Bands& bands, const float* moments, int threads) {
+  parallel_for(args.n * bands.panels, threads, [&](int64_t i) {
+    const int64_t image = i / bands.panels, panel = i % bands.panels;
+    const int64_t channels = std::min(kBlockSide, args.out_channels - panel * kBlockSide);
+    float mean[kBlockSide] = {}, squares[kBlockSide] = {};
+    float count = 0;
+    for (int64_t b = image * bands.per_image; b < (image + 1) * bands.per_image; ++b) {
+      const Band band(args, bands, b);
+      const float* part = moments + (panel * bands.count + b) * bands.blocks * 2 * kBlockSide;
+      for (int64_t block = 0; block < bands.blocks; ++block, part += 2 * kBlockSide) {
+        const float added = static_cast<float>(pixels_of(args, bands, band, block));
+        if (added == 0) continue;
+        const float share = added / (count + added), weight = count * share;
+        for (int64_t c = 0; c < channels; ++c) {
+          const float difference = part[c] - mean[c];
+          mean[c] += difference * share;
+          squares[c] += part[kBlockSide + c] + difference * difference * weight;
+        }
+        count += added;
+      }
+    }
+    float* out = args.moments + (image * args.out_channels + panel * kBlockSide) * 2;
+    for (int64_t c = 0; c < channels; ++c) {
+      out[2 * c] = mean[c];
+      out[2 * c + 1] = squares[c] / count;
+    }
+  });
+}
+
+// Bands [first, last) through both stages, by these threads together.
+template <class T>
+void run_bands(const Args& args, const Bands& bands, int64_t first, int64_t last, const int64_t* offsets,
+               float* moments, int threads) {
+  static thread_local Workspace<T> workspace;
+  T* const planes = workspace.get((last - first) * bands.numbers());
+  const int64_t rows = bands.rows + 2 * bands.border;
+  parallel_for((last - first) * rows, threads, [&](int64_t i) {
+    const Band band(args, bands, first + i / rows);
+    if (i % rows < band.rows + 2 * bands.border)
+      activate_row_of_band(args, bands, band, i % rows, planes + i / rows * bands.numbers());
+  });
+  // A task is a panel's blocks of some bands, one after the other: its weights stay in the cache.
+  const int64_t blocks = (last - first) * bands.blocks;
+  const int64_t parts = threads == 1 ? 1 : std::clamp<int64_t>(kTask * threads / bands.panels, 1, blocks);
+  parallel_for(bands.panels * parts, threads, [&](int64_t i) {
+    const int64_t panel = i / parts, part = i % parts;
+    const BF16Tiles tiles;
+    for (int64_t b = part * blocks / parts; b < (part + 1) * blocks / parts; ++b) {
+      const int64_t index = b / bands.blocks, block = b % bands.blocks;
+      const Band band(args, bands, first + index);
+      if (block * kBlockSide >= bands.places(band.rows)) continue;
+      const int64_t at = (panel * bands.count + first + index) * bands.blocks + block;
+      multiply_block(args, bands, band, tiles, offsets, planes + index * bands.numbers(), panel, block,
+                     moments ? moments + at * 2 * kBlockSide : nullptr);
+    }
+  });
+}
+
+template <class T>
+void run(const Args& args) {
+  static thread_local Workspace<float> moment_workspace;
+  static thread_local Workspace<int64_t> offset_workspace;
+  const Bands bands(args);
+  float* moments =
+      args.moments ? moment_workspace.get(bands.panels * bands.count * bands.blocks * 2 * kBlockSide) : nullptr;
+  int64_t* offsets = offset_workspace.get(bands.chunks * args.taps * args.taps);
+  for (int64_t i = 0, chunk = 0; chunk < bands.chunks; ++chunk)
+    for (int64_t y = 0; y < args.taps; ++y)
+      for (int64_t x = 0; x < args.taps; ++x, ++i)
+        offsets[i] = chunk * bands.plane() + (y * bands.pitch + x) * kTileDepth;
+
+  const int64_t multiply_adds = args.n * args.h * args.w * total_channels(args) * args.out_channels * args.taps * args.taps;
+  const int threads = useful_threads(multiply_adds, int64_t{1} << 22, static_cast<int>(args.threads));
+  const bool share = bands.count < threads * kPrivateBands;
+  // As many bands at a time as fit the cache, in pieces of equal size: their panels of weights are read once.
+  const int64_t fit = std::max<int64_t>(kBandNumbers / bands.numbers(), 1);
+  const int64_t pieces = std::min(round_up(ceil_div(bands.count, fit), share ? 1 : threads), bands.count);
+  parallel_for(pieces, share ? 1 : threads, [&](int64_t i) {
+    run_bands<T>(args, bands, i * bands.count / pieces, (i + 1) * bands.count / pieces, offsets, moments,
+                 share ? threads : 1);
+  });
+  if (moments) join_moments(args, bands, moments, threads);
+}
+
+// To nearest, ties to even.
+bfloat16 rounded(float value) {
+  bfloat16 lanes[kLanes];
+  store(lanes, splat(value));
+  return lanes[0];
+}
+
+template <class T>
+void pack(const PackArgs& args) {
+  const int64_t chunks = ceil_div(args.channels, kTileDepth), taps = args.taps * args.taps;
+  parallel_for(ceil_div(args.out_channels, kBlockSide) * chunks, static_cast<int>(args.threads), [&](int64_t i) {
+    bfloat16* to = static_cast<bfloat16*>(args.packed) + i * taps * 2 * kTileNumbers;
+    const int64_t first_out = i / chunks * kBlockSide, first = i % chunks * kTileDepth;
+    std::fill_n(to, taps * 2 * kTileNumbers, bfloat16{});
+    for (int64_t out = 0; out < std::min(kBlockSide, args.out_channels - first_out); ++out)
+      for (int64_t c = 0; c < std::min(kTileDepth, args.channels - first); ++c) {
+        const T* from = static_cast<const T*>(args.weight) + (first_out + out) * args.strides[0] + (first + c) * args.strides[1];
+        bfloat16* place = to + out / kTileSide * kTileNumbers + c / 2 * 2 * kTileSide + out % kTileSide * 2 + c % 2;
+        for (int64_t tap = 0; tap < taps; ++tap, place += 2 * kTileNumbers) {
+          const T value = from[tap / args.taps * args.strides[2] + tap % args.taps * args.strides[3]];
+          if constexpr (std::is_same_v<T, bfloat16>) *place = value;
+          else *place = rounded(value);
+        }
+      }
+  });
+}
+
+}  // namespace
+}  // namespace fastdiff::conv2d
+
+extern "C" size_t fastdiff_conv2d_direct_args_size() { return sizeof(fastdiff::conv2d::Args); }
+
+extern "C" void fastdiff_conv2d_direct(const fastdiff::conv2d::Args* args) {
+  if (args->n == 0 || args->out_channels == 0) return;
+  fastdiff::conv2d::run<fastdiff::bfloat16>(*args);
+}
+
+extern "C" size_t fastdiff_conv2d_pack_direct_args_size() { return sizeof(fastdiff::conv2d::PackArgs); }
+
+extern "C" void fastdiff_conv2d_pack_direct(const fastdiff::conv2d::PackArgs* args) {
+  args->dtype == fastdiff::kFloat32 ? fastdiff::conv2d::pack<float>(*args)
+                                    : fastdiff::conv2d::pack<fastdiff::bfloat16>(*args);
+}
