@@ -121,7 +121,7 @@ def shares_of_time(run: Callable[[], object], calls: int = 3) -> dict[str, float
 
 def _kind(op: str, shapes: list[list[int]]) -> str:
     if op == "fastdiff::conv2d":
-        return "conv2d 3x3" if shapes[2][-1] == 3 else "conv2d 1x1"  # arguments: x, more, weight, ...
+        return "conv2d 3x3" if shapes[1][-1] == 3 else "conv2d 1x1"  # arguments: x, weight, ...
     if op in ("fastdiff::attention", "fastdiff::norm_coefficients"):
         return op.removeprefix("fastdiff::").replace("_", " ")
     return "other convolutions" if "conv" in op.lower() else "rest"

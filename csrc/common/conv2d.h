@@ -34,15 +34,15 @@ struct Plan {
   int64_t parts;    // of a piece's tiles, for each panel, where it is shared
 };
 
-// [Cout, Cin, taps, taps] of any strides -> [panel][Cin][tap][kWidth] of its own dtype, for Winograd; or in bfloat16
-// [panel of 32][chunk of 32 channels][tap][two tiles of 16][pair of channels][16][2], for the direct product. Zero beyond
-// the last channel.
+// [Cout, Cin, taps, taps] of any strides -> [panel][Cin][tap][kWidth], for Winograd; or, of bfloat16 numbers and for the
+// direct product, [panel of 32][chunk of 32 channels][tap][two tiles of 16][pair of channels][16][2]. Zero beyond the
+// last channel.
 struct PackArgs {
   const void* weight;
   void* packed;
   int64_t out_channels, channels, taps;
   int64_t strides[4];
-  int64_t dtype, threads;
+  int64_t bytes, threads;  // of an element: no arithmetic is done on it
 };
 
 struct WeightArgs {

@@ -24,13 +24,17 @@ constexpr int64_t kBlockSide = 2 * kTileSide;  // two by two tiles of sums are h
 // Whether the processor has the instructions and the system lets this process use them. FASTDIFF_AMX=0: no.
 bool has_bf16_tiles();
 
-// The steps of a product: of the left operand at `rows + offset[i]`, each row kTileDepth numbers after the one before;
-// of the right operand one block of two tiles of columns after the other.
+// A product of one or two tiles of rows with one or two of columns: the operands of step i, and where the sums are, in
+// numbers from the start.
 struct BF16Product {
-  const bfloat16* rows;
+  const bfloat16* rows;     // step i's are at rows + offsets[i]
+  int64_t row_stride, row_tile;  // from a row to the next, from the first tile to the second
   const int64_t* offsets;
   int64_t steps;
-  const bfloat16* columns;
+  const bfloat16* columns;  // step i's are at columns + i * column_step
+  int64_t column_tile, column_step;
+  float* sums;
+  int64_t sum_stride, sum_row_tile, sum_column_tile;
 };
 
 // While it lives, this thread's tiles are set up for `multiply`.
@@ -41,8 +45,8 @@ class BF16Tiles {
   BF16Tiles(const BF16Tiles&) = delete;
   BF16Tiles& operator=(const BF16Tiles&) = delete;
 
-  // The product's kTileSide * row_tiles rows times kTileSide * column_tiles columns, to sums [row][kBlockSide].
-  void multiply(const BF16Product& product, int64_t row_tiles, int64_t column_tiles, float* sums) const;
+  // The product to its sums, or added to what is there.
+  void multiply(const BF16Product& product, int64_t row_tiles, int64_t column_tiles, bool add = false) const;
 
  private:
   const bool real_;

@@ -6,54 +6,33 @@
 // the rows of a tile are consecutive pixels of a plane, and sums that belong to a border are thrown away. Stage 2
 // multiplies blocks of 32 pixels with panels of 32 output channels, and finishes what comes of it.
 #include "cpu/bf16_tiles.h"
-#include "cpu/conv2d.h"
+#include "cpu/conv2d_direct.h"
 #include "cpu/conv2d_input.h"
 #include "cpu/conv2d_product.h"
 
 namespace fastdiff::conv2d {
 namespace {
 
-constexpr int64_t kBandNumbers = 256 << 10;  // activated: a quarter of the second-level cache of processors with tiles
-constexpr int64_t kLeastRows = 4;            // of a band: the rows above and below it are activated twice
-constexpr int64_t kPrivateBands = 4;         // a thread with fewer of them shares them
-constexpr int64_t kTask = 16;                // tasks of a thread, if bands are shared
+constexpr int64_t kPrivateBands = 4;  // a thread with fewer of them shares them
+constexpr int64_t kTask = 16;         // tasks of a thread, if bands are shared
 
-struct Bands {
-  int64_t border, pitch, chunks;     // pixels around the image; from a row to the next; planes of channels
-  int64_t rows, per_image, count;    // rows of a band; bands of an image, of all
-  int64_t blocks, panels;            // blocks of a band, panels of output channels
+// Planes of a band's activated channels, and the blocks of its places.
+struct Planes : Bands {
+  int64_t chunks, panels, blocks;  // planes; panels of output channels; blocks of a band
 
-  explicit Bands(const Args& args) {
-    border = args.taps / 2;
-    pitch = args.w + border;
-    chunks = ceil_div(total_channels(args), kTileDepth);
-    panels = ceil_div(args.out_channels, kBlockSide);
-    const int64_t fit = kBandNumbers / (pitch * chunks * kTileDepth) - 2 * border;
-    per_image = ceil_div(args.h, std::clamp(fit, kLeastRows, std::max(args.h, kLeastRows)));
-    rows = ceil_div(args.h, per_image);
-    per_image = ceil_div(args.h, rows);
-    count = args.n * per_image;
-    blocks = ceil_div(places(rows), kBlockSide);
-  }
-  // From the first pixel of so many rows to behind the last.
-  int64_t places(int64_t of_rows) const { return of_rows * pitch - border; }
-  // Numbers of a plane: the rows, those above and below, and what blocks read behind the last pixel.
-  int64_t plane() const { return ((rows + 2 * border) * pitch + border + kBlockSide) * kTileDepth; }
+  explicit Planes(const Args& args)
+      : Bands(args, round_up(total_channels(args), kTileDepth)),
+        chunks(ceil_div(total_channels(args), kTileDepth)),
+        panels(ceil_div(args.out_channels, kBlockSide)),
+        blocks(ceil_div(places(rows), kBlockSide)) {}
+  // Numbers of a plane: also what blocks read behind the last pixel.
+  int64_t plane() const { return (padded_places() + kBlockSide) * kTileDepth; }
   int64_t numbers() const { return plane() * chunks; }
-};
-
-struct Band {
-  int64_t image, first_row, rows;
-  Band(const Args& args, const Bands& bands, int64_t index) {
-    image = index / bands.per_image;
-    first_row = index % bands.per_image * bands.rows;
-    rows = std::min(bands.rows, args.h - first_row);
-  }
 };
 
 // Row `row` of a band's planes, counted from the one above the band.
 template <class T>
-void activate_row_of_band(const Args& args, const Bands& bands, const Band& band, int64_t row, T* planes) {
+void activate_row_of_band(const Args& args, const Planes& bands, const Band& band, int64_t row, T* planes) {
   const int64_t y = band.first_row + row - bands.border, width_in = args.w >> args.upsample;
   const bool is_last = row == band.rows + 2 * bands.border - 1;
   for (int64_t chunk = 0; chunk < bands.chunks; ++chunk) {
@@ -79,14 +58,14 @@ void activate_row_of_band(const Args& args, const Bands& bands, const Band& band
 
 // Calls f(first place, row, column, pixels) on each run of an image's pixels among the block's places.
 template <class F>
-inline void for_runs(const Args& args, const Bands& bands, const Band& band, int64_t block, F&& f) {
+inline void for_runs(const Args& args, const Planes& bands, const Band& band, int64_t block, F&& f) {
   const int64_t end = std::min((block + 1) * kBlockSide, bands.places(band.rows));
   int64_t place = block * kBlockSide, row = place / bands.pitch, column = place % bands.pitch;
   for (; place < end; place += bands.pitch - column, column = 0, ++row)
     if (column < args.w) f(place - block * kBlockSide, row, column, std::min(args.w - column, end - place));
 }
 
-int64_t pixels_of(const Args& args, const Bands& bands, const Band& band, int64_t block) {
+int64_t pixels_of(const Args& args, const Planes& bands, const Band& band, int64_t block) {
   int64_t count = 0;
   for_runs(args, bands, band, block, [&](int64_t, int64_t, int64_t, int64_t pixels) { count += pixels; });
   return count;
@@ -95,7 +74,7 @@ int64_t pixels_of(const Args& args, const Bands& bands, const Band& band, int64_
 // Bias and residual onto one vector of output channels of a block's sums [place][kBlockSide], the result, and its mean
 // and sum of squared differences into `moments` [2][kBlockSide].
 template <class T>
-void finish(const Output<T>& output, const Bands& bands, const Band& band, int64_t block, float* sums, float* moments) {
+void finish(const Output<T>& output, const Planes& bands, const Band& band, int64_t block, float* sums, float* moments) {
   const Args& args = output.args;
   const Vec bias = output.bias(band.image);
   Vec total = {};
@@ -124,16 +103,17 @@ void finish(const Output<T>& output, const Bands& bands, const Band& band, int64
   store(moments + kBlockSide, squares);
 }
 
-// Where a block's numbers for a panel are: the steps' offsets in the planes are the same for all.
+// One block of places for one panel. `offsets`: of the steps in the planes.
 template <class T>
-void multiply_block(const Args& args, const Bands& bands, const Band& band, const BF16Tiles& tiles,
+void multiply_block(const Args& args, const Planes& bands, const Band& band, const BF16Tiles& tiles,
                     const int64_t* offsets, const T* planes, int64_t panel, int64_t block, float* moments) {
   alignas(64) float sums[kBlockSide * kBlockSide];
   const int64_t steps = bands.chunks * args.taps * args.taps, first = panel * kBlockSide;
   const int64_t places = bands.places(band.rows) - block * kBlockSide, channels = args.out_channels - first;
-  const BF16Product product{planes + block * kBlockSide * kTileDepth, offsets, steps,
-                            static_cast<const bfloat16*>(args.weight) + panel * steps * 2 * kTileNumbers};
-  tiles.multiply(product, places > kTileSide ? 2 : 1, channels > kTileSide ? 2 : 1, sums);
+  const BF16Product product{planes + block * kBlockSide * kTileDepth, kTileDepth, kTileNumbers, offsets, steps,
+                            static_cast<const bfloat16*>(args.weight) + panel * steps * 2 * kTileNumbers,
+                            kTileNumbers, 2 * kTileNumbers, sums, kBlockSide, kTileSide * kBlockSide, kTileSide};
+  tiles.multiply(product, places > kTileSide ? 2 : 1, channels > kTileSide ? 2 : 1);
   for (int64_t lane = 0; lane < std::min(kBlockSide, channels); lane += kLanes) {
     const Output<T> output{args, first + lane, std::min<int64_t>(kLanes, channels - lane)};
     finish(output, bands, band, block, sums + lane, moments ? moments + lane : nullptr);
@@ -142,7 +122,7 @@ void multiply_block(const Args& args, const Bands& bands, const Band& band, cons
 
 // Joins the blocks' moments, [panel][band][block][2][kBlockSide], into mean and variance by image and channel: Chan,
 // Golub and LeVeque's update, in the order of the blocks, so that the result does not depend on who computed them.
-void join_moments(const Args& args, const Bands& bands, const float* moments, int threads) {
+void join_moments(const Args& args, const Planes& bands, const float* moments, int threads) {
   parallel_for(args.n * bands.panels, threads, [&](int64_t i) {
     const int64_t image = i / bands.panels, panel = i % bands.panels;
     const int64_t channels = std::min(kBlockSide, args.out_channels - panel * kBlockSide);
@@ -173,7 +153,7 @@ void join_moments(const Args& args, const Bands& bands, const float* moments, in
 
 // Bands [first, last) through both stages, by these threads together.
 template <class T>
-void run_bands(const Args& args, const Bands& bands, int64_t first, int64_t last, const int64_t* offsets,
+void run_bands(const Args& args, const Planes& bands, int64_t first, int64_t last, const int64_t* offsets,
                float* moments, int threads) {
   static thread_local Workspace<T> workspace;
   T* const planes = workspace.get((last - first) * bands.numbers());
@@ -204,7 +184,7 @@ template <class T>
 void run(const Args& args) {
   static thread_local Workspace<float> moment_workspace;
   static thread_local Workspace<int64_t> offset_workspace;
-  const Bands bands(args);
+  const Planes bands(args);
   float* moments =
       args.moments ? moment_workspace.get(bands.panels * bands.count * bands.blocks * 2 * kBlockSide) : nullptr;
   int64_t* offsets = offset_workspace.get(bands.chunks * args.taps * args.taps);
@@ -226,30 +206,30 @@ void run(const Args& args) {
   if (moments) join_moments(args, bands, moments, threads);
 }
 
-// To nearest, ties to even.
-bfloat16 rounded(float value) {
-  bfloat16 lanes[kLanes];
-  store(lanes, splat(value));
-  return lanes[0];
-}
-
-template <class T>
 void pack(const PackArgs& args) {
+  constexpr int64_t kTaps = 9;
   const int64_t chunks = ceil_div(args.channels, kTileDepth), taps = args.taps * args.taps;
-  parallel_for(ceil_div(args.out_channels, kBlockSide) * chunks, static_cast<int>(args.threads), [&](int64_t i) {
-    bfloat16* to = static_cast<bfloat16*>(args.packed) + i * taps * 2 * kTileNumbers;
-    const int64_t first_out = i / chunks * kBlockSide, first = i % chunks * kTileDepth;
-    std::fill_n(to, taps * 2 * kTileNumbers, bfloat16{});
-    for (int64_t out = 0; out < std::min(kBlockSide, args.out_channels - first_out); ++out)
-      for (int64_t c = 0; c < std::min(kTileDepth, args.channels - first); ++c) {
-        const T* from = static_cast<const T*>(args.weight) + (first_out + out) * args.strides[0] + (first + c) * args.strides[1];
-        bfloat16* place = to + out / kTileSide * kTileNumbers + c / 2 * 2 * kTileSide + out % kTileSide * 2 + c % 2;
-        for (int64_t tap = 0; tap < taps; ++tap, place += 2 * kTileNumbers) {
-          const T value = from[tap / args.taps * args.strides[2] + tap % args.taps * args.strides[3]];
-          if constexpr (std::is_same_v<T, bfloat16>) *place = value;
-          else *place = rounded(value);
-        }
-      }
+  const int64_t panels = ceil_div(args.out_channels, kBlockSide);
+  parallel_for(2 * panels * chunks, static_cast<int>(args.threads), [&](int64_t i) {
+    const int64_t first_out = (i / 2 / chunks * 2 + i % 2) * kTileSide, first = i / 2 % chunks * kTileDepth;
+    const int64_t channels = std::min(kTileDepth, args.channels - first);
+    // First side by side what is read together, then pairs of channels as numbers of 32 bits.
+    alignas(64) uint16_t near[kTaps][kTileSide][kTileDepth] = {};
+    for (int64_t out = 0; out < std::min(kTileSide, args.out_channels - first_out); ++out) {
+      const uint16_t* from = static_cast<const uint16_t*>(args.weight) + (first_out + out) * args.strides[0] + first * args.strides[1];
+      for (int64_t c = 0; c < channels; ++c, from += args.strides[1])
+        for (int64_t y = 0, tap = 0; y < args.taps; ++y)
+          for (int64_t x = 0; x < args.taps; ++x, ++tap)
+            near[tap][out][c] = from[y * args.strides[2] + x * args.strides[3]];
+    }
+    uint32_t pairs[kTileDepth / 2][kTileSide];
+    uint16_t* to = static_cast<uint16_t*>(args.packed) + (i / 2 * taps * 2 + i % 2) * kTileNumbers;
+    for (int64_t tap = 0; tap < taps; ++tap, to += 2 * kTileNumbers) {
+      for (int64_t out = 0; out < kTileSide; ++out)
+        for (int64_t pair = 0; pair < kTileDepth / 2; ++pair)
+          std::memcpy(&pairs[pair][out], &near[tap][out][2 * pair], sizeof(uint32_t));
+      std::memcpy(to, pairs, sizeof pairs);
+    }
   });
 }
 
@@ -266,6 +246,5 @@ extern "C" void fastdiff_conv2d_direct(const fastdiff::conv2d::Args* args) {
 extern "C" size_t fastdiff_conv2d_pack_direct_args_size() { return sizeof(fastdiff::conv2d::PackArgs); }
 
 extern "C" void fastdiff_conv2d_pack_direct(const fastdiff::conv2d::PackArgs* args) {
-  args->dtype == fastdiff::kFloat32 ? fastdiff::conv2d::pack<float>(*args)
-                                    : fastdiff::conv2d::pack<fastdiff::bfloat16>(*args);
+  fastdiff::conv2d::pack(*args);
 }

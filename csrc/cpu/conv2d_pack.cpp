@@ -29,5 +29,5 @@ void pack(const PackArgs& args) {
 extern "C" int64_t fastdiff_conv2d_panel() { return fastdiff::conv2d::kWidth; }
 extern "C" size_t fastdiff_conv2d_pack_args_size() { return sizeof(fastdiff::conv2d::PackArgs); }
 extern "C" void fastdiff_conv2d_pack(const fastdiff::conv2d::PackArgs* args) {
-  args->dtype == fastdiff::kFloat32 ? fastdiff::conv2d::pack<float>(*args) : fastdiff::conv2d::pack<uint16_t>(*args);
+  args->bytes == 4 ? fastdiff::conv2d::pack<float>(*args) : fastdiff::conv2d::pack<uint16_t>(*args);
 }

@@ -65,19 +65,24 @@ std::vector<int64_t> packed_sizes(const Tensor& weight, bool direct) {
 
 const Kernel<PackArgs> pack_kernel("conv2d_pack"), direct_pack_kernel("conv2d_pack_direct");
 const Kernel<Args> kernel("conv2d"), direct_kernel("conv2d_direct");
-const Kernel<WeightArgs> weight_kernel("conv2d_weight_backward");
+const Kernel<WeightArgs> weight_kernel("conv2d_weight_backward"), direct_weight_kernel("conv2d_weight_direct");
 
 // A weight of any strides for products of `dtype`.
-Tensor packed_for(const Tensor& weight, int32_t dtype, int64_t algorithm) {
+Tensor packed_for(Tensor weight, int32_t dtype, int64_t algorithm) {
   const bool direct = is_direct(dtype, algorithm);
+  if (direct && dtype_of(weight) != dtypes().bfloat16) {
+    Tensor rounded = new_contiguous(weight, dtypes().bfloat16);
+    torch::stable::copy_(rounded, weight);
+    weight = std::move(rounded);
+  }
   const std::vector<int64_t> sizes = packed_sizes(weight, direct);
   std::vector<int64_t> strides(sizes.size(), 1);
   for (size_t i = sizes.size() - 1; i-- > 0;) strides[i] = strides[i + 1] * sizes[i + 1];
   Tensor packed = new_strided(sizes.data(), strides.data(), static_cast<int64_t>(sizes.size()),
-                              direct ? dtypes().bfloat16 : dtype_of(weight), weight);
+                              dtype_of(weight), weight);
   PackArgs args = {in(weight), out(packed), weight.size(0), weight.size(1), weight.size(2)};
   std::copy_n(weight.strides().data(), 4, args.strides);
-  args.dtype = code_of(weight), args.threads = threads();
+  args.bytes = static_cast<int64_t>(weight.element_size()), args.threads = threads();
   (direct ? direct_pack_kernel : pack_kernel).run(cpu_kernels(), args, weight);
   return packed;
 }
@@ -247,7 +252,7 @@ struct WeightGradient {
     WeightArgs a = {input().args(affines, out_channels, 3, {4, 4}), in(grad), out<float>(dweight),
                     bias ? out<float>(dbias) : nullptr};
     std::copy_n(dweight.strides().data(), 4, a.strides);
-    weight_kernel.run(kernels, a, x);
+    (is_direct(dtype_of(x), kAuto) ? direct_weight_kernel : weight_kernel).run(kernels, a, x);
     return {std::move(dweight), std::move(dbias)};
   }
 };
