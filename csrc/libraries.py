@@ -27,6 +27,7 @@ MACOS = platform.system() == "Darwin"
 # Never -march=native: the build machine is not the machine it runs on.
 AVX2 = "-mavx2 -mfma -mf16c"
 AVX512 = f"{AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
+AMX = f"{AVX512} -mavx512bf16 -mamx-tile -mamx-bf16"
 # Apple's compiler has none: the kernels run on one thread there. Nothing is linked for it: the functions are those of
 # the runtime that torch has loaded, whatever the name of its file, so that there is never a second one.
 OPENMP = "" if MACOS else "-fopenmp"
@@ -103,7 +104,9 @@ def why_not_compiled(system: str, wanted: str, compiler: str | None) -> str | No
 
 def isa_flags() -> dict[str, str]:
     """The instruction sets that kernels are compiled for, with their flags."""
-    return {"default": "", "avx2": AVX2, "avx512": AVX512} if target() == "x86_64" else {"default": ""}
+    if target() != "x86_64":
+        return {"default": ""}
+    return {"default": "", "avx2": AVX2, "avx512": AVX512, "amx": AMX}
 
 
 def libraries() -> list[Library]:

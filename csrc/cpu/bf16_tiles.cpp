@@ -1,30 +1,11 @@
 #include "cpu/bf16_tiles.h"
 
-#include <cstdlib>
 #include <cstring>
-
-#if defined(FASTDIFF_AMX)
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 namespace fastdiff {
 namespace {
 
-#if defined(FASTDIFF_AMX)
-
-bool ask_for_tiles() {
-  const char* wanted = std::getenv("FASTDIFF_AMX");
-  if (wanted && std::strcmp(wanted, "0") == 0) return false;
-  unsigned eax, ebx, ecx, edx;
-  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
-  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
-  if ((edx & kAmxBf16) == 0 || (edx & kAmxTile) == 0) return false;
-  // Linux saves the tiles of those processes only that have asked for it.
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-}
+#if defined(__AMX_BF16__) && defined(FASTDIFF_AVX512)
 
 // Tiles 0 to 3 are sums, 4 and 5 of the left operand, 6 and 7 of the right one; all 16 rows of 64 bytes.
 struct alignas(64) TileConfig {
@@ -34,14 +15,14 @@ struct alignas(64) TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64, "as the instruction reads it");
 
-FASTDIFF_AMX void configure() {
+void configure() {
   static const TileConfig config;
   _tile_loadconfig(&config);
 }
-FASTDIFF_AMX void release() { _tile_release(); }
+void release() { _tile_release(); }
 
 template <bool kRows2, bool kColumns2>
-FASTDIFF_AMX void multiply_tiles(const BF16Product& p, bool add) {
+void multiply_tiles(const BF16Product& p, bool add) {
   // The compiler does not know that the instructions read memory.
   __asm__ volatile("" ::: "memory");
   const int64_t row_bytes = p.row_stride * sizeof(bfloat16), sum_bytes = p.sum_stride * sizeof(float);
@@ -84,7 +65,6 @@ FASTDIFF_AMX void multiply_tiles(const BF16Product& p, bool add) {
 
 #else
 
-bool ask_for_tiles() { return false; }
 void configure() {}
 void release() {}
 template <bool, bool>
@@ -111,20 +91,11 @@ void multiply_row(const BF16Product& p, const bfloat16* row, const bfloat16* col
 
 }  // namespace
 
-bool has_bf16_tiles() {
-  static const bool has = ask_for_tiles();
-  return has;
-}
-
-BF16Tiles::BF16Tiles() : real_(has_bf16_tiles()) {
-  if (real_) configure();
-}
-BF16Tiles::~BF16Tiles() {
-  if (real_) release();
-}
+BF16Tiles::BF16Tiles() { configure(); }
+BF16Tiles::~BF16Tiles() { release(); }
 
 void BF16Tiles::multiply(const BF16Product& p, int64_t row_tiles, int64_t column_tiles, bool add) const {
-  if (real_) {
+  if constexpr (kHasTiles) {
     const auto product_of = row_tiles == 2 ? column_tiles == 2 ? multiply_tiles<true, true> : multiply_tiles<true, false>
                             : column_tiles == 2 ? multiply_tiles<false, true>
                                                 : multiply_tiles<false, false>;
@@ -141,4 +112,4 @@ void BF16Tiles::multiply(const BF16Product& p, int64_t row_tiles, int64_t column
 
 }  // namespace fastdiff
 
-extern "C" int64_t fastdiff_has_bf16_tiles() { return fastdiff::has_bf16_tiles(); }
+extern "C" int64_t fastdiff_has_bf16_tiles() { return fastdiff::kHasTiles; }

@@ -10,10 +10,6 @@
 
 #include "cpu/vec.h"
 
-#if defined(FASTDIFF_AVX512) && defined(__linux__)
-#define FASTDIFF_AMX __attribute__((target("amx-tile,amx-bf16")))
-#endif
-
 namespace fastdiff {
 
 constexpr int64_t kTileSide = 16;   // rows and columns of sums
@@ -21,8 +17,11 @@ constexpr int64_t kTileDepth = 32;  // numbers that one instruction multiplies f
 constexpr int64_t kTileNumbers = kTileSide * kTileDepth;
 constexpr int64_t kBlockSide = 2 * kTileSide;  // two by two tiles of sums are held at a time
 
-// Whether the processor has the instructions and the system lets this process use them. FASTDIFF_AMX=0: no.
-bool has_bf16_tiles();
+#if defined(__AMX_BF16__) && defined(FASTDIFF_AVX512)
+constexpr bool kHasTiles = true;
+#else
+constexpr bool kHasTiles = false;
+#endif
 
 // A product of one or two tiles of rows with one or two of columns: the operands of step i, and where the sums are, in
 // numbers from the start.
@@ -47,9 +46,6 @@ class BF16Tiles {
 
   // The product to its sums, or added to what is there.
   void multiply(const BF16Product& product, int64_t row_tiles, int64_t column_tiles, bool add = false) const;
-
- private:
-  const bool real_;
 };
 
 }  // namespace fastdiff

@@ -6,33 +6,53 @@
 // the rows of a tile are consecutive pixels of a plane, and sums that belong to a border are thrown away. Stage 2
 // multiplies blocks of 32 pixels with panels of 32 output channels, and finishes what comes of it.
 #include "cpu/bf16_tiles.h"
-#include "cpu/conv2d_direct.h"
+#include "cpu/conv2d.h"
 #include "cpu/conv2d_input.h"
 #include "cpu/conv2d_product.h"
 
 namespace fastdiff::conv2d {
 namespace {
 
-constexpr int64_t kPrivateBands = 4;  // a thread with fewer of them shares them
-constexpr int64_t kTask = 16;         // tasks of a thread, if bands are shared
+constexpr int64_t kBandNumbers = 256 << 10;  // activated: a quarter of the second-level cache of processors with tiles
+constexpr int64_t kLeastRows = 4;            // of a band: the rows above and below it are activated twice
+constexpr int64_t kPrivateBands = 4;         // a thread with fewer of them shares them
+constexpr int64_t kTask = 16;                // tasks of a thread, if bands are shared
 
-// Planes of a band's activated channels, and the blocks of its places.
-struct Planes : Bands {
-  int64_t chunks, panels, blocks;  // planes; panels of output channels; blocks of a band
+// A row's places: its left border, which is also the right border of the row before, and its pixels.
+struct Bands {
+  int64_t border, pitch;             // pixels around the image; places of a row
+  int64_t rows, per_image, count;    // rows of a band; bands of an image, of all
+  int64_t chunks, panels, blocks;    // planes of channels; panels of output channels; blocks of a band's places
 
-  explicit Planes(const Args& args)
-      : Bands(args, round_up(total_channels(args), kTileDepth)),
-        chunks(ceil_div(total_channels(args), kTileDepth)),
-        panels(ceil_div(args.out_channels, kBlockSide)),
-        blocks(ceil_div(places(rows), kBlockSide)) {}
-  // Numbers of a plane: also what blocks read behind the last pixel.
-  int64_t plane() const { return (padded_places() + kBlockSide) * kTileDepth; }
+  explicit Bands(const Args& args)
+      : border(args.taps / 2), pitch(args.w + border), chunks(ceil_div(total_channels(args), kTileDepth)),
+        panels(ceil_div(args.out_channels, kBlockSide)) {
+    const int64_t fit = kBandNumbers / (pitch * chunks * kTileDepth) - 2 * border;
+    per_image = ceil_div(args.h, std::clamp(fit, kLeastRows, std::max(args.h, kLeastRows)));
+    rows = ceil_div(args.h, per_image);
+    per_image = ceil_div(args.h, rows);
+    count = args.n * per_image;
+    blocks = ceil_div(places(rows), kBlockSide);
+  }
+  // From the first pixel of so many rows to behind the last.
+  int64_t places(int64_t of_rows) const { return of_rows * pitch - border; }
+  // Numbers of a plane: the rows, those above and below, the last right border, and what blocks read behind it.
+  int64_t plane() const { return ((rows + 2 * border) * pitch + border + kBlockSide) * kTileDepth; }
   int64_t numbers() const { return plane() * chunks; }
+};
+
+struct Band {
+  int64_t image, first_row, rows;
+  Band(const Args& args, const Bands& bands, int64_t index) {
+    image = index / bands.per_image;
+    first_row = index % bands.per_image * bands.rows;
+    rows = std::min(bands.rows, args.h - first_row);
+  }
 };
 
 // Row `row` of a band's planes, counted from the one above the band.
 template <class T>
-void activate_row_of_band(const Args& args, const Planes& bands, const Band& band, int64_t row, T* planes) {
+void activate_row_of_band(const Args& args, const Bands& bands, const Band& band, int64_t row, T* planes) {
   const int64_t y = band.first_row + row - bands.border, width_in = args.w >> args.upsample;
   const bool is_last = row == band.rows + 2 * bands.border - 1;
   for (int64_t chunk = 0; chunk < bands.chunks; ++chunk) {
@@ -58,14 +78,14 @@ void activate_row_of_band(const Args& args, const Planes& bands, const Band& ban
 
 // Calls f(first place, row, column, pixels) on each run of an image's pixels among the block's places.
 template <class F>
-inline void for_runs(const Args& args, const Planes& bands, const Band& band, int64_t block, F&& f) {
+inline void for_runs(const Args& args, const Bands& bands, const Band& band, int64_t block, F&& f) {
   const int64_t end = std::min((block + 1) * kBlockSide, bands.places(band.rows));
   int64_t place = block * kBlockSide, row = place / bands.pitch, column = place % bands.pitch;
   for (; place < end; place += bands.pitch - column, column = 0, ++row)
     if (column < args.w) f(place - block * kBlockSide, row, column, std::min(args.w - column, end - place));
 }
 
-int64_t pixels_of(const Args& args, const Planes& bands, const Band& band, int64_t block) {
+int64_t pixels_of(const Args& args, const Bands& bands, const Band& band, int64_t block) {
   int64_t count = 0;
   for_runs(args, bands, band, block, [&](int64_t, int64_t, int64_t, int64_t pixels) { count += pixels; });
   return count;
@@ -74,7 +94,7 @@ int64_t pixels_of(const Args& args, const Planes& bands, const Band& band, int64
 // Bias and residual onto one vector of output channels of a block's sums [place][kBlockSide], the result, and its mean
 // and sum of squared differences into `moments` [2][kBlockSide].
 template <class T>
-void finish(const Output<T>& output, const Planes& bands, const Band& band, int64_t block, float* sums, float* moments) {
+void finish(const Output<T>& output, const Bands& bands, const Band& band, int64_t block, float* sums, float* moments) {
   const Args& args = output.args;
   const Vec bias = output.bias(band.image);
   Vec total = {};
@@ -105,7 +125,7 @@ void finish(const Output<T>& output, const Planes& bands, const Band& band, int6
 
 // One block of places for one panel. `offsets`: of the steps in the planes.
 template <class T>
-void multiply_block(const Args& args, const Planes& bands, const Band& band, const BF16Tiles& tiles,
+void multiply_block(const Args& args, const Bands& bands, const Band& band, const BF16Tiles& tiles,
                     const int64_t* offsets, const T* planes, int64_t panel, int64_t block, float* moments) {
   alignas(64) float sums[kBlockSide * kBlockSide];
   const int64_t steps = bands.chunks * args.taps * args.taps, first = panel * kBlockSide;
@@ -122,7 +142,7 @@ void multiply_block(const Args& args, const Planes& bands, const Band& band, con
 
 // Joins the blocks' moments, [panel][band][block][2][kBlockSide], into mean and variance by image and channel: Chan,
 // Golub and LeVeque's update, in the order of the blocks, so that the result does not depend on who computed them.
-void join_moments(const Args& args, const Planes& bands, const float* moments, int threads) {
+void join_moments(const Args& args, const Bands& bands, const float* moments, int threads) {
   parallel_for(args.n * bands.panels, threads, [&](int64_t i) {
     const int64_t image = i / bands.panels, panel = i % bands.panels;
     const int64_t channels = std::min(kBlockSide, args.out_channels - panel * kBlockSide);
@@ -153,7 +173,7 @@ void join_moments(const Args& args, const Planes& bands, const float* moments, i
 
 // Bands [first, last) through both stages, by these threads together.
 template <class T>
-void run_bands(const Args& args, const Planes& bands, int64_t first, int64_t last, const int64_t* offsets,
+void run_bands(const Args& args, const Bands& bands, int64_t first, int64_t last, const int64_t* offsets,
                float* moments, int threads) {
   static thread_local Workspace<T> workspace;
   T* const planes = workspace.get((last - first) * bands.numbers());
@@ -184,7 +204,7 @@ template <class T>
 void run(const Args& args) {
   static thread_local Workspace<float> moment_workspace;
   static thread_local Workspace<int64_t> offset_workspace;
-  const Planes bands(args);
+  const Bands bands(args);
   float* moments =
       args.moments ? moment_workspace.get(bands.panels * bands.count * bands.blocks * 2 * kBlockSide) : nullptr;
   int64_t* offsets = offset_workspace.get(bands.chunks * args.taps * args.taps);

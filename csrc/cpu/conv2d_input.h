@@ -61,6 +61,12 @@ template <int64_t kStride, bool kAffine, bool kSiLU, class T, class To>
 inline void activate_row(const Source<T>& source, const T* from, int64_t pixels, int64_t upsample, To* to) {
   for (int64_t i = 0; i < pixels; ++i, to += kStride) {
     const T* p = from + (i >> upsample) * source.pixel_stride;
+    if constexpr (!kAffine && !kSiLU && std::is_same_v<T, To>) {
+      T lanes[kLanes] = {};
+      std::memcpy(lanes, p, (source.count == kLanes ? kLanes : source.count) * sizeof(T));
+      std::memcpy(to, lanes, sizeof lanes);
+      continue;
+    }
     Vec v = source.count == kLanes ? load(p) : load_partial(p, source.count);
     if constexpr (kAffine) v = (v - source.center) * source.scale + source.shift;
     if constexpr (kSiLU) v = silu<T>(v);

@@ -120,12 +120,17 @@ inline VecH narrow_bits(VecU bits) { return __builtin_convertvector(bits, VecH);
 
 inline Vec widen(VecH bits, bfloat16) { return bit_cast<Vec>(widen_bits(bits) << 16); }
 
+// To nearest, ties to even. The instruction makes zero of numbers below 2^-126.
+#if defined(__AVX512BF16__) && defined(FASTDIFF_AVX512)
+inline VecH narrow(Vec v, bfloat16) { return bit_cast<VecH>(_mm512_cvtneps_pbh(bit_cast<__m512>(v))); }
+#else
 inline VecH narrow(Vec v, bfloat16) {
   const VecU u = bit_cast<VecU>(v);
-  const VecU rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;  // nearest, ties to even
+  const VecU rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   const VecU quiet = (u >> 16) | 0x40u;
   return narrow_bits(v == v ? rounded : quiet);
 }
+#endif
 
 #if defined(FASTDIFF_AVX512)
 inline Vec widen(VecH bits, float16) {

@@ -65,7 +65,7 @@ std::vector<int64_t> packed_sizes(const Tensor& weight, bool direct) {
 
 const Kernel<PackArgs> pack_kernel("conv2d_pack"), direct_pack_kernel("conv2d_pack_direct");
 const Kernel<Args> kernel("conv2d"), direct_kernel("conv2d_direct");
-const Kernel<WeightArgs> weight_kernel("conv2d_weight_backward"), direct_weight_kernel("conv2d_weight_direct");
+const Kernel<WeightArgs> weight_kernel("conv2d_weight_backward");
 
 // A weight of any strides for products of `dtype`.
 Tensor packed_for(Tensor weight, int32_t dtype, int64_t algorithm) {
@@ -252,7 +252,7 @@ struct WeightGradient {
     WeightArgs a = {input().args(affines, out_channels, 3, {4, 4}), in(grad), out<float>(dweight),
                     bias ? out<float>(dbias) : nullptr};
     std::copy_n(dweight.strides().data(), 4, a.strides);
-    (is_direct(dtype_of(x), kAuto) ? direct_weight_kernel : weight_kernel).run(kernels, a, x);
+    weight_kernel.run(kernels, a, x);
     return {std::move(dweight), std::move(dbias)};
   }
 };

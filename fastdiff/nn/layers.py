@@ -13,6 +13,7 @@ from fastdiff.backend import Backend, forced
 from fastdiff.nn.recompute import recomputable
 from fastdiff.ops import conv2d, group_norm_silu
 from fastdiff.ops._library import DTYPES
+from fastdiff.ops.conv2d import multiplies_directly
 
 _LEAST_CHANNELS = 16  # with fewer, Winograd's transforms cost more than they save
 # kernel, stride, padding, dilation, groups and mode of the convolution that has a kernel here
@@ -32,7 +33,8 @@ class Conv2d(nn.Conv2d):
     """``torch.nn.Conv2d``, of 3x3, stride 1 and padding 1 if nothing else is said; the state dict is the same.
 
     On the CPU, that convolution of channels_last images in float32, bfloat16 or float16 is
-    :func:`fastdiff.ops.conv2d`, forward and backward; everything else is PyTorch's. Under autocast images and result
+    :func:`fastdiff.ops.conv2d`, forward and backward; everything else is PyTorch's. So is bfloat16 on a processor with
+    AMX, where a convolution without neighbours to fuse is 1.2 times as fast as here. Under autocast images and result
     are of its dtype, as with PyTorch, and the weight stays in its own.
 
     Args:
@@ -61,6 +63,7 @@ class Conv2d(nn.Conv2d):
             x.device.type == "cpu"
             and forced() in (None, Backend.CPU, Backend.REFERENCE)
             and x.dtype in DTYPES
+            and not multiplies_directly(x.dtype)
             and weight.dtype in (x.dtype, torch.float32)
             and min(weight.shape[:2]) >= _LEAST_CHANNELS
             and self._geometry() == _GEOMETRY

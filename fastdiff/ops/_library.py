@@ -23,8 +23,12 @@ OLDEST_TORCH = (2, 11)  # csrc/torch is compiled for it: setup.py's TORCH_TARGET
 _BUILD = "python setup.py build_ext --inplace"
 _NEEDS = f"{_BUILD} needs a C++ compiler"
 
-# torch's name of the processor's capability -> libraries that run there, best first.
-_RUNS_ON = {"AVX512": ("avx512", "avx2", "default"), "AVX2": ("avx2", "default")}
+# Name of the processor's capability -> libraries that run there, best first.
+_RUNS_ON = {
+    "AMX": ("amx", "avx512", "avx2", "default"),
+    "AVX512": ("avx512", "avx2", "default"),
+    "AVX2": ("avx2", "default"),
+}
 
 
 class Libraries:
@@ -57,9 +61,7 @@ class Libraries:
         return None
 
     def _open_cpu(self) -> None:
-        # torch's own word for the processor also obeys ATEN_CPU_CAPABILITY.
-        capability = torch.backends.cpu.get_cpu_capability()
-        for isa in _RUNS_ON.get(capability, ("default",)):
+        for isa in _RUNS_ON.get(_capability(), ("default",)):
             path = self.folder / f"cpu_{isa}.so"
             if path.exists():
                 self.open(Backend.CPU, path, "")
@@ -85,6 +87,16 @@ class Libraries:
             self.reasons[backend] = reason
 
 
+def _capability() -> str:
+    """torch's own word for the processor, which obeys ATEN_CPU_CAPABILITY; with AMX, unless ONEDNN_MAX_CPU_ISA forbids it."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    most = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    if capability != "AVX512" or not (most in ("ALL", "DEFAULT") or "AMX" in most):
+        return capability
+    # Linux saves the tiles of those processes only that have asked for it.
+    return "AMX" if torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx() else capability
+
+
 def _torch_version() -> tuple[int, ...]:
     return tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
 
@@ -95,7 +107,7 @@ if LIBRARIES.door is None:
 
 
 def instruction_set() -> str | None:
-    """``"default"``, ``"avx2"`` or ``"avx512"``; None without a library."""
+    """``"default"``, ``"avx2"``, ``"avx512"`` or ``"amx"``; None without a library."""
     return LIBRARIES.instruction_set
 
 
