@@ -13,10 +13,10 @@
 namespace fastdiff::conv2d {
 namespace {
 
-constexpr int64_t kBandNumbers = 256 << 10;  // activated: a quarter of the second-level cache of processors with tiles
-constexpr int64_t kLeastRows = 4;            // of a band: the rows above and below it are activated twice
-constexpr int64_t kPrivateBands = 4;         // a thread with fewer of them shares them
-constexpr int64_t kTask = 16;                // tasks of a thread, if bands are shared
+// A band's activated numbers stay in the second-level cache. The rows above and below it are activated twice; yet few
+// rows make many bands, which threads need not share.
+constexpr int64_t kBandNumbers = 160 << 10, kLeastRows = 4, kMostRows = 16;
+constexpr int64_t kTasks = 16;  // of a thread, where bands are shared
 
 // A row's places: its left border, which is also the right border of the row before, and its pixels.
 struct Bands {
@@ -28,7 +28,7 @@ struct Bands {
       : border(args.taps / 2), pitch(args.w + border), chunks(ceil_div(total_channels(args), kTileDepth)),
         panels(ceil_div(args.out_channels, kBlockSide)) {
     const int64_t fit = kBandNumbers / (pitch * chunks * kTileDepth) - 2 * border;
-    per_image = ceil_div(args.h, std::clamp(fit, kLeastRows, std::max(args.h, kLeastRows)));
+    per_image = ceil_div(args.h, std::clamp(fit, kLeastRows, kMostRows));
     rows = ceil_div(args.h, per_image);
     per_image = ceil_div(args.h, rows);
     count = args.n * per_image;
@@ -185,7 +185,7 @@ void run_bands(const Args& args, const Bands& bands, int64_t first, int64_t last
   });
   // A task is a panel's blocks of some bands, one after the other: its weights stay in the cache.
   const int64_t blocks = (last - first) * bands.blocks;
-  const int64_t parts = threads == 1 ? 1 : std::clamp<int64_t>(kTask * threads / bands.panels, 1, blocks);
+  const int64_t parts = threads == 1 ? 1 : std::clamp<int64_t>(kTasks * threads / bands.panels, 1, blocks);
   parallel_for(bands.panels * parts, threads, [&](int64_t i) {
     const int64_t panel = i / parts, part = i % parts;
     const BF16Tiles tiles;
@@ -215,7 +215,8 @@ void run(const Args& args) {
 
   const int64_t multiply_adds = args.n * args.h * args.w * total_channels(args) * args.out_channels * args.taps * args.taps;
   const int threads = useful_threads(multiply_adds, int64_t{1} << 22, static_cast<int>(args.threads));
-  const bool share = bands.count < threads * kPrivateBands;
+  // What a thread has activated, another core gets slowly: bands are shared only where a fifth of the time would be idle.
+  const bool share = 5 * bands.count < 4 * round_up(bands.count, threads);
   // As many bands at a time as fit the cache, in pieces of equal size: their panels of weights are read once.
   const int64_t fit = std::max<int64_t>(kBandNumbers / bands.numbers(), 1);
   const int64_t pieces = std::min(round_up(ceil_div(bands.count, fit), share ? 1 : threads), bands.count);
