@@ -88,7 +88,7 @@ class Libraries:
 
 
 def _capability() -> str:
-    """torch's own word for the processor, which obeys ATEN_CPU_CAPABILITY; with AMX, unless ONEDNN_MAX_CPU_ISA forbids it."""
+    """torch's word for the processor, which obeys ATEN_CPU_CAPABILITY; "AMX" unless ONEDNN_MAX_CPU_ISA forbids it."""
     capability = torch.backends.cpu.get_cpu_capability()
     most = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
     if capability != "AVX512" or not (most in ("ALL", "DEFAULT") or "AMX" in most):

@@ -18,6 +18,8 @@ from fastdiff.ops.conv2d.reference import Arguments
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 EACH_DTYPE = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
 TILES = {"f2x2": (2, 2), "f2x4": (2, 4), "f4x4": (4, 4)}  # outputs of a Winograd tile: height, width
+# The direct product is one of bfloat16 numbers; the others are tested in float32 here.
+OF_DTYPE = {algorithm: torch.bfloat16 if algorithm == "direct" else torch.float32 for algorithm in ALGORITHMS}
 
 
 def _normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -226,12 +228,99 @@ def test_tile_by_name(name: str) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("shape", [(2, 5, 3, 7, 6), (1, 64, 40, 9, 13)], ids=str)
 def test_every_algorithm(shape: tuple[int, ...], algorithm: str) -> None:
-    n, c, out, h, w = shape
-    x, weight = _image(n, c, h, w), _weight(out, c, 3, 3)
+    (n, c, out, h, w), dtype = shape, OF_DTYPE[algorithm]
+    x, weight = _image(n, c, h, w, dtype=dtype), _weight(out, c, 3, 3, dtype=dtype)
     truth, eager = F.conv2d(x.double(), weight.double(), padding=1), F.conv2d(x, weight, padding=1)
     with use_backend("cpu"):
         got: Any = conv2d(x, weight, algorithm=algorithm)
     _assert_as_good([got], [eager], [truth], 8 * torch.finfo(torch.float32).eps)
+
+
+# The direct product, whichever form this processor has: instructions of AMX, or loops
+
+
+DIRECT = {
+    "blocks_that_stick_out": ((2, 40, 37, 7, 5), {}),
+    "several_bands": ((1, 64, 32, 70, 18), {}),
+    "many_channels": ((1, 1280, 48, 9, 33), {}),
+    "one_row": ((2, 16, 16, 1, 50), {}),
+    "one_column": ((3, 16, 20, 50, 1), {}),
+    "one_pixel": ((3, 32, 32, 1, 1), {}),
+    "side_by_side": ((2, 48, 40, 6, 9), {"more": 24}),
+    "upsampled": ((2, 32, 40, 18, 10), {"upsample": True}),
+}
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize(("shape", "options"), DIRECT.values(), ids=DIRECT.keys())
+def test_direct_products_are_exact_but_for_their_sum(
+    shape: tuple[int, ...], options: dict[str, Any], k: int
+) -> None:
+    """Products of bfloat16 numbers are exact in float32: the moments, which are not rounded, show the sums."""
+    n, c, out, h, w = shape
+    factor, more = (2 if options.get("upsample") else 1), options.get("more", 0)
+    if h % factor or w % factor:
+        pytest.skip("an odd size is not twice another")
+    x = _image(n, c, h // factor, w // factor, dtype=torch.bfloat16)
+    second = _image(n, more, h, w, seed=5, dtype=torch.bfloat16) if more else None
+    weight, bias = _weight(out, c + more, k, k, dtype=torch.bfloat16), _normal(out, seed=2)
+    embedded, residual = _normal(n, out, seed=3), _image(n, out, h, w, seed=4, dtype=torch.bfloat16)
+    joined = (x if second is None else torch.cat([x, second], dim=1)).double()
+    joined = joined.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    truth = F.conv2d(joined, weight.double(), bias.double(), padding=k // 2)
+    truth += embedded[..., None, None] + residual
+    with use_backend("cpu"):
+        y, moments = conv2d(
+            *(x, weight, bias),
+            more=second,
+            upsample=factor == 2,
+            image_bias=embedded,
+            residual=residual,
+            moments=True,
+            algorithm="direct",
+        )
+    assert torch.equal(y, y.to(memory_format=torch.channels_last)) and y.dtype == torch.bfloat16
+    error = (y.double() - truth).abs()
+    assert (error <= truth.abs() * 2**-8 + 1e-5).all()
+    variance, mean = torch.var_mean(truth, dim=(2, 3), correction=0)
+    torch.testing.assert_close(moments[..., 0].double(), mean, rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(moments[..., 1].double(), variance, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_direct_rounds_what_separate_layers_round(k: int) -> None:
+    """The activated input and the weight; the error is at most that of eager bfloat16."""
+    x, weight = _image(2, 72, 12, 12, dtype=torch.bfloat16), _weight(40, 72, k, k)
+    affine = _normal(2, 3, 72, seed=3)
+    center, scale, shift = affine[..., None, None].unbind(1)
+    activated = F.silu((x.float() - center) * scale + shift)
+    truth = F.conv2d(activated.bfloat16().double(), weight.bfloat16().double(), padding=k // 2)
+    exact = F.conv2d(activated.double(), weight.double(), padding=k // 2)
+    eager = F.conv2d(activated.bfloat16(), weight.bfloat16(), padding=k // 2)
+    with use_backend("cpu"):
+        y: Any = conv2d(x, weight, affine=affine, silu=True, algorithm="direct")
+    assert (y.double() - truth).norm() <= 2**-8 * truth.norm()
+    assert (y.double() - exact).norm() <= 1.05 * (eager.double() - exact).norm()
+
+
+def test_direct_has_the_same_bits_packed() -> None:
+    x, weight = _image(2, 40, 5, 6, dtype=torch.bfloat16), _weight(37, 40, 3, 3)
+    packed = pack_conv2d(weight, torch.bfloat16, algorithm="direct")
+    assert packed is not None
+    assert torch.equal(unpack_conv2d(packed, weight.shape), weight.bfloat16())
+    with use_backend("cpu"):
+        plain: Any = conv2d(x, weight, algorithm="direct")
+        got: Any = conv2d(x, weight, packed=packed, algorithm="direct")
+        assert torch.equal(plain, got)
+        with pytest.raises(FastdiffError, match="not a packed weight"):  # in the order of the other algorithm
+            conv2d(x, weight, packed=packed, algorithm="f4x4")
+
+
+def test_direct_is_for_bfloat16() -> None:
+    for dtype in (torch.float32, torch.float16):
+        x, weight = _image(1, 16, 4, 4, dtype=dtype), _weight(16, 16, 3, 3, dtype=dtype)
+        with use_backend("cpu"), pytest.raises(FastdiffError, match=f"one of bfloat16 numbers, x is {dtype}"):
+            conv2d(x, weight, algorithm="direct")
 
 
 # Threads and scratch memory
@@ -250,8 +339,9 @@ PARTITIONS = {
 def test_any_number_of_threads_gives_the_same_bits(
     shape: tuple[int, int, int], size: int, algorithm: str
 ) -> None:
-    n, c, out = shape
-    x, weight, residual = _image(n, c, size, size), _weight(out, c, 3, 3), _image(n, out, size, size, seed=2)
+    (n, c, out), dtype = shape, OF_DTYPE[algorithm]
+    x, residual = (_image(n, channels, size, size, seed=i, dtype=dtype) for i, channels in ((0, c), (2, out)))
+    weight = _weight(out, c, 3, 3)
     affine = _normal(n, 3, c, seed=3)
     results: list[Any] = []
     for threads in (1, 2, 3, 8, 64):
@@ -273,12 +363,14 @@ def test_any_number_of_threads_gives_the_same_bits(
 
 
 def test_a_small_call_after_a_large_one_sees_nothing_of_it() -> None:
-    small, weight = _image(1, 19, 3, 3), _weight(5, 19, 3, 3)
-    for algorithm in TILES:
+    weight = _weight(5, 19, 3, 3)
+    for algorithm in (*TILES, "direct"):
+        dtype = OF_DTYPE[algorithm]
+        small = _image(1, 19, 3, 3, dtype=dtype)
         with use_backend("cpu"):
             before: Any = conv2d(small, weight, moments=True, algorithm=algorithm)
             conv2d(
-                _image(4, 128, 32, 32).fill_(float("nan")),
+                _image(4, 128, 32, 32, dtype=dtype).fill_(float("nan")),
                 _weight(64, 128, 3, 3),
                 moments=True,
                 algorithm=algorithm,
@@ -293,13 +385,15 @@ def test_a_small_call_after_a_large_one_sees_nothing_of_it() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)
 @pytest.mark.parametrize("silu", [False, True], ids=["", "silu"])
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
-def test_not_finite_comes_through(backend: str, silu: bool, bad: float) -> None:
+@pytest.mark.parametrize(
+    ("backend", "algorithm"), [("reference", "auto"), ("cpu", "auto"), ("cpu", "direct")], ids=str
+)
+def test_not_finite_comes_through(backend: str, algorithm: str, silu: bool, bad: float) -> None:
     """To every output that it touches; in a Winograd tile, to its neighbours at most, and to no other image."""
-    x = _image(2, 16, 12, 12)
+    x = _image(2, 16, 12, 12, dtype=OF_DTYPE[algorithm])
     x[0, 3, 5, 5] = bad
     with use_backend(backend):
-        y: Any = conv2d(x, _weight(8, 16, 3, 3), silu=silu)
+        y: Any = conv2d(x, _weight(8, 16, 3, 3), silu=silu, algorithm=algorithm)
     assert not y[0, :, 4:7, 4:7].isfinite().any()
     assert y[1].isfinite().all()
     assert y[0, :, 0].isfinite().all() and y[0, :, :, 0].isfinite().all()
@@ -341,7 +435,7 @@ def _arguments(**changed: Any) -> dict[str, Any]:
         pytest.param(
             {"bias": torch.empty(8, device="meta")}, "bias is .* on meta, x is .* on cpu", id="device"
         ),
-        pytest.param({"algorithm": "fft"}, "'fft'; known: auto, f2x2, f2x4, f4x4", id="algorithm"),
+        pytest.param({"algorithm": "fft"}, "'fft'; known: auto, f2x2, f2x4, f4x4, direct", id="algorithm"),
     ],
 )
 def test_mistakes_are_explained(changed: dict[str, Any], says: str) -> None:

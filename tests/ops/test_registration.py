@@ -112,13 +112,15 @@ def test_threads_do_not_change_a_bit(case: Case) -> None:
 @pytest.mark.parametrize(
     "chosen", ["cpu and f32", pytest.param("cpu and not f32", marks=pytest.mark.proof)], ids=["f32", "16_bit"]
 )
-@pytest.mark.parametrize("library", ["avx2", "default"])
+@pytest.mark.parametrize("library", ["avx512", "avx2", "default"])
 def test_other_instruction_sets(library: str, chosen: str) -> None:
-    """The cpu kernels again, on the libraries for lesser processors (torch's own switch also picks ours)."""
+    """The cpu kernels again, on the libraries for lesser processors (PyTorch's own switches also pick ours)."""
     if _library.instruction_set() == library:
         pytest.skip("this is the library under test anyway")
+    if library == "avx512" and _library.instruction_set() != "amx":
+        pytest.skip("this processor has no AVX-512")
     # oneDNN, too: where it finds AMX, PyTorch's attention in bfloat16 asks for instructions that were ruled out.
-    onednn = {"avx2": "AVX2", "default": "SSE41"}[library]
+    onednn = {"avx512": "AVX512_CORE", "avx2": "AVX2", "default": "SSE41"}[library]
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": library, "ONEDNN_MAX_CPU_ISA": onednn}
     cases = str(Path(__file__).with_name("test_cases.py"))
     command = [

@@ -174,7 +174,7 @@ def test_wheel_without_a_compiler(stranger: Path, wheel: Path) -> None:
     run(*_install(stranger, wheel), cwd=stranger, **_in(stranger))
     told = _fastdiff(stranger, "info")
     assert "operators    compiled, lib/ops.so" in told and "module       by gcc" in told
-    assert re.search(r"  used +(default|avx2|avx512)\n", told)
+    assert re.search(r"  used +(default|avx2|avx512|amx)\n", told)
     assert re.search(r"\n  group_norm_silu +cpu\n", told)
     assert "left out" not in told
     with_module = _samples(stranger, "a")
