@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/attention.h"
+#include "cpu/attention_tiles.h"
 
 namespace fastdiff::attention {
 
@@ -179,5 +180,9 @@ extern "C" void fastdiff_attention(const fastdiff::attention::ForwardArgs* args)
   using namespace fastdiff::attention;
   const Shape& s = args->shape;
   if (s.batch * s.heads == 0 || s.queries == 0) return;
+  if (fastdiff::kPrefersTiles && s.dtype == fastdiff::kBFloat16 && s.scale > 0) {
+    tiles::attend_all(*args, useful_threads(s, 2));
+    return;
+  }
   fastdiff::dispatch_dtype(s.dtype, [&](auto type) { attend_all<decltype(type)>(*args, useful_threads(s, 2)); });
 }

@@ -112,4 +112,4 @@ void BF16Tiles::multiply(const BF16Product& p, int64_t row_tiles, int64_t column
 
 }  // namespace fastdiff
 
-extern "C" int64_t fastdiff_has_bf16_tiles() { return fastdiff::kHasTiles; }
+extern "C" int64_t fastdiff_prefers_bf16_tiles() { return fastdiff::kPrefersTiles; }

@@ -22,6 +22,12 @@ constexpr bool kHasTiles = true;
 #else
 constexpr bool kHasTiles = false;
 #endif
+// Whether kernels take these products for bfloat16 by themselves. -DFASTDIFF_TILES: also as loops, to test them.
+#if defined(FASTDIFF_TILES)
+constexpr bool kPrefersTiles = true;
+#else
+constexpr bool kPrefersTiles = kHasTiles;
+#endif
 
 // A product of one or two tiles of rows with one or two of columns: the operands of step i, and where the sums are, in
 // numbers from the start.

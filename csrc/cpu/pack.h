@@ -148,10 +148,11 @@ inline void pack_lanes(Strided<const T> source, int64_t lanes, int64_t depth, fl
   });
 }
 
-// The way back: a panel [depth][V * kLanes], each lane times its factor, into `count` rows of the target.
+// The way back: a panel [depth][V * kLanes], or `stride` from one to the next, each lane times its factor, into `count`
+// rows of the target.
 template <int V, class T>
 inline void unpack_panel(const float* from, int64_t count, int64_t depth, const Vec (&factor)[V],
-                         Strided<T> target) {
+                         Strided<T> target, int64_t stride = V * kLanes) {
   for (int v = 0; v < V; ++v, from += kLanes) {
     const int64_t lanes = std::min<int64_t>(kLanes, count - v * kLanes);
     const Strided<T> to = target.from(v * kLanes);
@@ -159,7 +160,7 @@ inline void unpack_panel(const float* from, int64_t count, int64_t depth, const 
     if (to.column_stride == 1 && to.row_stride != 1) {
       for (; k + kLanes <= depth; k += kLanes) {
         Vec block[kLanes];
-        for (int i = 0; i < kLanes; ++i) block[i] = load(from + (k + i) * V * kLanes) * factor[v];
+        for (int i = 0; i < kLanes; ++i) block[i] = load(from + (k + i) * stride) * factor[v];
         transpose(block);
         T* row = to.data + k;
         if (lanes == kLanes) {
@@ -170,7 +171,7 @@ inline void unpack_panel(const float* from, int64_t count, int64_t depth, const 
       }
     }
     for (; k < depth; ++k) {
-      const Vec value = load(from + k * V * kLanes) * factor[v];
+      const Vec value = load(from + k * stride) * factor[v];
       T* row = to.data + k * to.column_stride;
       if (to.row_stride == 1 && lanes == kLanes) {
         store(row, value);

@@ -45,15 +45,15 @@ int64_t panel() {
   return known;
 }
 
-// Whether the processor multiplies tiles of bfloat16 (cpu/bf16_tiles.h).
-bool has_tiles() {
-  static const bool known = number_of_library("fastdiff_has_bf16_tiles") != 0;
+// Whether the processor multiplies tiles of bfloat16 faster than anything else (cpu/bf16_tiles.h).
+bool prefers_tiles() {
+  static const bool known = number_of_library("fastdiff_prefers_bf16_tiles") != 0;
   return known;
 }
 
 // Measured: with such tiles the direct product is faster than Winograd at every shape (docs/kernels/conv2d.md).
 bool is_direct(int32_t dtype, int64_t algorithm) {
-  return algorithm == kDirect || (algorithm == kAuto && dtype == dtypes().bfloat16 && has_tiles());
+  return algorithm == kDirect || (algorithm == kAuto && dtype == dtypes().bfloat16 && prefers_tiles());
 }
 
 // Of a weight [Cout, Cin, k, k]: common/conv2d.h, PackArgs.
@@ -281,7 +281,7 @@ FASTDIFF_OPERATOR(fastdiff::conv2d::WeightGradient)
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastdiff, m) {
   m.def("_conv2d_pack(Tensor weight, int algorithm) -> Tensor");
-  m.def("_has_bf16_tiles() -> bool");
+  m.def("_prefers_bf16_tiles() -> bool");
   m.def("_conv2d_panel() -> int");
   m.def("_conv2d_plan(int n, int channels, int out_channels, int h, int w, int taps, int threads, int algorithm)"
         " -> int[]");
@@ -289,6 +289,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastdiff, m) {
 STABLE_TORCH_LIBRARY_IMPL(fastdiff, CPU, m) { m.impl("_conv2d_pack", TORCH_BOX(&fastdiff::conv2d::pack)); }
 STABLE_TORCH_LIBRARY_IMPL(fastdiff, CompositeExplicitAutograd, m) {
   m.impl("_conv2d_panel", TORCH_BOX(&fastdiff::conv2d::panel));
-  m.impl("_has_bf16_tiles", TORCH_BOX(&fastdiff::conv2d::has_tiles));
+  m.impl("_prefers_bf16_tiles", TORCH_BOX(&fastdiff::conv2d::prefers_tiles));
   m.impl("_conv2d_plan", TORCH_BOX(&fastdiff::conv2d::plan));
 }
