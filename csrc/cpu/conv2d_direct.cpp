@@ -123,17 +123,50 @@ void finish(const Output<T>& output, const Bands& bands, const Band& band, int64
   store(moments + kBlockSide, squares);
 }
 
-// One block of places for one panel. `offsets`: of the steps in the planes.
+// Whether tiles can be read where the images lie: of 1x1 with nothing to do first, in whole tiles.
+bool is_in_place(const Args& args, const Bands& bands) {
+  const bool whole = args.channels[0] % kTileDepth == 0 && args.channels[1] % kTileDepth == 0 &&
+                     bands.rows * args.w % kTileSide == 0 && args.h * args.w % kTileSide == 0;
+  return args.taps == 1 && !args.affine && !args.silu && !args.upsample && whole;
+}
+
+// How the left operand's tiles follow from a block's first place: by these offsets, in one tensor or two.
+struct Steps {
+  bool in_place;
+  const int64_t* offsets;
+
+  // Calls f(first number, numbers of a place, steps).
+  template <class T, class F>
+  void each(const Args& args, const Bands& bands, const Band& band, const T* planes, int64_t block, F&& f) const {
+    if (!in_place) {
+      f(planes + block * kBlockSide * kTileDepth, kTileDepth, bands.chunks * args.taps * args.taps);
+      return;
+    }
+    for (int part = 0; part < 2; ++part) {
+      const int64_t channels = args.channels[part], place = band.first_row * args.w + block * kBlockSide;
+      if (channels)
+        f(static_cast<const T*>(args.x[part]) + band.image * args.image_stride[part] + place * channels, channels,
+          channels / kTileDepth);
+    }
+  }
+};
+
+// One block of places for one panel.
 template <class T>
 void multiply_block(const Args& args, const Bands& bands, const Band& band, const BF16Tiles& tiles,
-                    const int64_t* offsets, const T* planes, int64_t panel, int64_t block, float* moments) {
+                    const Steps& steps, const T* planes, int64_t panel, int64_t block, float* moments) {
   alignas(64) float sums[kBlockSide * kBlockSide];
-  const int64_t steps = bands.chunks * args.taps * args.taps, first = panel * kBlockSide;
-  const int64_t places = bands.places(band.rows) - block * kBlockSide, channels = args.out_channels - first;
-  const BF16Product product{planes + block * kBlockSide * kTileDepth, kTileDepth, kTileNumbers, offsets, steps,
-                            static_cast<const bfloat16*>(args.weight) + panel * steps * 2 * kTileNumbers,
-                            kTileNumbers, 2 * kTileNumbers, sums, kBlockSide, kTileSide * kBlockSide, kTileSide};
-  tiles.multiply(product, places > kTileSide ? 2 : 1, channels > kTileSide ? 2 : 1);
+  const int64_t first = panel * kBlockSide, channels = args.out_channels - first;
+  const int64_t places = bands.places(band.rows) - block * kBlockSide;
+  const T* weights = static_cast<const T*>(args.weight) + panel * bands.chunks * args.taps * args.taps * 2 * kTileNumbers;
+  bool add = false;
+  steps.each(args, bands, band, planes, block, [&](const T* rows, int64_t stride, int64_t count) {
+    const BF16Product product{rows, stride, kTileSide * stride, steps.offsets, count, weights, kTileNumbers,
+                              2 * kTileNumbers, sums, kBlockSide, kTileSide * kBlockSide, kTileSide};
+    tiles.multiply(product, places > kTileSide ? 2 : 1, channels > kTileSide ? 2 : 1, add);
+    weights += count * 2 * kTileNumbers;
+    add = true;
+  });
   for (int64_t lane = 0; lane < std::min(kBlockSide, channels); lane += kLanes) {
     const Output<T> output{args, first + lane, std::min<int64_t>(kLanes, channels - lane)};
     finish(output, bands, band, block, sums + lane, moments ? moments + lane : nullptr);
@@ -173,11 +206,11 @@ void join_moments(const Args& args, const Bands& bands, const float* moments, in
 
 // Bands [first, last) through both stages, by these threads together.
 template <class T>
-void run_bands(const Args& args, const Bands& bands, int64_t first, int64_t last, const int64_t* offsets,
+void run_bands(const Args& args, const Bands& bands, int64_t first, int64_t last, const Steps& steps,
                float* moments, int threads) {
   static thread_local Workspace<T> workspace;
-  T* const planes = workspace.get((last - first) * bands.numbers());
-  const int64_t rows = bands.rows + 2 * bands.border;
+  T* const planes = workspace.get(steps.in_place ? 0 : (last - first) * bands.numbers());
+  const int64_t rows = steps.in_place ? 0 : bands.rows + 2 * bands.border;
   parallel_for((last - first) * rows, threads, [&](int64_t i) {
     const Band band(args, bands, first + i / rows);
     if (i % rows < band.rows + 2 * bands.border)
@@ -194,7 +227,7 @@ void run_bands(const Args& args, const Bands& bands, int64_t first, int64_t last
       const Band band(args, bands, first + index);
       if (block * kBlockSide >= bands.places(band.rows)) continue;
       const int64_t at = (panel * bands.count + first + index) * bands.blocks + block;
-      multiply_block(args, bands, band, tiles, offsets, planes + index * bands.numbers(), panel, block,
+      multiply_block(args, bands, band, tiles, steps, planes + index * bands.numbers(), panel, block,
                      moments ? moments + at * 2 * kBlockSide : nullptr);
     }
   });
@@ -208,10 +241,11 @@ void run(const Args& args) {
   float* moments =
       args.moments ? moment_workspace.get(bands.panels * bands.count * bands.blocks * 2 * kBlockSide) : nullptr;
   int64_t* offsets = offset_workspace.get(bands.chunks * args.taps * args.taps);
+  const Steps steps{is_in_place(args, bands), offsets};
   for (int64_t i = 0, chunk = 0; chunk < bands.chunks; ++chunk)
     for (int64_t y = 0; y < args.taps; ++y)
       for (int64_t x = 0; x < args.taps; ++x, ++i)
-        offsets[i] = chunk * bands.plane() + (y * bands.pitch + x) * kTileDepth;
+        offsets[i] = steps.in_place ? chunk * kTileDepth : chunk * bands.plane() + (y * bands.pitch + x) * kTileDepth;
 
   const int64_t multiply_adds = args.n * args.h * args.w * total_channels(args) * args.out_channels * args.taps * args.taps;
   const int threads = useful_threads(multiply_adds, int64_t{1} << 22, static_cast<int>(args.threads));
@@ -221,7 +255,7 @@ void run(const Args& args) {
   const int64_t fit = std::max<int64_t>(kBandNumbers / bands.numbers(), 1);
   const int64_t pieces = std::min(round_up(ceil_div(bands.count, fit), share ? 1 : threads), bands.count);
   parallel_for(pieces, share ? 1 : threads, [&](int64_t i) {
-    run_bands<T>(args, bands, i * bands.count / pieces, (i + 1) * bands.count / pieces, offsets, moments,
+    run_bands<T>(args, bands, i * bands.count / pieces, (i + 1) * bands.count / pieces, steps, moments,
                  share ? threads : 1);
   });
   if (moments) join_moments(args, bands, moments, threads);

@@ -12,8 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = "cpu_avx2"  # every x86-64 machine of today runs it, and its vectors do not fill the lines of memory
-# As setup.py has it, with what is wanted here in place of optimisation; the link keeps the names of functions.
-SANITIZE = "-g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+# As setup.py has it, with what is wanted here in place of optimisation; the link keeps the names of functions. bfloat16
+# takes the products of a processor with AMX, as loops.
+SANITIZE = "-g -fsanitize=address,undefined -fno-sanitize-recover=undefined -DFASTDIFF_TILES"
 
 pytestmark = [pytest.mark.proof, pytest.mark.xdist_group("sanitized")]
 

@@ -42,7 +42,8 @@ def conv2d(
 
     Everything that is not given is left out: without options it is ``torch.nn.functional.conv2d(x, weight, bias,
     padding=k // 2)``. Zeros are padded after f, as a network with separate layers does. Arithmetic is float32 (float64
-    for float64 input); on the CPU 3x3 runs by Winograd's minimal filtering in channels_last.
+    for float64 input); on the CPU 3x3 runs by Winograd's minimal filtering in channels_last. The direct product, which a
+    processor with AMX takes for bfloat16, rounds f(x) and the weight to bfloat16 and sums in float32.
 
     Args:
         x: [N, C, H, W], float32, bfloat16, float16 or float64; channels_last is what the kernel takes.
@@ -56,7 +57,8 @@ def conv2d(
         residual: r [N, Cout, H, W], of x's dtype.
         moments: also return the result's, for the next norm: [N, Cout, 2] float32, as ``channel_moments``.
         packed: ``pack_conv2d(weight)``, made once for many calls; without it each call packs.
-        algorithm: "auto", or a Winograd tile by name: "f2x2", "f2x4", "f4x4". Only speed and rounding depend on it.
+        algorithm: "auto", a Winograd tile by name ("f2x2", "f2x4", "f4x4"), or "direct", for bfloat16. Only speed and
+            rounding depend on it.
 
     Returns:
         y [N, Cout, H, W] with x's dtype and layout; with ``moments``, the pair (y, moments).
@@ -83,8 +85,8 @@ def pack_conv2d(
 ) -> Tensor | None:
     """The weight [Cout, Cin, k, k] in the order in which this machine's kernel reads it, or None if it has no kernel.
 
-    As large as the weight, Cout rounded up to whole vectors; ``dtype`` casts it first. Pass it as
-    ``conv2d(..., packed=)`` with the same weight, and make it anew when the weight changes.
+    As large as the weight, Cout rounded up to whole vectors, for the direct product also Cin; ``dtype`` casts it first.
+    Pass it as ``conv2d(..., packed=)`` with the same weight and algorithm, and make it anew when the weight changes.
     """
     weight = weight.detach() if dtype is None else weight.detach().to(dtype)
     if weight.dtype not in DTYPES or weight.device.type != "cpu" or forward_op.why_not(Backend.CPU):
