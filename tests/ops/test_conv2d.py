@@ -248,6 +248,8 @@ DIRECT = {
     "one_pixel": ((3, 32, 32, 1, 1), {}),
     "side_by_side": ((2, 48, 40, 6, 9), {"more": 24}),
     "upsampled": ((2, 32, 40, 18, 10), {"upsample": True}),
+    "whole_tiles": ((3, 64, 40, 8, 6), {}),  # which 1x1 reads in place
+    "whole_tiles_side_by_side": ((2, 64, 40, 20, 16), {"more": 32}),
 }
 
 

@@ -42,8 +42,8 @@ def conv2d(
 
     Everything that is not given is left out: without options it is ``torch.nn.functional.conv2d(x, weight, bias,
     padding=k // 2)``. Zeros are padded after f, as a network with separate layers does. Arithmetic is float32 (float64
-    for float64 input); on the CPU 3x3 runs by Winograd's minimal filtering in channels_last. The direct product, which a
-    processor with AMX takes for bfloat16, rounds f(x) and the weight to bfloat16 and sums in float32.
+    for float64 input); on the CPU 3x3 runs by Winograd's minimal filtering in channels_last. The direct product, taken
+    for bfloat16 on a processor with AMX, rounds f(x) and the weight to bfloat16 and sums in float32.
 
     Args:
         x: [N, C, H, W], float32, bfloat16, float16 or float64; channels_last is what the kernel takes.
