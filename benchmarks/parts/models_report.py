@@ -43,7 +43,8 @@ class Row:
     error: float | None  # relative L2 against float64; None where that was not asked for
     build_seconds: float | None
 
-    def cells(self) -> tuple[str, ...]:
+    def cells(self, eager: float) -> tuple[str, ...]:
+        """``eager``: seconds of the faster layout of eager PyTorch in this dtype."""
         s = self.seconds
         return (
             self.side,
@@ -51,6 +52,7 @@ class Row:
             f"{s.median * 1e3:.1f} ({s.low * 1e3:.1f} to {s.high * 1e3:.1f})",
             digits(self.images_per_second),
             f"**{self.ratio:.2f}x**",
+            f"{eager / s.median:.2f}x",
             f"{self.direct_gflops:.0f}",
             f"{self.of_peak:.2f}",
             "" if self.error is None else f"{self.error:.1e}",
@@ -88,13 +90,20 @@ class Result:
             "ms (20% to 80%)",
             "images/s",
             "ratio",
+            "to its eager",
             "GFLOP/s",
             "of peak",
             "error",
             "built in",
         )
         skipped = [f"Skipped: {reason}" for reason in self.skipped]
-        return "\n\n".join([title, table(head, [row.cells() for row in self.rows]), *skipped, self._shares()])
+        body = [row.cells(self._eager(row.dtype)) for row in self.rows]
+        return "\n\n".join([title, table(head, body), *skipped, self._shares()])
+
+    def _eager(self, dtype: str) -> float:
+        return min(
+            row.seconds.median for row in self.rows if row.side.startswith("eager") and row.dtype == dtype
+        )
 
     def _shares(self) -> str:
         body = [
@@ -135,7 +144,8 @@ def heading(about: dict[str, Any], peak: dict[str, Any]) -> str:
             machine.in_words(about),
             f"Peak: a product of {peak['matmul_size']}^3 reaches {gflops['float32']:.0f} GFLOP/s in float32,"
             f" {gflops['bfloat16']:.0f} in bfloat16; a copy beyond every cache, {copied:.1f} GB/s read and written.",
-            "Ratio: times as fast as eager, float32, contiguous. GFLOP/s: as if every convolution were computed"
+            "Ratio: times as fast as eager, float32, contiguous; to its eager: as eager in the same"
+            " dtype, in its faster layout. GFLOP/s: as if every convolution were computed"
             " directly, so that Winograd may exceed the peak, which is float32's in every row. Error: relative L2"
             " against float64 on the same weights and inputs.",
         ]
