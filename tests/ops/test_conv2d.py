@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from conv2d_inputs import filters, image, normal
 from torch import Tensor
 
 from fastdiff.backend import use_backend
@@ -22,18 +23,6 @@ TILES = {"f2x2": (2, 2), "f2x4": (2, 4), "f4x4": (4, 4)}  # outputs of a Winogra
 OF_DTYPE = {algorithm: torch.bfloat16 if algorithm == "direct" else torch.float32 for algorithm in ALGORITHMS}
 
 
-def _normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def _image(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return _normal(*shape, seed=seed, dtype=dtype).contiguous(memory_format=torch.channels_last)
-
-
-def _weight(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
-    return (_normal(*shape, seed=seed) / torch.Size(shape[1:]).numel() ** 0.5).to(dtype)
-
-
 # Layout
 
 
@@ -41,9 +30,9 @@ def _weight(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> T
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["planes", "pixels"])
 @pytest.mark.parametrize("upsample", [False, True], ids=["", "upsample"])
 def test_layout_follows_x(c: int, layout: torch.memory_format, upsample: bool) -> None:
-    x = _normal(2, c, 4, 6)
+    x = normal(2, c, 4, 6)
     x = torch.empty(x.shape, memory_format=layout).copy_(x)
-    y = conv2d(x, _weight(16, c, 3, 3), upsample=upsample)
+    y = conv2d(x, filters(16, c, 3, 3), upsample=upsample)
     assert isinstance(y, Tensor) and y.is_contiguous(memory_format=layout)
     with torch.device("meta"):
         given = Arguments(torch.empty_like(x, device="meta"), torch.empty(16, c, 3, 3), upsample=upsample)
@@ -77,14 +66,14 @@ def _plain_block(p: dict[str, Tensor]) -> tuple[Tensor, ...]:
 
 def _parameters(dtype: torch.dtype, h: int = 7, w: int = 10) -> dict[str, Tensor]:
     return {
-        "x": _image(3, 32, h, w, dtype=dtype),
-        "gamma": 1 + 0.2 * _normal(32, seed=2, dtype=dtype),
-        "beta": 0.2 * _normal(32, seed=3, dtype=dtype),
-        "first": _weight(32, 32, 3, 3, seed=4, dtype=dtype),
-        "bias": _normal(32, seed=5, dtype=dtype),
-        "scale": 0.3 * _normal(3, 32, seed=6, dtype=dtype),
-        "shift": 0.3 * _normal(3, 32, seed=7, dtype=dtype),
-        "second": _weight(32, 32, 3, 3, seed=8, dtype=dtype),
+        "x": image(3, 32, h, w, dtype=dtype),
+        "gamma": 1 + 0.2 * normal(32, seed=2, dtype=dtype),
+        "beta": 0.2 * normal(32, seed=3, dtype=dtype),
+        "first": filters(32, 32, 3, 3, seed=4, dtype=dtype),
+        "bias": normal(32, seed=5, dtype=dtype),
+        "scale": 0.3 * normal(3, 32, seed=6, dtype=dtype),
+        "shift": 0.3 * normal(3, 32, seed=7, dtype=dtype),
+        "second": filters(32, 32, 3, 3, seed=8, dtype=dtype),
     }
 
 
@@ -92,7 +81,7 @@ def _with_gradients(function: Any, p: dict[str, Tensor]) -> list[Tensor]:
     """Outputs, then gradients of a weighting of both outputs with respect to every parameter."""
     p = {k: v.detach().requires_grad_() for k, v in p.items()}
     y, moments = function(p)
-    weightings = [_normal(*y.shape, seed=9).to(y), _normal(*moments.shape, seed=10).to(moments)]
+    weightings = [normal(*y.shape, seed=9).to(y), normal(*moments.shape, seed=10).to(moments)]
     gradients = torch.autograd.grad([y, moments], list(p.values()), weightings)
     return [y.detach(), moments.detach(), *gradients]
 
@@ -133,9 +122,9 @@ def test_gradients_of_a_block_are_as_close_as_those_of_separate_layers() -> None
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize(("c", "more"), [(16, 16), (32, 24), (48, 5)])
 def test_more_is_concatenation_to_the_bit(c: int, more: int, k: int, dtype: torch.dtype) -> None:
-    x, second = _image(2, c, 6, 9, dtype=dtype), _image(2, more, 6, 9, seed=3, dtype=dtype)
-    weight = _weight(40, c + more, k, k, dtype=dtype)
-    affine = _normal(2, 3, c + more, seed=4)
+    x, second = image(2, c, 6, 9, dtype=dtype), image(2, more, 6, 9, seed=3, dtype=dtype)
+    weight = filters(40, c + more, k, k, dtype=dtype)
+    affine = normal(2, 3, c + more, seed=4)
     joined = torch.cat([x, second], dim=1).contiguous(memory_format=torch.channels_last)
     with use_backend("cpu"):
         apart = conv2d(x, weight, more=second, affine=affine, silu=True)
@@ -164,7 +153,7 @@ def _strided(weight: Tensor, strides: str) -> Tensor:
 def test_unpack_undoes_pack_to_the_bit(
     shape: tuple[int, int, int, int], strides: str, dtype: torch.dtype
 ) -> None:
-    weight = _strided(_normal(*shape, dtype=dtype), strides)
+    weight = _strided(normal(*shape, dtype=dtype), strides)
     packed = pack_conv2d(weight)
     assert packed is not None and packed.dtype == dtype
     assert torch.equal(unpack_conv2d(packed, weight.shape), weight)
@@ -173,26 +162,26 @@ def test_unpack_undoes_pack_to_the_bit(
 @EACH_DTYPE
 @pytest.mark.parametrize("k", [1, 3])
 def test_packed_weight_gives_the_same_bits(k: int, dtype: torch.dtype) -> None:
-    x, weight = _image(2, 19, 5, 6, dtype=dtype), _weight(37, 19, k, k, dtype=dtype)
+    x, weight = image(2, 19, 5, 6, dtype=dtype), filters(37, 19, k, k, dtype=dtype)
     with use_backend("cpu"):
         plain, packed = conv2d(x, weight), conv2d(x, weight, packed=pack_conv2d(weight))
     assert torch.equal(plain, packed)  # pyright: ignore[reportArgumentType]
 
 
 def test_packing_casts() -> None:
-    weight = _normal(8, 4, 3, 3)
+    weight = normal(8, 4, 3, 3)
     packed = pack_conv2d(weight, torch.bfloat16)
     assert packed is not None
     assert torch.equal(unpack_conv2d(packed, weight.shape), weight.bfloat16())
 
 
 def test_float64_has_nothing_to_pack() -> None:
-    assert pack_conv2d(_normal(8, 4, 3, 3).double()) is None
+    assert pack_conv2d(normal(8, 4, 3, 3).double()) is None
 
 
 def test_packed_weight_of_another_size_is_not_read() -> None:
-    x, weight = _image(1, 16, 4, 4), _weight(16, 16, 3, 3)
-    packed = pack_conv2d(_weight(16, 8, 3, 3))
+    x, weight = image(1, 16, 4, 4), filters(16, 16, 3, 3)
+    packed = pack_conv2d(filters(16, 8, 3, 3))
     with use_backend("cpu"), pytest.raises(FastdiffError, match=r"packed .* \[16, 16, 3, 3\]"):
         conv2d(x, weight, packed=packed)
     torch.testing.assert_close(conv2d(x, weight, packed=packed), conv2d(x, weight), rtol=1e-4, atol=1e-4)
@@ -229,100 +218,11 @@ def test_tile_by_name(name: str) -> None:
 @pytest.mark.parametrize("shape", [(2, 5, 3, 7, 6), (1, 64, 40, 9, 13)], ids=str)
 def test_every_algorithm(shape: tuple[int, ...], algorithm: str) -> None:
     (n, c, out, h, w), dtype = shape, OF_DTYPE[algorithm]
-    x, weight = _image(n, c, h, w, dtype=dtype), _weight(out, c, 3, 3, dtype=dtype)
+    x, weight = image(n, c, h, w, dtype=dtype), filters(out, c, 3, 3, dtype=dtype)
     truth, eager = F.conv2d(x.double(), weight.double(), padding=1), F.conv2d(x, weight, padding=1)
     with use_backend("cpu"):
         got: Any = conv2d(x, weight, algorithm=algorithm)
     _assert_as_good([got], [eager], [truth], 8 * torch.finfo(torch.float32).eps)
-
-
-# The direct product, whichever form this processor has: instructions of AMX, or loops
-
-
-DIRECT = {
-    "blocks_that_stick_out": ((2, 40, 37, 7, 5), {}),
-    "several_bands": ((1, 64, 32, 70, 18), {}),
-    "many_channels": ((1, 1280, 48, 9, 33), {}),
-    "one_row": ((2, 16, 16, 1, 50), {}),
-    "one_column": ((3, 16, 20, 50, 1), {}),
-    "one_pixel": ((3, 32, 32, 1, 1), {}),
-    "side_by_side": ((2, 48, 40, 6, 9), {"more": 24}),
-    "upsampled": ((2, 32, 40, 18, 10), {"upsample": True}),
-    "whole_tiles": ((3, 64, 40, 8, 6), {}),  # which 1x1 reads in place
-    "whole_tiles_side_by_side": ((2, 64, 40, 20, 16), {"more": 32}),
-}
-
-
-@pytest.mark.parametrize("k", [1, 3])
-@pytest.mark.parametrize(("shape", "options"), DIRECT.values(), ids=DIRECT.keys())
-def test_direct_products_are_exact_but_for_their_sum(
-    shape: tuple[int, ...], options: dict[str, Any], k: int
-) -> None:
-    """Products of bfloat16 numbers are exact in float32: the moments, which are not rounded, show the sums."""
-    n, c, out, h, w = shape
-    factor, more = (2 if options.get("upsample") else 1), options.get("more", 0)
-    if h % factor or w % factor:
-        pytest.skip("an odd size is not twice another")
-    x = _image(n, c, h // factor, w // factor, dtype=torch.bfloat16)
-    second = _image(n, more, h, w, seed=5, dtype=torch.bfloat16) if more else None
-    weight, bias = _weight(out, c + more, k, k, dtype=torch.bfloat16), _normal(out, seed=2)
-    embedded, residual = _normal(n, out, seed=3), _image(n, out, h, w, seed=4, dtype=torch.bfloat16)
-    joined = (x if second is None else torch.cat([x, second], dim=1)).double()
-    joined = joined.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    truth = F.conv2d(joined, weight.double(), bias.double(), padding=k // 2)
-    truth += embedded[..., None, None] + residual
-    with use_backend("cpu"):
-        y, moments = conv2d(
-            *(x, weight, bias),
-            more=second,
-            upsample=factor == 2,
-            image_bias=embedded,
-            residual=residual,
-            moments=True,
-            algorithm="direct",
-        )
-    assert torch.equal(y, y.to(memory_format=torch.channels_last)) and y.dtype == torch.bfloat16
-    error = (y.double() - truth).abs()
-    assert (error <= truth.abs() * 2**-8 + 1e-5).all()
-    variance, mean = torch.var_mean(truth, dim=(2, 3), correction=0)
-    torch.testing.assert_close(moments[..., 0].double(), mean, rtol=2e-6, atol=2e-6)
-    torch.testing.assert_close(moments[..., 1].double(), variance, rtol=2e-5, atol=2e-6)
-
-
-@pytest.mark.parametrize("k", [1, 3])
-def test_direct_rounds_what_separate_layers_round(k: int) -> None:
-    """The activated input and the weight; the error is at most that of eager bfloat16."""
-    x, weight = _image(2, 72, 12, 12, dtype=torch.bfloat16), _weight(40, 72, k, k)
-    affine = _normal(2, 3, 72, seed=3)
-    center, scale, shift = affine[..., None, None].unbind(1)
-    activated = F.silu((x.float() - center) * scale + shift)
-    truth = F.conv2d(activated.bfloat16().double(), weight.bfloat16().double(), padding=k // 2)
-    exact = F.conv2d(activated.double(), weight.double(), padding=k // 2)
-    eager = F.conv2d(activated.bfloat16(), weight.bfloat16(), padding=k // 2)
-    with use_backend("cpu"):
-        y: Any = conv2d(x, weight, affine=affine, silu=True, algorithm="direct")
-    assert (y.double() - truth).norm() <= 2**-8 * truth.norm()
-    assert (y.double() - exact).norm() <= 1.05 * (eager.double() - exact).norm()
-
-
-def test_direct_has_the_same_bits_packed() -> None:
-    x, weight = _image(2, 40, 5, 6, dtype=torch.bfloat16), _weight(37, 40, 3, 3)
-    packed = pack_conv2d(weight, torch.bfloat16, algorithm="direct")
-    assert packed is not None
-    assert torch.equal(unpack_conv2d(packed, weight.shape), weight.bfloat16())
-    with use_backend("cpu"):
-        plain: Any = conv2d(x, weight, algorithm="direct")
-        got: Any = conv2d(x, weight, packed=packed, algorithm="direct")
-        assert torch.equal(plain, got)
-        with pytest.raises(FastdiffError, match="not a packed weight"):  # in the order of the other algorithm
-            conv2d(x, weight, packed=packed, algorithm="f4x4")
-
-
-def test_direct_is_for_bfloat16() -> None:
-    for dtype in (torch.float32, torch.float16):
-        x, weight = _image(1, 16, 4, 4, dtype=dtype), _weight(16, 16, 3, 3, dtype=dtype)
-        with use_backend("cpu"), pytest.raises(FastdiffError, match=f"one of bfloat16 numbers, x is {dtype}"):
-            conv2d(x, weight, algorithm="direct")
 
 
 # Threads and scratch memory
@@ -342,9 +242,9 @@ def test_any_number_of_threads_gives_the_same_bits(
     shape: tuple[int, int, int], size: int, algorithm: str
 ) -> None:
     (n, c, out), dtype = shape, OF_DTYPE[algorithm]
-    x, residual = (_image(n, channels, size, size, seed=i, dtype=dtype) for i, channels in ((0, c), (2, out)))
-    weight = _weight(out, c, 3, 3)
-    affine = _normal(n, 3, c, seed=3)
+    x, residual = (image(n, channels, size, size, seed=i, dtype=dtype) for i, channels in ((0, c), (2, out)))
+    weight = filters(out, c, 3, 3)
+    affine = normal(n, 3, c, seed=3)
     results: list[Any] = []
     for threads in (1, 2, 3, 8, 64):
         torch.set_num_threads(threads)
@@ -365,15 +265,15 @@ def test_any_number_of_threads_gives_the_same_bits(
 
 
 def test_a_small_call_after_a_large_one_sees_nothing_of_it() -> None:
-    weight = _weight(5, 19, 3, 3)
+    weight = filters(5, 19, 3, 3)
     for algorithm in (*TILES, "direct"):
         dtype = OF_DTYPE[algorithm]
-        small = _image(1, 19, 3, 3, dtype=dtype)
+        small = image(1, 19, 3, 3, dtype=dtype)
         with use_backend("cpu"):
             before: Any = conv2d(small, weight, moments=True, algorithm=algorithm)
             conv2d(
-                _image(4, 128, 32, 32, dtype=dtype).fill_(float("nan")),
-                _weight(64, 128, 3, 3),
+                image(4, 128, 32, 32, dtype=dtype).fill_(float("nan")),
+                filters(64, 128, 3, 3),
                 moments=True,
                 algorithm=algorithm,
             )
@@ -392,10 +292,10 @@ def test_a_small_call_after_a_large_one_sees_nothing_of_it() -> None:
 )
 def test_not_finite_comes_through(backend: str, algorithm: str, silu: bool, bad: float) -> None:
     """To every output that it touches; in a Winograd tile, to its neighbours at most, and to no other image."""
-    x = _image(2, 16, 12, 12, dtype=OF_DTYPE[algorithm])
+    x = image(2, 16, 12, 12, dtype=OF_DTYPE[algorithm])
     x[0, 3, 5, 5] = bad
     with use_backend(backend):
-        y: Any = conv2d(x, _weight(8, 16, 3, 3), silu=silu, algorithm=algorithm)
+        y: Any = conv2d(x, filters(8, 16, 3, 3), silu=silu, algorithm=algorithm)
     assert not y[0, :, 4:7, 4:7].isfinite().any()
     assert y[1].isfinite().all()
     assert y[0, :, 0].isfinite().all() and y[0, :, :, 0].isfinite().all()
@@ -405,35 +305,35 @@ def test_not_finite_comes_through(backend: str, algorithm: str, silu: bool, bad:
 
 
 def _arguments(**changed: Any) -> dict[str, Any]:
-    return {"x": _image(2, 16, 4, 6), "weight": _weight(8, 16, 3, 3), **changed}
+    return {"x": image(2, 16, 4, 6), "weight": filters(8, 16, 3, 3), **changed}
 
 
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        pytest.param({"x": _normal(16, 4, 6)}, r"\[N, C, H, W\].*\[16, 4, 6\]", id="rank"),
+        pytest.param({"x": normal(16, 4, 6)}, r"\[N, C, H, W\].*\[16, 4, 6\]", id="rank"),
         pytest.param({"x": torch.zeros(2, 16, 4, 6, dtype=torch.int64)}, "int64", id="integers"),
-        pytest.param({"weight": _weight(8, 16, 5, 5)}, r"\[Cout, Cin, 3, 3\].*\[8, 16, 5, 5\]", id="taps"),
-        pytest.param({"weight": _weight(8, 16, 3)}, r"\[8, 16, 3\]", id="weight_rank"),
-        pytest.param({"weight": _weight(8, 12, 3, 3)}, "12 channels.* has 16", id="channels"),
-        pytest.param({"more": _image(2, 8, 4, 5)}, r"\[2, 16, 4, 6\].*\[2, 8, 4, 5\]", id="more_size"),
-        pytest.param({"more": _image(1, 8, 4, 6)}, r"\[2, 16, 4, 6\].*\[1, 8, 4, 6\]", id="more_batch"),
-        pytest.param({"more": _image(2, 8, 4, 6)}, "16 channels.* has 24", id="more_channels"),
-        pytest.param({"bias": _normal(9)}, r"bias must have shape \[8\], got \[9\]", id="bias"),
-        pytest.param({"image_bias": _normal(8)}, r"image_bias .*\[2, 8\], got \[8\]", id="image_bias"),
-        pytest.param({"affine": _normal(2, 2, 16)}, r"affine .*\[2, 3, 16\], got \[2, 2, 16\]", id="affine"),
+        pytest.param({"weight": filters(8, 16, 5, 5)}, r"\[Cout, Cin, 3, 3\].*\[8, 16, 5, 5\]", id="taps"),
+        pytest.param({"weight": filters(8, 16, 3)}, r"\[8, 16, 3\]", id="weight_rank"),
+        pytest.param({"weight": filters(8, 12, 3, 3)}, "12 channels.* has 16", id="channels"),
+        pytest.param({"more": image(2, 8, 4, 5)}, r"\[2, 16, 4, 6\].*\[2, 8, 4, 5\]", id="more_size"),
+        pytest.param({"more": image(1, 8, 4, 6)}, r"\[2, 16, 4, 6\].*\[1, 8, 4, 6\]", id="more_batch"),
+        pytest.param({"more": image(2, 8, 4, 6)}, "16 channels.* has 24", id="more_channels"),
+        pytest.param({"bias": normal(9)}, r"bias must have shape \[8\], got \[9\]", id="bias"),
+        pytest.param({"image_bias": normal(8)}, r"image_bias .*\[2, 8\], got \[8\]", id="image_bias"),
+        pytest.param({"affine": normal(2, 2, 16)}, r"affine .*\[2, 3, 16\], got \[2, 2, 16\]", id="affine"),
         pytest.param(
-            {"residual": _image(2, 16, 4, 6)}, r"\[2, 8, 4, 6\], got \[2, 16, 4, 6\]", id="residual_channels"
+            {"residual": image(2, 16, 4, 6)}, r"\[2, 8, 4, 6\], got \[2, 16, 4, 6\]", id="residual_channels"
         ),
         pytest.param(
-            {"residual": _image(2, 8, 2, 3)}, r"\[2, 8, 4, 6\], got \[2, 8, 2, 3\]", id="residual_size"
+            {"residual": image(2, 8, 2, 3)}, r"\[2, 8, 4, 6\], got \[2, 8, 2, 3\]", id="residual_size"
         ),
         pytest.param(
-            {"residual": _image(2, 8, 4, 6), "upsample": True},
+            {"residual": image(2, 8, 4, 6), "upsample": True},
             r"\[2, 8, 8, 12\], got \[2, 8, 4, 6\]",
             id="residual_upsampled",
         ),
-        pytest.param({"bias": _normal(8).half()}, "bias is torch.float16.* x is torch.float32", id="dtype"),
+        pytest.param({"bias": normal(8).half()}, "bias is torch.float16.* x is torch.float32", id="dtype"),
         pytest.param(
             {"bias": torch.empty(8, device="meta")}, "bias is .* on meta, x is .* on cpu", id="device"
         ),
@@ -451,16 +351,16 @@ def test_mistakes_are_explained(changed: dict[str, Any], says: str) -> None:
     ("changed", "says"),
     [
         pytest.param(
-            {"x": _normal(2, 16, 4, 6)}, r"\[2, 16, 4, 6\].*\[384, 24, 6, 1\].*not channels_last", id="planes"
+            {"x": normal(2, 16, 4, 6)}, r"\[2, 16, 4, 6\].*\[384, 24, 6, 1\].*not channels_last", id="planes"
         ),
-        pytest.param({"x": _image(2, 16, 4, 6).double()}, "float64", id="float64"),
-        pytest.param({"x": _image(2, 12, 4, 6), "more": _image(2, 4, 4, 6)}, "multiple of 16", id="more"),
-        pytest.param({"x": _image(2, 16, 0, 6)}, "no pixels", id="no_pixels"),
+        pytest.param({"x": image(2, 16, 4, 6).double()}, "float64", id="float64"),
+        pytest.param({"x": image(2, 12, 4, 6), "more": image(2, 4, 4, 6)}, "multiple of 16", id="more"),
+        pytest.param({"x": image(2, 16, 0, 6)}, "no pixels", id="no_pixels"),
         pytest.param(
             {
-                "x": _image(2, 16, 4, 6).half(),
-                "weight": _weight(8, 16, 3, 3).half(),
-                "residual": _image(2, 8, 4, 6),
+                "x": image(2, 16, 4, 6).half(),
+                "weight": filters(8, 16, 3, 3).half(),
+                "residual": image(2, 8, 4, 6),
             },
             "residual is torch.float32, x is torch.float16",
             id="residual_dtype",

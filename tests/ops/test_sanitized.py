@@ -77,6 +77,7 @@ def test_what_the_cases_do_not_see(folder: Path) -> None:
     names = (
         "attention",
         "conv2d",
+        "conv2d_direct",
         "conv2d_weight",
         "group_norm_silu",
         "adamw_ema",
