@@ -43,15 +43,15 @@ class Setting:
     workers: tuple[int, ...] = (0, 1, 2)
     """Numbers of worker processes."""
     stored: int = 256
-    """Side of the generated images."""
+    """Size in pixels of the generated images."""
     image_size: int = 64
-    """Side that they are cropped to."""
+    """Size in pixels to which they are cropped."""
     batch_size: int = 64
     """Images per step."""
     steps: int = 12
     """Steps timed in each turn."""
     rounds: int = 7
-    """Turns of each source and number of workers."""
+    """Number of turns of each source with each number of workers."""
 
 
 def main(setting: Setting) -> None:

@@ -283,7 +283,7 @@ def main(peers: Path | None = None, rounds: int = 7, small: bool = False) -> Non
 
     Args:
         peers: Python interpreter with ssm-simulators, pyddm and hddm-wfpt.
-        rounds: Turns each side takes.
+        rounds: Number of turns of each side.
         small: Few trials, and no results file: a check that everything runs.
     """
     torch.set_num_threads(1)

@@ -115,7 +115,7 @@ def main(rounds: int = 9, small: bool = False) -> None:
     """Measure and print.
 
     Args:
-        rounds: Turns each side takes.
+        rounds: Number of turns of each side.
         small: Small networks, and no results file: a check that everything runs.
     """
     rows = [*scheduler_rows(rounds), *unet_rows(rounds, small)]

@@ -110,7 +110,7 @@ def main(presets: tuple[str, ...] = ("fashion-mnist", "adm-64:32"), batch: int =
     Args:
         presets: Networks by name; a number after a colon replaces the preset's model_channels.
         batch: Images per step.
-        rounds: Turns each side takes.
+        rounds: Number of turns of each side.
     """
     print(
         f"{machine.device_name()}, {machine.processor()}, torch {torch.__version__}, batch {batch}, {rounds} turns\n"

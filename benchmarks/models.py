@@ -47,7 +47,7 @@ class Options:
     error: bool = False
     """Compute the errors against float64 also for models over 150 M parameters."""
     rounds: int = 9
-    """Turns each side takes."""
+    """Number of turns of each side."""
     seconds: float = 0.3
     """Duration of a turn in seconds; a turn makes at least one call."""
     threads: int | None = None

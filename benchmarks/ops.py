@@ -217,7 +217,7 @@ def main(only: str | None = None, rounds: int = 15, networks: bool = True) -> No
 
     Args:
         only: Leave out the networks and the cases whose op and name do not begin so: "conv2d", "adamw_ema ddpm".
-        rounds: Turns each side takes.
+        rounds: Number of turns of each side.
         networks: Also measure whole U-Nets.
     """
     device = machine.default_device()

@@ -41,7 +41,7 @@ class Options:
     batch_size: int = 64
     """Images per step."""
     rounds: int = 9
-    """Turns each side takes."""
+    """Number of turns of each side."""
     seconds: float = 2.0
     """Duration of a turn in seconds; a turn makes at least one step."""
     threads: int | None = None

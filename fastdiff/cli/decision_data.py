@@ -124,7 +124,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Estimation(Data):
-    """And how the optimiser goes about it."""
+    """Data, model and options of the optimiser."""
 
     method: Literal["ml", "chisquare", "gsquare"] = "ml"
     """Estimation method: maximum likelihood, or the chi-square or G-square statistic of quantiles."""

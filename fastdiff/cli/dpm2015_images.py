@@ -34,7 +34,7 @@ class _Images(Experiment):
     hide: Literal["centre", "left", "right", "top", "bottom"] = "centre"
     """Part of the images that is hidden and inpainted."""
     repeats: int = 5
-    """Times each step of inpainting is repeated."""
+    """Number of times each step of inpainting is repeated."""
     noise: float = 1.0
     """Standard deviation of the noise in the denoising example, relative to the data's standard deviation."""
     trajectories: int = 0

@@ -57,7 +57,7 @@ class Inpaint:
     sampler: InpaintSampler = None
     steps: InpaintSteps = None
     repeats: int | None = None
-    """Times each step is made; more fit the known pixels better. Default: 5, or 1 for samplers without noise."""
+    """Times each step is repeated; more fit the known pixels better. Default: 5, or 1 for samplers without noise."""
     class_name: ClassName = None
     seed: int = 0
     """Random seed."""

@@ -69,7 +69,7 @@ PREVIEW = 100  # images in the picture at most
 class Sample:
     """Sample images from a diffusion model.
 
-    Says first how long it will take and how much memory. Writes OUT/samples.png (a grid with captions, of at most 100
+    Prints an estimate of time and memory first. Writes OUT/samples.png (a grid with captions, of at most 100
     images) and OUT/samples.npz (arr_0: images, NHWC uint8; arr_1: labels), which fastdiff evaluate OUT reads. After
     Ctrl-C the finished images are kept, and the same command continues from there. On several GPUs, which share the
     same images: torchrun --nproc-per-node=N -m -- fastdiff sample ...
@@ -113,7 +113,7 @@ class Sample:
     upsampler_sampler: SamplerName | None = None
     """Sampler of the upsampler. Default: SAMPLER."""
     keep_means: bool = False
-    """Make the means of the upsampler's images over blocks of pixels exactly the small images."""
+    """Correct the upsampler's images so that their means over blocks of pixels are exactly the small images."""
     seed: int = 0
     """Random seed. For a given seed, image i does not depend on N and BATCH_SIZE."""
     batch_size: BatchSize = 16

@@ -27,7 +27,7 @@ class Train(TrainConfig):
     steps: Annotated[int, arg(aliases=["-s"])] = TrainConfig.steps
     batch_size: Annotated[int, arg(aliases=["-b"])] = TrainConfig.batch_size
     config: Path | None = None
-    """File of options in JSON, such as OUT/config.json of another run; options on the command line come before it."""
+    """File of options in JSON, such as OUT/config.json of another run; options on the command line take precedence."""
 
     def run(self) -> int:
         from fastdiff.training import train

@@ -77,15 +77,15 @@ class TrainConfig:
     task: TaskName = "diffusion"
     """What to train: "diffusion", with the loss of the network's kind, or "consistency", to sample in 1 to 4 steps."""
     teacher: str | None = None
-    """Denoiser to distil, a checkpoint, with whose weights training begins. Default: learn from the data alone."""
+    """Checkpoint of the denoiser to distil; training starts from its weights. Default: train on the data alone."""
     pairs: Pairs = "halving"
-    """Levels that are compared: "halving" their gap (ECT), "doubling" a grid (iCT), "grid" or "continuous" (sCM)."""
+    """Pairs of noise levels: "halving" their gap (ECT), "doubling" a grid (iCT), one "grid", or "continuous" (sCM)."""
     pair_levels: int = 40
-    """Number of noise levels of the pairs' "grid"."""
+    """Number of noise levels, if PAIRS is "grid"."""
     distance: Distance = "pseudo-huber"
     """Distance of the images of two noise levels, in consistency training; "lpips" needs torchmetrics[image]."""
     target_ema: float = 0.0
-    """Decay of the average of the weights that the lower level's image is made with. 0: the weights themselves."""
+    """Decay of the averaged weights that compute the target, at the lower noise level. 0: the weights themselves."""
     lora: int = 0
     """Rank of low-rank adapters, which are trained in place of the weights of INIT. 0: all weights are trained."""
     preset: str = DEFAULT_PRESET
@@ -99,14 +99,14 @@ class TrainConfig:
     small_size: int | None = None
     """Size in pixels of the images that an upsampler enlarges. Default: a quarter of the image size."""
     low_res_noise: float = 0.0
-    """Largest deviation of noise added to the images that an upsampler enlarges, so that it mends a cascade's flaws."""
+    """Largest standard deviation of noise added to an upsampler's small images, because generated ones have flaws."""
     noised: bool = True
     """Train a classifier on noisy images, as guidance needs; with --no-noised on clean images, at time 0."""
 
     steps: int = 100_000
     """Total number of training steps, including those before a resumption."""
     max_minutes: float | None = None
-    """Minutes after which this start stops, with a checkpoint and a model; the same command continues it."""
+    """Time limit in minutes: the run then stops with a checkpoint and a model, and the same command continues it."""
     batch_size: int = 64
     """Number of images in a step, of all processes together."""
     microbatch: int = 0
@@ -144,7 +144,7 @@ class TrainConfig:
     noise_mean: float | None = None
     """Mean of ln sigma of edm (default -1.2), or of the logit of a flow's time (default: times are uniform)."""
     noise_std: float | None = None
-    """Deviation of the same: default 1.2 of edm, 1 of a flow that is given its mean."""
+    """Standard deviation of the same: default 1.2 for edm, and 1 for a flow if NOISE_MEAN is given."""
     precision: Precision = "float32"
     """Precision of the forward and backward pass, by autocast; weights stay float32. float16 uses loss scaling."""
     recompute: Recompute = "none"
@@ -169,15 +169,15 @@ class TrainConfig:
     keep: int = 2
     """Number of newest checkpoints to keep."""
     sample_every: int = 500
-    """Number of steps between sample grids, of which the end of the run has one, too. 0: no sample grids."""
+    """Number of steps between sample grids; one more is made at the end of the run. 0: no sample grids."""
     val_every: int = 500
     """Number of steps between validations on VAL_DATA."""
     val_batches: int = 10
-    """Number of batches in a validation, which are the same every time."""
+    """Number of batches in a validation, the same ones every time."""
     fid_every: int = 0
     """Number of steps between FIDs of samples of the averaged model against VAL_DATA. 0: no FID."""
     fid_samples: int = 1000
-    """Number of samples for an FID; more than the feature network has features, 2048 of Inception, if possible."""
+    """Number of samples for an FID: if possible, more than the feature network has features (Inception: 2048)."""
     fid_features: str | None = None
     """Feature network of the FID, as --features of fastdiff evaluate: "inception" or a classifier's checkpoint."""
     inception_weights: Path | None = None
