@@ -35,7 +35,7 @@ seconds = 0.0  # of CPU time, of all that was run here
 def run(
     *command: object, processes: int = 1, env: Mapping[str, str] = os.environ, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """``python`` with this command, ``-m module ...`` or a file and its arguments, in the root of the repository.
+    """``python`` with this command (``-m module``, ``-c code`` or a file, and arguments), in the repository.
 
     Several processes are ranks of one group, as torchrun starts them. Triton is not interpreted, as conftest.py has it.
     """
@@ -128,6 +128,9 @@ def _interpret(command: list[str]) -> None:
     if command[0] == "-m":
         sys.argv, sys.path[0] = command[1:], os.getcwd()
         runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    elif command[0] == "-c":
+        sys.argv, sys.path[0] = ["-c", *command[2:]], os.getcwd()
+        exec(compile(command[1], "<string>", "exec"), {"__name__": "__main__"})
     else:
         sys.argv, sys.path[0] = command, str(Path(command[0]).parent)
         runpy.run_path(command[0], run_name="__main__")

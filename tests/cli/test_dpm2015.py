@@ -7,12 +7,11 @@ import json
 import os
 import signal
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import programs
 import pytest
 from PIL import Image
 
@@ -112,7 +111,7 @@ main(sys.argv[1:])
 def test_a_killed_command_continues(command, tmp_path: Path) -> None:
     whole = command(*COMMAND, "--out", tmp_path / "whole", "--no-progress")
     argv = [str(word) for word in [*COMMAND, "--out", tmp_path / "killed", "--no-progress"]]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *argv], check=False)
+    killed = programs.run("-c", KILLED, *argv)
     assert killed.returncode == -signal.SIGKILL and not (tmp_path / "killed" / "heartbeat.png").exists()
     again = command(*argv)
     assert again.code == whole.code == 0 and "resumed    at iteration 4 of 12" in again.out

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import backends
 import numpy as np
+import programs
 import pytest
 import torch
 from torch import Tensor
@@ -223,7 +224,7 @@ def test_ctrl_c_is_heard() -> None:
         "try:\n    first_passage(seeds, *walks)\n"
         "except KeyboardInterrupt:\n    print('heard')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    done = programs.run("-c", code, timeout=100)
     assert done.stdout.strip() == "heard", done.stderr[-3000:]
 
 
