@@ -176,6 +176,18 @@ def test_few_steps_prints_a_table_and_is_drawn(tmp_path: Path, places: list[str]
 
 
 @needs_tyro
+@pytest.mark.proof
+def test_emoji_draws_its_pictures(tmp_path: Path) -> None:
+    results = tmp_path / "emoji.json"
+    options = ["--rows", "1", "--rounds", "1", "--pictures-in", str(tmp_path), "--results", str(results)]
+    printed = _run(str(BENCHMARKS / "emoji.py"), *options)
+    assert "emoji: " in printed and "emoji-upsampler: " in printed and "128 pixels, 8 steps" in printed
+    for name in ("emoji", "emoji_cascade", "emoji_guidance", "emoji_samplers"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    assert json.loads(results.read_text())["rows"]["emoji"]["seconds_per_image"] > 0
+
+
+@needs_tyro
 def test_the_loss_of_a_log_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     _run(str(BENCHMARKS / "plots.py"), str(BENCHMARKS / "results" / "fashion_mnist_log.jsonl"), str(tmp_path))

@@ -38,8 +38,9 @@ def pixels(images: torch.Tensor) -> np.ndarray:
 
 def test_bundled_denoisers_are_there_by_themselves() -> None:
     models = load_models([], "cpu")
-    assert "fashion-mnist" in models and "fashion-mnist-classifier" not in models
+    assert list(models) == ["fashion-mnist", "fashion-mnist-few", "emoji"]  # the first one is shown first
     assert models["fashion-mnist"].about == "32 × 32 grey, 10 classes, 1.7 million parameters"
+    assert models["emoji"].about == "64 × 64 RGB, 9 classes, 5.1 million parameters"
     assert models["fashion-mnist"].usual() == ("dpmpp", 20)
     assert models["fashion-mnist-few"].usual() == ("consistency", 2)
     assert all(shown.model.diffusion is not None for shown in models.values())

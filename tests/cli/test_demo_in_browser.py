@@ -76,6 +76,10 @@ class Visitor:
         self.page.goto(address)
         self.press("Sample", wait_only=True)
 
+    def choose(self, model: str) -> None:
+        self.page.get_by_label("Model").click()
+        self.page.get_by_role("option", name=model, exact=True).click()
+
     def press(self, name: str, wait_only: bool = False) -> None:
         button = self.page.get_by_role("button", name=name, exact=True)
         button.wait_for() if wait_only else button.click()
@@ -105,7 +109,7 @@ class Visitor:
         raise AssertionError(f"{name} never led to: {containing}")
 
     def images(self) -> np.ndarray:
-        """[N,H,W]: the grey images that are visible, as they were sent."""
+        """[N,H,W], or in colour [N,H,W,3]: the images that are visible, as they were sent."""
         shown = self.page.locator(".fd-tiles img").locator("visible=true").all()
         urls = [image.get_attribute("src").partition(",")[2] for image in shown]
         return np.stack([np.asarray(Image.open(io.BytesIO(base64.b64decode(url)))) for url in urls])
@@ -114,10 +118,10 @@ class Visitor:
         """Put a picture into one of the open tab's places for them."""
         self.page.locator("[role=tabpanel]:visible input[type=file]").nth(place).set_input_files(picture)
 
-    def paint(self) -> None:
+    def paint(self, drawn: Callable[[np.ndarray], bool]) -> None:
         """A stroke of the brush across the middle of the picture, once that is drawn, and until the stroke is."""
         self.page.locator("#editor canvas").first.wait_for()
-        self._until(lambda seen: (seen.max(-1) < 40).mean() > 0.05, lambda: None)  # garments are on black
+        self._until(drawn, lambda: None)
         self.page.locator("#editor").get_by_role("button", name="Brush", exact=True).click()
         self._until(lambda seen: (seen[..., 0] - seen[..., 2] > 80).sum() > 500, self._stroke)  # orange
 
@@ -178,7 +182,7 @@ def test_a_visit(visitor) -> None:
 
     visitor.open("Inpaint")
     visitor.press("Take a sample")
-    visitor.paint()
+    visitor.paint(lambda seen: (seen.max(-1) < 40).mean() > 0.05)  # garments are on black
     visitor.set("Steps", 25)
     visitor.press("Fill in")
     visitor.status("4 images in")
@@ -220,8 +224,7 @@ def test_steps_arrive_and_stop_stops(browser, address) -> None:
 
 def test_another_model_brings_its_own_choices(browser, address) -> None:
     visitor = Visitor(browser, address, DESKTOP)
-    visitor.page.get_by_label("Model").click()
-    visitor.page.get_by_role("option", name="fashion-mnist-few").click()
+    visitor.choose("fashion-mnist-few")
     steps = visitor.page.get_by_label("number input for Steps").locator("visible=true")
     visitor.page.wait_for_function("field => field.value === '2'", arg=steps.element_handle())
     visitor.press("Sample")
@@ -230,6 +233,35 @@ def test_another_model_brings_its_own_choices(browser, address) -> None:
     few = fastdiff.load("fashion-mnist-few")
     expected = fastdiff.to_uint8(fastdiff.sample(few, 10, classes=list(range(10)), progress=False))
     assert np.abs(visitor.images().astype(int) - expected[..., 0].numpy()).max() <= 1
+    visitor.leave()
+
+
+def test_the_model_in_colour(browser, address) -> None:
+    visitor, model = Visitor(browser, address, DESKTOP), fastdiff.load("emoji")
+    visitor.choose("emoji")
+    images = visitor.page.get_by_label("number input for Images").locator("visible=true")
+    visitor.page.wait_for_function("field => field.value === '9'", arg=images.element_handle())
+    visitor.set("Guidance scale", 2)
+    visitor.press("Sample")
+    assert "--checkpoint emoji --n 9" in visitor.status("images/s")
+    expected = fastdiff.sample(model, 9, classes=list(range(9)), guidance_scale=2.0, progress=False)
+    assert np.abs(visitor.images().astype(int) - fastdiff.to_uint8(expected).numpy()).max() <= 2
+    visitor.keep("demo_emoji_sample")
+
+    visitor.open("Inpaint")
+    visitor.press("Take a sample")
+    visitor.paint(lambda seen: (np.ptp(seen, axis=-1) > 60).mean() > 0.03)  # colours on white
+    visitor.set("Steps", 20)
+    visitor.press("Fill in")
+    visitor.status("4 images in")
+    assert visitor.images().shape == (4, 64, 64, 3)
+    visitor.keep("demo_emoji_inpaint")
+
+    visitor.open("Interpolate")
+    visitor.press("Interpolate")
+    visitor.status("images/s")
+    assert visitor.images().shape == (8, 64, 64, 3)
+    visitor.keep("demo_emoji_interpolate")
     visitor.leave()
 
 

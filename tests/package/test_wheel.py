@@ -152,6 +152,7 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
         assert {
             "fastdiff/py.typed",
             *(f"fastdiff/assets/fashion-mnist{few}.safetensors" for few in ("", "-few")),
+            *(f"fastdiff/assets/emoji{upsampler}.safetensors" for upsampler in ("", "-upsampler")),
         } <= names
         assert "fastdiff/lib/not_compiled.txt" not in names
         assert not [
