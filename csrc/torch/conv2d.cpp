@@ -280,7 +280,7 @@ FASTDIFF_OPERATOR(fastdiff::conv2d::Convolution)
 FASTDIFF_OPERATOR(fastdiff::conv2d::WeightGradient)
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastdiff, m) {
-  m.def("_conv2d_pack(Tensor weight, int algorithm) -> Tensor");
+  m.def("_conv2d_pack(Tensor weight, int algorithm=0) -> Tensor");
   m.def("_prefers_bf16_tiles() -> bool");
   m.def("_conv2d_panel() -> int");
   m.def("_conv2d_plan(int n, int channels, int out_channels, int h, int w, int taps, int threads, int algorithm)"
