@@ -255,13 +255,11 @@ def test_the_model_in_colour(browser, address) -> None:
     visitor.press("Fill in")
     visitor.status("4 images in")
     assert visitor.images().shape == (4, 64, 64, 3)
-    visitor.keep("demo_emoji_inpaint")
 
     visitor.open("Interpolate")
     visitor.press("Interpolate")
     visitor.status("images/s")
     assert visitor.images().shape == (8, 64, 64, 3)
-    visitor.keep("demo_emoji_interpolate")
     visitor.leave()
 
 

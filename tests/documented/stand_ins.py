@@ -50,6 +50,8 @@ def make(folder: Path) -> None:
     """All files, in a folder; presets must be small already."""
     for place in ("photos", "held-out"):
         _pictures(folder / place, ("circle", "square"), (40, 40, 3), 12)
+    for size in (64, 128):
+        _pictures(folder / f"emoji{size}", (f"class-{k}" for k in range(9)), (size, size, 3), 6)
     _pictures(folder / "imagenet" / "train", (f"n{k:04d}" for k in range(1000)), (16, 16, 3), 1)
     (folder / "imagenet" / "val").symlink_to("train")
     _pictures(folder, ("DATA",), (32, 32), 56)

@@ -55,6 +55,7 @@ TABLE: tuple[Run | Left, ...] = (
     Left(r"pip install .*", "needs the network"),
     Left(r"pytest benchmarks .*", "tests/test_benchmarks.py runs the suite"),
     Left(r"python benchmarks/.*", "tests/test_benchmarks.py runs the programs"),
+    Left(r"python examples/emoji_pictures.py .*", "tests/test_emoji_pictures.py runs it"),
     Left(r"(fastdiff demo|FASTDIFF_SCREENSHOTS=).*", "tests/cli/test_demo_in_browser.py opens the page"),
     Left(r"mkdir -p .*", "no command of fastdiff's"),
     Left(r"(torchrun .* )?fastdiff run scripts/.*", "tests/interop/test_guided_scripts.py runs such scripts"),
@@ -69,12 +70,14 @@ TABLE: tuple[Run | Left, ...] = (
     Left(r"fastdiff export \S*\.onnx .*", "needs onnx; tests/interop/test_export.py where it is installed"),
     Run(r"fastdiff export .*"),
     Run(r"fastdiff train .*--fid-every.*", {**_TRAIN, "--fid-every": "2", "--fid-samples": "4"}, proof=True),
+    Run(r"fastdiff train --data emoji.*", {**_TRAIN, "--decay": "1"}, proof=True),  # 64 and 128 pixels
     Run(r"fastdiff train .*--decay.*", {**_TRAIN, "--decay": "1"}),
     Run(r"(torchrun .* )?fastdiff train .*", _TRAIN),
     Run(
         r"fastdiff evaluate .*--inception-weights.*", _CPU, proof=True
     ),  # 2048 features: seconds for each FID
     Run(r"fastdiff evaluate .*--bits-per-dim.*", {**_CPU, "--n": "1", "--batch-size": "1"}, proof=True),
+    Run(r"fastdiff evaluate \S+ --copies .*", {"--no-progress": ""}),
     Run(r"fastdiff evaluate (out|samples|\S*\.npz) .*", _CPU),
     Run(r"fastdiff evaluate .*", {**_CPU, "--n": "8", "--batch-size": "8", "--no-progress": ""}),
     Run(r"fastdiff decision simulate .*", {"--n": "100"}),

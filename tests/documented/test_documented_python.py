@@ -77,6 +77,9 @@ freq, subject = 1.0 + condition, np.arange(400) // 2 % 2
         ("scipy", "formulaic"),
         proof=True,
     ),
+    "docs/emoji.md": Given(
+        "import fastdiff", {"guidance_scale=3.0": "guidance_scale=3.0, steps=2", '"steps": 8': '"steps": 2'}
+    ),
     "docs/few_steps.md": Given(),
     "docs/my_own_checkpoint.md": Given(
         _PIPE + "f = lambda x, sigma: x / (1 + sigma.view(-1, 1, 1, 1) ** 2)\n",
