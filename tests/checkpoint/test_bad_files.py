@@ -204,7 +204,7 @@ def test_garbage_in_the_metadata(tmp_path: Path, model, stored: str, preset) -> 
     [
         (
             {"preset": "adm-1024"},
-            "unknown preset 'adm-1024'; known: fashion-mnist, fashion-mnist-few, fashion-mnist-classifier, adm-64",
+            "unknown preset 'adm-1024'; known: fashion-mnist, fashion-mnist-few, fashion-mnist-classifier, emoji",
         ),
         ({"colour": 1}, "unknown option 'colour'; UNetConfig has image_size"),
         ({"device": "gameboy"}, "device gameboy cannot be used"),
