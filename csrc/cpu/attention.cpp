@@ -180,9 +180,11 @@ extern "C" void fastdiff_attention(const fastdiff::attention::ForwardArgs* args)
   using namespace fastdiff::attention;
   const Shape& s = args->shape;
   if (s.batch * s.heads == 0 || s.queries == 0) return;
-  if (fastdiff::kPrefersTiles && s.dtype == fastdiff::kBFloat16 && s.scale > 0) {
-    tiles::attend_all(*args, useful_threads(s, 2));
-    return;
-  }
-  fastdiff::dispatch_dtype(s.dtype, [&](auto type) { attend_all<decltype(type)>(*args, useful_threads(s, 2)); });
+  fastdiff::dispatch_dtype(s.dtype, [&](auto type) {
+    using T = decltype(type);
+    const int threads = useful_threads(s, 2);
+    if constexpr (fastdiff::kPrefersTiles && std::is_same_v<T, fastdiff::bfloat16>)
+      if (s.scale > 0) return tiles::attend_all(*args, threads);
+    attend_all<T>(*args, threads);
+  });
 }

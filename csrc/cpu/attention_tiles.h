@@ -1,8 +1,8 @@
-// attention's forward by products of bfloat16 numbers (bf16_tiles.h): the same blocks and the same softmax down the lanes,
-// with p rounded to bfloat16 before it meets v, as PyTorch does.
+// attention's forward by products of bfloat16 numbers (bf16_tiles.h): blocks and softmax as in attention.cpp, with p
+// rounded to bfloat16 before it meets v, as PyTorch does.
 //
-// scores^T = K Q^T: rows are keys as they lie in memory, columns queries in pairs of channels. out^T = V^T P^T: rows are
-// channels, for which a block's values are transposed, columns queries in pairs of keys, which is how p is written.
+// scores^T = K Q^T: rows are keys as they lie in memory, columns queries in pairs of channels. out^T = V^T P^T: rows
+// are channels, for which a block's values are transposed, columns queries in pairs of keys, which is how p is written.
 #pragma once
 
 #include <cmath>
@@ -28,7 +28,8 @@ struct Sizes {
     key_blocks = ceil_div(s.keys, key_block);
     const int64_t heads = s.batch * s.heads;
     query_blocks = ceil_div(s.queries, 8 * kPanelLanes);
-    if (heads * query_blocks < 4 * threads && heads * query_blocks % threads != 0) query_blocks = ceil_div(4 * threads, heads);
+    if (heads * query_blocks < 4 * threads && heads * query_blocks % threads != 0)
+      query_blocks = ceil_div(4 * threads, heads);
     query_block = round_up(ceil_div(s.queries, query_blocks), kPanelLanes);
     query_blocks = ceil_div(s.queries, query_block);
   }
@@ -50,7 +51,8 @@ inline void copy_numbers(Strided<const bfloat16> from, int64_t row, int64_t colu
 }
 
 // 16 rows of 32 numbers, of which some are there, as a tile of columns: [pair][row][2].
-inline void pair_tile(Strided<const bfloat16> from, int64_t row, int64_t rows, int64_t column, int64_t count, bfloat16* to) {
+inline void pair_tile(Strided<const bfloat16> from, int64_t row, int64_t rows, int64_t column, int64_t count,
+                      bfloat16* to) {
   alignas(64) bfloat16 lines[kTileSide][kTileDepth] = {};
   for (int64_t r = 0; r < std::min(rows, kTileSide); ++r) copy_numbers(from, row + r, column, count, lines[r]);
   if constexpr (kLanes == kTileSide) {
@@ -82,7 +84,8 @@ inline void transpose_numbers(Strided<const bfloat16> from, int64_t row, int64_t
   }
 }
 
-inline Block pack_block(const ForwardArgs& a, const Sizes& sizes, int64_t head, int64_t index, bfloat16* keys, bfloat16* values) {
+inline Block pack_block(const ForwardArgs& a, const Sizes& sizes, int64_t head, int64_t index, bfloat16* keys,
+                        bfloat16* values) {
   const Shape& s = a.shape;
   const int64_t start = index * sizes.key_block, count = std::min(sizes.key_block, s.keys - start);
   const auto k = rows_of<const bfloat16>(a.k, head / s.heads, head % s.heads, start);
@@ -94,7 +97,8 @@ inline Block pack_block(const ForwardArgs& a, const Sizes& sizes, int64_t head, 
                    keys + (step * sizes.key_block + r) * kTileDepth);
   for (int64_t c = 0; c < sizes.channels; c += kLanes)
     for (int64_t r = 0; r < sizes.key_block; r += kLanes)
-      transpose_numbers(v, r, count - r, c, std::clamp<int64_t>(s.head_dim - c, 0, kLanes), values + c * sizes.key_block + r, sizes.key_block);
+      transpose_numbers(v, r, count - r, c, std::clamp<int64_t>(s.head_dim - c, 0, kLanes),
+                        values + c * sizes.key_block + r, sizes.key_block);
   return {keys, values, count};
 }
 
@@ -105,8 +109,8 @@ struct Panel {
 };
 
 // Scores to p, in pairs of keys; maximum and sum of the panel; -> by what earlier sums have decayed.
-inline void soften(const Block& block, const Sizes& sizes, const Panel& panel, bool first, float log2_scale, const float* scores,
-                   bfloat16* p, float* decay) {
+inline void soften(const Block& block, const Sizes& sizes, const Panel& panel, bool first, float log2_scale,
+                   const float* scores, bfloat16* p, float* decay) {
   for (int64_t lane = 0; lane < kPanelLanes; lane += kLanes) {
     Vec before = first ? splat(-__builtin_inff()) : load(panel.maximum + lane), maximum = before, sum = {};
     for (int64_t k = 0; k < block.count; ++k) maximum = max(load(scores + k * kPanelLanes + lane), maximum);
@@ -131,10 +135,12 @@ inline void soften(const Block& block, const Sizes& sizes, const Panel& panel, b
 }
 
 inline void attend_block(const Block& block, const Sizes& sizes, const Panel& panel, bool first, float log2_scale,
-                         const int64_t* key_offsets, const int64_t* value_offsets, const BF16Tiles& products, float* scores, bfloat16* p) {
+                         const int64_t* key_offsets, const int64_t* value_offsets, const BF16Tiles& products,
+                         float* scores, bfloat16* p) {
   for (int64_t k = 0; k < sizes.key_block; k += kBlockSide)
-    products.multiply({block.keys + k * kTileDepth, kTileDepth, kTileNumbers, key_offsets, sizes.steps, panel.queries, kTileNumbers,
-                       2 * kTileNumbers, scores + k * kPanelLanes, kPanelLanes, kTileSide * kPanelLanes, kTileSide},
+    products.multiply({block.keys + k * kTileDepth, kTileDepth, kTileNumbers, key_offsets, sizes.steps, panel.queries,
+                       kTileNumbers, 2 * kTileNumbers, scores + k * kPanelLanes, kPanelLanes, kTileSide * kPanelLanes,
+                       kTileSide},
                       2, 2);
   float decay[kPanelLanes];
   soften(block, sizes, panel, first, log2_scale, scores, p, decay);
@@ -144,8 +150,8 @@ inline void attend_block(const Block& block, const Sizes& sizes, const Panel& pa
         store(panel.out + c * kPanelLanes + lane, load(panel.out + c * kPanelLanes + lane) * load(decay + lane));
   for (int64_t c = 0; c < sizes.channels; c += kBlockSide)
     products.multiply({block.values + c * sizes.key_block, sizes.key_block, kTileSide * sizes.key_block, value_offsets,
-                       sizes.key_block / kTileDepth, p, kTileNumbers, 2 * kTileNumbers, panel.out + c * kPanelLanes, kPanelLanes,
-                       kTileSide * kPanelLanes, kTileSide},
+                       sizes.key_block / kTileDepth, p, kTileNumbers, 2 * kTileNumbers, panel.out + c * kPanelLanes,
+                       kPanelLanes, kTileSide * kPanelLanes, kTileSide},
                       std::min<int64_t>(2, (sizes.channels - c) / kTileSide), 2, !first);
 }
 
@@ -160,10 +166,11 @@ inline void attend(const ForwardArgs& a, const Sizes& sizes, const Block* shared
   const int64_t panels = ceil_div(count, kPanelLanes), query_numbers = sizes.steps * 2 * kTileNumbers;
   const int64_t panel_floats = (sizes.channels + 2) * kPanelLanes;
 
-  bfloat16* p = numbers.get(panels * query_numbers + sizes.key_block * kPanelLanes + sizes.keys_size() + sizes.values_size());
-  bfloat16 *queries = p + sizes.key_block * kPanelLanes, *keys = queries + panels * query_numbers, *values = keys + sizes.keys_size();
-  float* scores = floats.get(sizes.key_block * kPanelLanes + panels * panel_floats);
-  float* state = scores + sizes.key_block * kPanelLanes;
+  const int64_t score_count = sizes.key_block * kPanelLanes;
+  bfloat16* p = numbers.get(score_count + panels * query_numbers + sizes.keys_size() + sizes.values_size());
+  bfloat16 *queries = p + score_count, *keys = queries + panels * query_numbers, *values = keys + sizes.keys_size();
+  float* scores = floats.get(score_count + panels * panel_floats);
+  float* state = scores + score_count;
   int64_t* key_offsets = offsets.get(sizes.steps + sizes.key_block / kTileDepth);
   int64_t* value_offsets = key_offsets + sizes.steps;
   for (int64_t i = 0; i < sizes.steps; ++i) key_offsets[i] = i * sizes.key_block * kTileDepth;
@@ -197,7 +204,8 @@ inline void attend(const ForwardArgs& a, const Sizes& sizes, const Block* shared
     for (int64_t lane = 0; lane < valid; lane += kLanes) {
       const Vec factor[1] = {1.f / load(done.sum + lane)};
       unpack_panel<1>(done.out + lane, std::min<int64_t>(kLanes, valid - lane), s.head_dim, factor,
-                      rows_of<bfloat16>(a.out, head / s.heads, head % s.heads, first_query + i * kPanelLanes + lane), kPanelLanes);
+                      rows_of<bfloat16>(a.out, head / s.heads, head % s.heads, first_query + i * kPanelLanes + lane),
+                      kPanelLanes);
     }
     float* lse = a.lse + head * s.queries + first_query + i * kPanelLanes;
     for (int64_t j = 0; j < valid; ++j) lse[j] = done.maximum[j] * scale + std::log(done.sum[j]);

@@ -96,7 +96,8 @@ BF16Tiles::~BF16Tiles() { release(); }
 
 void BF16Tiles::multiply(const BF16Product& p, int64_t row_tiles, int64_t column_tiles, bool add) const {
   if constexpr (kHasTiles) {
-    const auto product_of = row_tiles == 2 ? column_tiles == 2 ? multiply_tiles<true, true> : multiply_tiles<true, false>
+    const auto product_of = row_tiles == 2      ? column_tiles == 2 ? multiply_tiles<true, true>
+                                                                    : multiply_tiles<true, false>
                             : column_tiles == 2 ? multiply_tiles<false, true>
                                                 : multiply_tiles<false, false>;
     product_of(p, add);

@@ -32,11 +32,11 @@ constexpr bool kPrefersTiles = kHasTiles;
 // A product of one or two tiles of rows with one or two of columns: the operands of step i, and where the sums are, in
 // numbers from the start.
 struct BF16Product {
-  const bfloat16* rows;     // step i's are at rows + offsets[i]
+  const bfloat16* rows;          // step i's are at rows + offsets[i]
   int64_t row_stride, row_tile;  // from a row to the next, from the first tile to the second
   const int64_t* offsets;
   int64_t steps;
-  const bfloat16* columns;  // step i's are at columns + i * column_step
+  const bfloat16* columns;       // step i's are at columns + i * column_step
   int64_t column_tile, column_step;
   float* sums;
   int64_t sum_stride, sum_row_tile, sum_column_tile;

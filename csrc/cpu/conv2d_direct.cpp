@@ -158,7 +158,8 @@ void multiply_block(const Args& args, const Bands& bands, const Band& band, cons
   alignas(64) float sums[kBlockSide * kBlockSide];
   const int64_t first = panel * kBlockSide, channels = args.out_channels - first;
   const int64_t places = bands.places(band.rows) - block * kBlockSide;
-  const T* weights = static_cast<const T*>(args.weight) + panel * bands.chunks * args.taps * args.taps * 2 * kTileNumbers;
+  const int64_t panel_numbers = bands.chunks * args.taps * args.taps * 2 * kTileNumbers;
+  const T* weights = static_cast<const T*>(args.weight) + panel * panel_numbers;
   bool add = false;
   steps.each(args, bands, band, planes, block, [&](const T* rows, int64_t stride, int64_t count) {
     const BF16Product product{rows, stride, kTileSide * stride, steps.offsets, count, weights, kTileNumbers,
@@ -245,11 +246,14 @@ void run(const Args& args) {
   for (int64_t i = 0, chunk = 0; chunk < bands.chunks; ++chunk)
     for (int64_t y = 0; y < args.taps; ++y)
       for (int64_t x = 0; x < args.taps; ++x, ++i)
-        offsets[i] = steps.in_place ? chunk * kTileDepth : chunk * bands.plane() + (y * bands.pitch + x) * kTileDepth;
+        offsets[i] = steps.in_place ? chunk * kTileDepth
+                                    : chunk * bands.plane() + (y * bands.pitch + x) * kTileDepth;
 
-  const int64_t multiply_adds = args.n * args.h * args.w * total_channels(args) * args.out_channels * args.taps * args.taps;
+  const int64_t multiply_adds =
+      args.n * args.h * args.w * total_channels(args) * args.out_channels * args.taps * args.taps;
   const int threads = useful_threads(multiply_adds, int64_t{1} << 22, static_cast<int>(args.threads));
-  // What a thread has activated, another core gets slowly: bands are shared only where a fifth of the time would be idle.
+  // Another core is slow to get what a thread has activated: bands are shared only where a fifth of the threads would
+  // be idle.
   const bool share = 5 * bands.count < 4 * round_up(bands.count, threads);
   // As many bands at a time as fit the cache, in pieces of equal size: their panels of weights are read once.
   const int64_t fit = std::max<int64_t>(kBandNumbers / bands.numbers(), 1);
@@ -271,7 +275,8 @@ void pack(const PackArgs& args) {
     // First side by side what is read together, then pairs of channels as numbers of 32 bits.
     alignas(64) uint16_t near[kTaps][kTileSide][kTileDepth] = {};
     for (int64_t out = 0; out < std::min(kTileSide, args.out_channels - first_out); ++out) {
-      const uint16_t* from = static_cast<const uint16_t*>(args.weight) + (first_out + out) * args.strides[0] + first * args.strides[1];
+      const uint16_t* from = static_cast<const uint16_t*>(args.weight) + (first_out + out) * args.strides[0] +
+                             first * args.strides[1];
       for (int64_t c = 0; c < channels; ++c, from += args.strides[1])
         for (int64_t y = 0, tap = 0; y < args.taps; ++y)
           for (int64_t x = 0; x < args.taps; ++x, ++tap)

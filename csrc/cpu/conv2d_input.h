@@ -76,7 +76,8 @@ inline void activate_row(const Source<T>& source, const T* from, int64_t pixels,
 
 template <int64_t kStride, class T, class To>
 inline void activate_row(const Source<T>& source, const T* from, int64_t pixels, int64_t upsample, To* to) {
-  const auto row = source.affine ? source.silu ? activate_row<kStride, true, true, T, To> : activate_row<kStride, true, false, T, To>
+  const auto row = source.affine ? source.silu ? activate_row<kStride, true, true, T, To>
+                                               : activate_row<kStride, true, false, T, To>
                    : source.silu ? activate_row<kStride, false, true, T, To>
                                  : activate_row<kStride, false, false, T, To>;
   row(source, from, pixels, upsample, to);

@@ -183,7 +183,8 @@ struct Convolution {
   std::tuple<Tensor, Tensor> run(const Kernels& kernels) const {
     const int64_t n = x.size(0), out_channels = weight.size(0), taps = weight.size(2);
     const int64_t h = input().height(), w = input().width();
-    const int64_t sizes[] = {n, out_channels, h, w}, strides[] = {h * w * out_channels, 1, w * out_channels, out_channels};
+    const int64_t sizes[] = {n, out_channels, h, w};
+    const int64_t strides[] = {h * w * out_channels, 1, w * out_channels, out_channels};
     Tensor y = new_strided(sizes, strides, 4, dtype_of(x), x);
     const int32_t float32 = dtypes().float32;
     Tensor statistics = moments ? new_tensor({n, out_channels, 2}, float32, x) : new_tensor({0}, float32, x);
@@ -281,7 +282,6 @@ FASTDIFF_OPERATOR(fastdiff::conv2d::WeightGradient)
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastdiff, m) {
   m.def("_conv2d_pack(Tensor weight, int algorithm=0) -> Tensor");
-  m.def("_prefers_bf16_tiles() -> bool");
   m.def("_conv2d_panel() -> int");
   m.def("_conv2d_plan(int n, int channels, int out_channels, int h, int w, int taps, int threads, int algorithm)"
         " -> int[]");
@@ -289,6 +289,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastdiff, m) {
 STABLE_TORCH_LIBRARY_IMPL(fastdiff, CPU, m) { m.impl("_conv2d_pack", TORCH_BOX(&fastdiff::conv2d::pack)); }
 STABLE_TORCH_LIBRARY_IMPL(fastdiff, CompositeExplicitAutograd, m) {
   m.impl("_conv2d_panel", TORCH_BOX(&fastdiff::conv2d::panel));
-  m.impl("_prefers_bf16_tiles", TORCH_BOX(&fastdiff::conv2d::prefers_tiles));
   m.impl("_conv2d_plan", TORCH_BOX(&fastdiff::conv2d::plan));
 }

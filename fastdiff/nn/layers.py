@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from fastdiff.backend import Backend, forced
 from fastdiff.nn.recompute import recomputable
 from fastdiff.ops import conv2d, group_norm_silu
-from fastdiff.ops._library import DTYPES
-from fastdiff.ops.conv2d import multiplies_directly
+from fastdiff.ops._library import DTYPES, multiplies_tiles
 
 _LEAST_CHANNELS = 16  # with fewer, Winograd's transforms cost more than they save
 # kernel, stride, padding, dilation, groups and mode of the convolution that has a kernel here
@@ -63,7 +62,7 @@ class Conv2d(nn.Conv2d):
             x.device.type == "cpu"
             and forced() in (None, Backend.CPU, Backend.REFERENCE)
             and x.dtype in DTYPES
-            and not multiplies_directly(x.dtype)
+            and not multiplies_tiles(x.dtype)
             and weight.dtype in (x.dtype, torch.float32)
             and min(weight.shape[:2]) >= _LEAST_CHANNELS
             and self._geometry() == _GEOMETRY

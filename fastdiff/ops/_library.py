@@ -111,6 +111,11 @@ def instruction_set() -> str | None:
     return LIBRARIES.instruction_set
 
 
+def multiplies_tiles(dtype: torch.dtype) -> bool:
+    """True if products of this dtype are AMX's here, in PyTorch's operators as in the CPU kernels."""
+    return dtype == torch.bfloat16 and instruction_set() == "amx"
+
+
 def unavailable(backend: Backend) -> str | None:
     """Why ``backend`` cannot run on this machine at all, or None if it can."""
     if backend in (Backend.CPU, Backend.EMULATION):

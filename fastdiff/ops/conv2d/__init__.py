@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastdiff.backend import Backend, is_eager
 from fastdiff.errors import FastdiffError
-from fastdiff.ops._library import DTYPES, instruction_set
+from fastdiff.ops._library import DTYPES
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.conv2d import eager, reference
 from fastdiff.ops.conv2d.gradient import conv2d_backward
@@ -102,11 +102,6 @@ def unpack_conv2d(packed: Tensor, shape: torch.Size) -> Tensor:
         return planes[:out_channels, :channels].unflatten(2, (k, k)).contiguous()
     panels = packed.view(-1, channels, k, k, torch.ops.fastdiff._conv2d_panel())
     return panels.permute(0, 4, 1, 2, 3).reshape(-1, channels, k, k)[:out_channels].contiguous()
-
-
-def multiplies_directly(dtype: torch.dtype) -> bool:
-    """True if conv2d of this dtype is, by itself, the direct sum: of bfloat16 on a processor with AMX."""
-    return dtype == torch.bfloat16 and instruction_set() == "amx"
 
 
 def _check(given: Arguments) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdiff.ops._library import instruction_set
+from fastdiff.ops._library import multiplies_tiles
 from fastdiff.ops._op import FusedOp
 from fastdiff.ops.conv2d import reference
 from fastdiff.ops.conv2d.reference import WeightArguments
@@ -34,15 +34,12 @@ weight_op.differentiate_reference()
 
 
 def _pays(grad: Tensor, weight: Tensor) -> bool:
-    """True if the kernel is suitable: 1x1 is a matrix product, and few channels or pixels do not fill vectors.
-
-    Nor is it on a processor with AMX, of which PyTorch's bfloat16 product makes use.
-    """
+    """True if the kernel is suitable: 1x1 is a matrix product, few channels or pixels do not fill vectors, and AMX,
+    of which PyTorch makes use, is faster."""
     n, _, h, w = grad.shape
     tiles = n * -(-h // _TILE) * -(-w // _TILE)
-    if grad.dtype == torch.bfloat16 and instruction_set() == "amx":
-        return False
-    return weight.shape[2] == 3 and tiles >= _LEAST_TILES and min(weight.shape[:2]) >= _LEAST_CHANNELS
+    large = tiles >= _LEAST_TILES and min(weight.shape[:2]) >= _LEAST_CHANNELS
+    return weight.shape[2] == 3 and large and not multiplies_tiles(grad.dtype)
 
 
 def conv2d_backward(
