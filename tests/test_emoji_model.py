@@ -21,6 +21,8 @@ EVERY = 4  # emoji of the list are drawn
 NAMES = ("activities", "animals", "flags", "food", "objects", "people", "smileys", "symbols", "travel")
 SAMPLES = 27
 
+pytestmark = pytest.mark.xdist_group("emoji_model")  # what is drawn and sampled is made once
+
 
 class Drawn(NamedTuple):
     """Emoji [N,3,128,128] in [-1, 1] and their classes [N]."""
