@@ -70,9 +70,14 @@ def _quiet() -> Iterator[None]:
     trace.disabled = False
 
 
-def test_programs_run_without_fastdiff(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kinds",
+    [("classes", "classifier"), pytest.param(("classes", "upsampler"), marks=pytest.mark.proof)],
+    ids=" and ".join,
+)
+def test_programs_run_without_fastdiff(kinds: tuple[str, ...], tmp_path: Path) -> None:
     """In a process that has never imported it, for several numbers of images, with the same results."""
-    models = {kind: _model(kind) for kind in ("classes", "classifier")}
+    models = {kind: _model(kind) for kind in kinds}
     for kind, model in models.items():
         assert "network alone" in fastdiff.export(model, tmp_path / f"{kind}.pt2")
     given = {kind: [_inputs(model, n) for n in (1, 3)] for kind, model in models.items()}
