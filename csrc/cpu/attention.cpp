@@ -87,11 +87,7 @@ struct Blocking {
     // Keys and values of a block fill half of a 512 KB second-level cache.
     key_block = std::min(s.keys, std::max<int64_t>(64, std::min<int64_t>(256, 65536 / s.head_dim / 4 * 4)));
     key_blocks = ceil_div(s.keys, key_block);
-    const int64_t heads = s.batch * s.heads;
-    query_blocks = ceil_div(s.queries, std::max<int64_t>(64, 65536 / s.head_dim));
-    if (heads * query_blocks < 4 * threads && heads * query_blocks % threads != 0)
-      query_blocks = ceil_div(4 * threads, heads);
-    query_block = round_up(ceil_div(s.queries, query_blocks), kPanel * kLanes);  // evenly, in whole panels
+    query_block = queries_of_task(s, threads, std::max<int64_t>(64, 65536 / s.head_dim), kPanel * kLanes);
     query_blocks = ceil_div(s.queries, query_block);
   }
   int64_t keys_size(const Shape& s) const { return adjacent_rows_size(key_block, s.head_dim); }

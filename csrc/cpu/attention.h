@@ -25,4 +25,12 @@ inline int useful_threads(const Shape& s, int64_t products) {
   return fastdiff::useful_threads(multiply_adds, kMultiplyAddsPerThread, static_cast<int>(s.threads));
 }
 
+// Queries of a task: some `most`, but few enough that all threads have work, in multiples of a panel.
+inline int64_t queries_of_task(const Shape& s, int64_t threads, int64_t most, int64_t panel) {
+  const int64_t heads = s.batch * s.heads;
+  int64_t tasks = ceil_div(s.queries, most);  // of a head
+  if (heads * tasks < 4 * threads && heads * tasks % threads != 0) tasks = ceil_div(4 * threads, heads);
+  return round_up(ceil_div(s.queries, tasks), panel);
+}
+
 }  // namespace fastdiff::attention

@@ -13,7 +13,7 @@
 
 namespace fastdiff::attention::tiles {
 
-constexpr int64_t kKeys = 256;      // of a block; a multiple of kTileDepth
+constexpr int64_t kKeys = 256;               // of a block; a multiple of kTileDepth
 constexpr int64_t kPanelLanes = kBlockSide;  // queries of a panel
 
 struct Sizes {
@@ -26,11 +26,7 @@ struct Sizes {
     key_blocks = ceil_div(s.keys, kKeys);
     key_block = round_up(ceil_div(s.keys, key_blocks), kTileDepth);
     key_blocks = ceil_div(s.keys, key_block);
-    const int64_t heads = s.batch * s.heads;
-    query_blocks = ceil_div(s.queries, 8 * kPanelLanes);
-    if (heads * query_blocks < 4 * threads && heads * query_blocks % threads != 0)
-      query_blocks = ceil_div(4 * threads, heads);
-    query_block = round_up(ceil_div(s.queries, query_blocks), kPanelLanes);
+    query_block = queries_of_task(s, threads, 8 * kPanelLanes, kPanelLanes);
     query_blocks = ceil_div(s.queries, query_block);
   }
   int64_t keys_size() const { return steps * key_block * kTileDepth; }  // [step][key][channel]
@@ -104,8 +100,8 @@ inline Block pack_block(const ForwardArgs& a, const Sizes& sizes, int64_t head, 
 
 // What a panel of queries carries from one block of keys to the next.
 struct Panel {
-  const bfloat16* queries;          // [step][two tiles]
-  float *out, *maximum, *sum;       // [channel][kPanelLanes]; of the scores before scaling; of p
+  const bfloat16* queries;     // [step][two tiles]
+  float *out, *maximum, *sum;  // [channel][kPanelLanes]; of the scores before scaling; of p
 };
 
 // Scores to p, in pairs of keys; maximum and sum of the panel; -> by what earlier sums have decayed.

@@ -50,33 +50,20 @@ void transform_input(const Args& args, const Grid& grid, float* transformed, int
   });
 }
 
-// Joins the tiles' moments, [panel][tile][2][kWidth], into mean and variance by image and channel: Chan, Golub and
-// LeVeque's update, in the order of the tiles, so that the result does not depend on the partition.
+// Joins the tiles' moments, [panel][tile][2][kWidth], by image and channel, in the order of the tiles.
 void join_moments(const Args& args, const Grid& grid, const float* moments, int threads) {
   const int64_t per_image = grid.tiles_y * grid.tiles_x;
   parallel_for(args.n * panels(args), threads, [&](int64_t i) {
     const int64_t image = i / panels(args), panel = i % panels(args);
     const int64_t channels = std::min(kWidth, args.out_channels - panel * kWidth);
-    float mean[kWidth] = {}, squares[kWidth] = {};
-    float count = 0;
+    JoinedMoments<kWidth> joined;
     for (int64_t tile = 0; tile < per_image; ++tile) {
       const int64_t height = std::min(args.tile_h, args.h - tile / grid.tiles_x * args.tile_h);
       const int64_t width = std::min(args.tile_w, args.w - tile % grid.tiles_x * args.tile_w);
-      const float added = static_cast<float>(height * width);
-      const float* part = moments + ((panel * args.n + image) * per_image + tile) * 2 * kWidth;
-      const float share = added / (count + added), weight = count * share;
-      for (int64_t c = 0; c < channels; ++c) {
-        const float difference = part[c] - mean[c];
-        mean[c] += difference * share;
-        squares[c] += part[kWidth + c] + difference * difference * weight;
-      }
-      count += added;
+      joined.add(moments + ((panel * args.n + image) * per_image + tile) * 2 * kWidth,
+                 static_cast<float>(height * width), channels);
     }
-    float* out = args.moments + (image * args.out_channels + panel * kWidth) * 2;
-    for (int64_t c = 0; c < channels; ++c) {
-      out[2 * c] = mean[c];
-      out[2 * c + 1] = squares[c] / count;
-    }
+    joined.write(channels, args.moments + (image * args.out_channels + panel * kWidth) * 2);
   });
 }
 

@@ -59,6 +59,33 @@ struct ProductLayout {
   int64_t block_stride() const { return points * point_stride(); }
 };
 
+// Mean and variance by channel of what comes in parts: Chan, Golub and LeVeque's update. The order of the parts decides
+// the rounding, and so it does not depend on who computed them.
+template <int64_t kChannels>
+class JoinedMoments {
+ public:
+  // `part` [2][kChannels]: mean and sum of squared differences from it, of `added` numbers.
+  void add(const float* part, float added, int64_t channels) {
+    const float share = added / (count_ + added), weight = count_ * share;
+    for (int64_t c = 0; c < channels; ++c) {
+      const float difference = part[c] - mean_[c];
+      mean_[c] += difference * share;
+      squares_[c] += part[kChannels + c] + difference * difference * weight;
+    }
+    count_ += added;
+  }
+  // To [channel][2].
+  void write(int64_t channels, float* to) const {
+    for (int64_t c = 0; c < channels; ++c) {
+      to[2 * c] = mean_[c];
+      to[2 * c + 1] = squares_[c] / count_;
+    }
+  }
+
+ private:
+  float mean_[kChannels] = {}, squares_[kChannels] = {}, count_ = 0;
+};
+
 // First element of panel `panel` in the packed weights [panel][input channel][tap][kWidth].
 inline int64_t panel_offset(const Args& args, int64_t panel) {
   return panel * total_channels(args) * args.taps * args.taps * kWidth;

@@ -174,34 +174,21 @@ void multiply_block(const Args& args, const Bands& bands, const Band& band, cons
   }
 }
 
-// Joins the blocks' moments, [panel][band][block][2][kBlockSide], into mean and variance by image and channel: Chan,
-// Golub and LeVeque's update, in the order of the blocks, so that the result does not depend on who computed them.
+// Joins the blocks' moments, [panel][band][block][2][kBlockSide], by image and channel, in the order of the blocks.
 void join_moments(const Args& args, const Bands& bands, const float* moments, int threads) {
   parallel_for(args.n * bands.panels, threads, [&](int64_t i) {
     const int64_t image = i / bands.panels, panel = i % bands.panels;
     const int64_t channels = std::min(kBlockSide, args.out_channels - panel * kBlockSide);
-    float mean[kBlockSide] = {}, squares[kBlockSide] = {};
-    float count = 0;
+    JoinedMoments<kBlockSide> joined;
     for (int64_t b = image * bands.per_image; b < (image + 1) * bands.per_image; ++b) {
       const Band band(args, bands, b);
       const float* part = moments + (panel * bands.count + b) * bands.blocks * 2 * kBlockSide;
       for (int64_t block = 0; block < bands.blocks; ++block, part += 2 * kBlockSide) {
-        const float added = static_cast<float>(pixels_of(args, bands, band, block));
-        if (added == 0) continue;
-        const float share = added / (count + added), weight = count * share;
-        for (int64_t c = 0; c < channels; ++c) {
-          const float difference = part[c] - mean[c];
-          mean[c] += difference * share;
-          squares[c] += part[kBlockSide + c] + difference * difference * weight;
-        }
-        count += added;
+        if (const int64_t pixels = pixels_of(args, bands, band, block))
+          joined.add(part, static_cast<float>(pixels), channels);
       }
     }
-    float* out = args.moments + (image * args.out_channels + panel * kBlockSide) * 2;
-    for (int64_t c = 0; c < channels; ++c) {
-      out[2 * c] = mean[c];
-      out[2 * c + 1] = squares[c] / count;
-    }
+    joined.write(channels, args.moments + (image * args.out_channels + panel * kBlockSide) * 2);
   });
 }
 

@@ -152,6 +152,11 @@ struct Convolution {
     return std::tie(x, weight, bias, more, affine, silu, upsample, image_bias, residual, moments, packed, algorithm);
   }
   Input input() const { return {x, more, affine, silu, upsample}; }
+  // A weight that is packed already says by its dimensions what for.
+  bool direct() const {
+    if (packed && algorithm == kAuto) return dtype_of(x) == dtypes().bfloat16 && packed->dim() > 1;
+    return is_direct(dtype_of(x), algorithm);
+  }
 
   std::string why_not(const Kernels& kernels) const {
     Fit fit(kernels, "x", x);
@@ -173,7 +178,7 @@ struct Convolution {
     if (packed && fit.fits()) {
       fit.floats("packed", *packed);
       const auto sizes = packed->sizes();
-      const auto expected = packed_sizes(weight, is_direct(dtype_of(x), algorithm));
+      const auto expected = packed_sizes(weight, direct());
       if (!std::equal(sizes.begin(), sizes.end(), expected.begin(), expected.end()) || !packed->is_contiguous())
         fit.no("packed with " + describe(*packed) + " is not a packed weight of " + describe(weight));
     }
@@ -190,17 +195,16 @@ struct Convolution {
     Tensor statistics = moments ? new_tensor({n, out_channels, 2}, float32, x) : new_tensor({0}, float32, x);
     if (n == 0 || out_channels == 0) return {std::move(y), std::move(statistics)};
 
-    const bool direct = is_direct(dtype_of(x), algorithm);
     const Tensor weights = packed ? *packed : packed_for(weight, dtype_of(x), algorithm);
     const OptionalTensor biases = as_float32(bias), affines = as_float32(affine), residuals = in_layout(residual, y);
     OptionalTensor rows = image_bias;
     if (rows && (rows->stride(1) != 1 || dtype_of(*rows) != float32)) rows = as_float32(rows);
-    const Tile tile = taps == 3 && !direct ? tile_of(n, h, w, algorithm) : Tile{1, 1};
+    const Tile tile = taps == 3 && !direct() ? tile_of(n, h, w, algorithm) : Tile{1, 1};
     Args a = input().args(affines, out_channels, taps, tile);
     a.weight = in(weights), a.weight_dtype = code_of(weights), a.bias = in<float>(biases);
     a.image_bias = in<float>(rows), a.bias_stride = rows ? rows->stride(0) : 0;
     a.residual = in(residuals), a.y = out(y), a.moments = moments ? out<float>(statistics) : nullptr;
-    (direct ? direct_kernel : kernel).run(kernels, a, x);
+    (direct() ? direct_kernel : kernel).run(kernels, a, x);
     return {std::move(y), std::move(statistics)};
   }
 

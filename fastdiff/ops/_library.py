@@ -93,8 +93,10 @@ def _capability() -> str:
     most = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
     if capability != "AVX512" or not (most in ("ALL", "DEFAULT") or "AMX" in most):
         return capability
-    # Linux saves the tiles of those processes only that have asked for it.
-    return "AMX" if torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx() else capability
+    try:  # PyTorch's private names; Linux saves the tiles of those processes only that have asked for it
+        return "AMX" if torch.cpu._is_amx_tile_supported() and torch.cpu._init_amx() else capability
+    except AttributeError:
+        return capability
 
 
 def _torch_version() -> tuple[int, ...]:

@@ -92,6 +92,18 @@ def test_direct_has_the_same_bits_packed() -> None:
             conv2d(x, weight, packed=packed, algorithm="f4x4")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("algorithm", ["auto", "f4x4", "direct"])
+def test_a_packed_weight_says_what_it_is_for(algorithm: str, dtype: torch.dtype) -> None:
+    """A weight of either dtype, packed for any algorithm, is taken as it is where the call names none."""
+    x, weight = image(2, 32, 5, 6, dtype=torch.bfloat16), filters(16, 32, 3, 3, dtype=dtype)
+    packed = pack_conv2d(weight, algorithm=algorithm)
+    with use_backend("cpu"):
+        y: Any = conv2d(x, weight, packed=packed)
+    truth = F.conv2d(x.double(), weight.double(), padding=1)
+    assert (y.double() - truth).norm() <= 2**-7 * truth.norm()
+
+
 def test_direct_is_for_bfloat16() -> None:
     for dtype in (torch.float32, torch.float16):
         x, weight = image(1, 16, 4, 4, dtype=dtype), filters(16, 16, 3, 3, dtype=dtype)
