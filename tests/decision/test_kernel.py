@@ -327,8 +327,6 @@ def _table(steps: int, dt: float) -> Tensor:
 @pytest.mark.parametrize("method", ["bridge", "euler"])
 def test_moving_walks_agree_with_the_reference(backend: Backend, method, leak: float) -> None:
     """Each trial with its own noise s, boundaries and drift, and some that cannot begin."""
-    if backend is Backend.TRITON and leak < 0:
-        pytest.skip("interpreted, its sign makes no difference to the program")
     seeds, p = _trials(130 if backend is Backend.TRITON else 2003)
     p["s"] = 0.5 + torch.arange(len(seeds)) % 3 / 3.0
     p["z"][4] = 10
